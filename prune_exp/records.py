@@ -1,0 +1,288 @@
+"""What a trial found out. Frozen, JSON-able, and flattened to metrics in one place."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Sizes of a decoder whose layers all have the same shape."""
+
+    layers: int
+    hidden: int
+    width: int
+    """MLP channels in a layer."""
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    params_total: int
+    """Parameters, tied weights counted once."""
+    params_layer: int
+    """Parameters of one whole layer."""
+    params_channel: int
+    """Parameters of one MLP channel: a row of gate and up, a column of down."""
+    params_query_head: int
+    params_kv_head: int
+    """Parameters of one key/value head alone, without its query heads."""
+    params_embedding_only: int
+    """Parameters that are looked up and not multiplied (an untied embedding): read sparsely."""
+
+    @property
+    def queries_per_group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.query_heads // self.kv_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """How many units of each kind go, the same numbers in every layer that stays."""
+
+    layers: int
+    kv_groups: int
+    """Key/value heads removed per layer, each with its query heads."""
+    queries_per_group: int
+    """Query heads removed from every group."""
+    channels: int
+    """MLP channels removed per layer."""
+    params_removed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningPlan:
+    """Which units go. Indices are those of the dense model."""
+
+    sparsity_requested: float
+    vote_threshold: float
+    ballot: str
+    allocation: Allocation
+    layers: tuple[int, ...]
+    """Layers removed whole."""
+    heads: dict[int, tuple[int, ...]]
+    """Query heads removed, by layer that stays; a group's key/value head goes with its last one."""
+    channels: dict[int, tuple[int, ...]]
+    """MLP channels removed, by layer that stays."""
+    voters: dict[str, tuple[str, ...]]
+    """Who voted, by kind of unit."""
+    agreement: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Mean rank correlation of every two voters, by kind of unit."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that `json` can write and `from_json` reads back to an equal plan."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "PruningPlan":
+        """Reads what `to_json` wrote, also after a trip through a JSON file."""
+        return cls(
+            **{
+                **data,
+                "allocation": Allocation(**data["allocation"]),
+                "layers": tuple(data["layers"]),
+                "heads": {int(k): tuple(v) for k, v in data["heads"].items()},
+                "channels": {int(k): tuple(v) for k, v in data["channels"].items()},
+                "voters": {k: tuple(v) for k, v in data["voters"].items()},
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A value with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Held-out quality of one model, and of the pruned one against the dense one."""
+
+    bits_per_byte: float
+    perplexity: float
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityComparison:
+    """Both models on the same held-out blocks."""
+
+    dense: Quality
+    pruned: Quality
+    perplexity_ratio: Interval
+    kl_to_dense: float
+    """Mean KL(dense || pruned) over the next-token distributions, in nats."""
+    top1_agreement: float
+    """Share of positions where both models rank the same token first."""
+    max_perplexity_ratio: float
+
+    @property
+    def maintained(self) -> bool:
+        """True when even the upper end of the interval is within the configured limit."""
+        return self.perplexity_ratio.high <= self.max_perplexity_ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """One model's measurements in its own process."""
+
+    latency_ms_mean: float
+    latency_ms_p50: float
+    latency_ms_p90: float
+    latency_ms_p99: float
+    ttft_ms: float
+    """Time to the first token, median."""
+    tpot_ms: float
+    """Time per output token after the first, median."""
+    throughput_tokens_per_s: float
+    """New tokens a second at batch 1."""
+    batch_throughput_tokens_per_s: float
+    """New tokens a second at the configured batch size."""
+    peak_memory_mib: float
+    """Peak resident memory of the process above its level before the model loads."""
+    weights_mib: float
+    mib_read_per_token: float
+    """Weights read for every token: all but the rows of an untied embedding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedComparison:
+    """Paired measurement of the dense and the pruned model."""
+
+    dense: Speed
+    pruned: Speed
+    speedup: Interval
+    """Median over prompts of dense latency / pruned latency."""
+    throughput_ratio: Interval
+    batch_throughput_ratio: Interval
+    memory_ratio: Interval
+    """Pruned peak / dense peak."""
+    bandwidth_limit_speedup: float
+    """Bytes per token of the dense model / of the pruned one."""
+    prompts: int
+    new_tokens: int
+    batch_size: int
+    samples: tuple[dict[str, Any], ...] = ()
+    machine: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextUsed:
+    """Which text played a part, and what identifies it."""
+
+    role: str
+    """calibration or heldout"""
+    source: str
+    digest: str
+    blocks: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """Everything one trial found out."""
+
+    model_digest: str
+    """Identifies the dense model's config and weights."""
+    texts: tuple[TextUsed, ...]
+
+    dense_shape: ModelShape
+    pruned_shape: ModelShape
+    plan: PruningPlan
+    weights_sha256: str
+    quality: QualityComparison | None
+    speed: SpeedComparison | None
+    seconds: dict[str, float]
+    """Wall time of every phase."""
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the dense model's parameters that is gone."""
+        return 1 - self.pruned_shape.params_total / self.dense_shape.params_total
+
+
+def metrics(result: TrialResult) -> dict[str, float]:
+    """The one flattening of a result: the same keys in MLflow, in the report and in JSON."""
+    flat = _size_metrics(result)
+    if result.quality is not None:
+        flat |= _quality_metrics(result.quality)
+    if result.speed is not None:
+        flat |= _speed_metrics(result.speed)
+    flat |= {f"seconds/{phase}": value for phase, value in result.seconds.items()}
+    return {key: float(value) for key, value in flat.items()}
+
+
+def _size_metrics(result: TrialResult) -> dict[str, float]:
+    dense, pruned = result.dense_shape, result.pruned_shape
+    return {
+        "sparsity_requested": result.plan.sparsity_requested,
+        "sparsity_achieved": result.sparsity,
+        "params_total": dense.params_total,
+        "params_active": pruned.params_total,
+        "params_pruned": dense.params_total - pruned.params_total,
+        "params_pruned_pct": 100 * result.sparsity,
+        "params_active_pct": 100 * (1 - result.sparsity),
+        "pruned/layers": pruned.layers,
+        "pruned/query_heads": pruned.query_heads,
+        "pruned/kv_heads": pruned.kv_heads,
+        "pruned/mlp_width": pruned.width,
+    }
+
+
+def _interval_metrics(name: str, interval: Interval) -> dict[str, float]:
+    return {
+        name: interval.value,
+        f"{name}_ci95_low": interval.low,
+        f"{name}_ci95_high": interval.high,
+    }
+
+
+def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for side, one in (("dense", quality.dense), ("pruned", quality.pruned)):
+        flat |= {f"{side}/{key}": value for key, value in asdict(one).items() if key != "tokens"}
+    return flat | _interval_metrics("perplexity_ratio", quality.perplexity_ratio) | {
+        "bits_per_byte_increase": quality.pruned.bits_per_byte - quality.dense.bits_per_byte,
+        "kl_to_dense": quality.kl_to_dense,
+        "top1_agreement": quality.top1_agreement,
+        "heldout_tokens": quality.dense.tokens,
+        "quality_maintained": quality.maintained,
+    }
+
+
+def _percent(interval: Interval, *, gain: bool) -> Interval:
+    """A ratio as a percentage: what was gained over 1, or what was saved from 1."""
+    low, high = sorted((interval.low, interval.high), reverse=not gain)
+    sign = 1 if gain else -1
+    return Interval(
+        value=100 * sign * (interval.value - 1),
+        low=100 * sign * (low - 1),
+        high=100 * sign * (high - 1),
+    )
+
+
+def _speed_metrics(speed: SpeedComparison) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for side, one in (("dense", speed.dense), ("pruned", speed.pruned)):
+        flat |= {f"{side}/{key}": value for key, value in asdict(one).items()}
+    up = speed.speedup
+    latency = Interval(value=1 / up.value, low=1 / up.high, high=1 / up.low)
+    for name, interval in (
+        ("speedup", up),
+        ("latency_ratio", latency),
+        ("latency_reduction_pct", _percent(latency, gain=False)),
+        ("memory_ratio", speed.memory_ratio),
+        ("memory_reduction_pct", _percent(speed.memory_ratio, gain=False)),
+        ("throughput_ratio", speed.throughput_ratio),
+        ("throughput_gain_pct", _percent(speed.throughput_ratio, gain=True)),
+        ("batch_throughput_ratio", speed.batch_throughput_ratio),
+        ("batch_throughput_gain_pct", _percent(speed.batch_throughput_ratio, gain=True)),
+    ):
+        flat |= _interval_metrics(name, interval)
+    limit = speed.bandwidth_limit_speedup
+    return flat | {
+        "bandwidth_limit_speedup": limit,
+        "share_of_limit": speed.speedup.value / limit,
+        "test_prompts": speed.prompts,
+    }

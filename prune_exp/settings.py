@@ -1,0 +1,258 @@
+"""What a user may set: typed, documented, checked. Mirrors the groups of `conf/`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+BALLOTS = ("adaptive", "fixed")
+UNITS = ("layers", "heads", "mlp")
+HEAD_UNITS = ("group", "query")
+BEST_RULES = ("speedup_if_maintained", "quality", "speedup")
+LOG_MODELS = ("best", "all", "none")
+
+
+class SettingError(ValueError):
+    """A value that the user gave and can mend; its message fits on one line."""
+
+
+@dataclass(kw_only=True)
+class ModelSettings:
+    name: str = "smollm2-135m"
+    """Short name; the registered model is called `pruned-<name>` unless told otherwise."""
+    package: str | None = None
+    """Installed Python package that carries the model as a GGUF file."""
+    path: str | None = None
+    """Folder with a Hugging Face checkpoint (config.json, safetensors, tokenizer)."""
+    hub_id: str | None = None
+    """Model id on the Hugging Face hub, such as `HuggingFaceTB/SmolLM2-135M`."""
+    revision: str | None = None
+    """Commit of `hub_id`; required with it, so that a run means the same weights for ever."""
+
+
+@dataclass(kw_only=True)
+class DataSettings:
+    package: str | None = None
+    """Installed Python package that carries the text."""
+    path: str | None = None
+    """A UTF-8 text file, or with `package` the file's path inside the package."""
+    context_tokens: int = 512
+    """Length of a block of text, in tokens."""
+    calibration_blocks: int = 16
+    """Blocks that the voters and the refit see."""
+    gradient_blocks: int = 4
+    """How many of the calibration blocks also get a backward pass (the slow part)."""
+    heldout_blocks: int = 32
+    """Blocks that quality is measured on; no document gives blocks to both."""
+
+
+@dataclass(kw_only=True)
+class PruningSettings:
+    voters: list[str] = field(default_factory=list)
+    """Importance criteria that vote; a criterion that cannot judge a kind of unit abstains."""
+    ballot: str = "adaptive"
+    """adaptive: depth is raised until the budget is met. fixed: everyone nominates the same share."""
+    units: list[str] = field(default_factory=lambda: list(UNITS))
+    """Kinds of unit that may be removed: layers, heads, mlp."""
+    depth_share: float = 0.5
+    """Share of the budget taken by whole layers, in [0, 1]."""
+    heads_share: float = 0.1
+    """Share of the rest of the budget taken by attention heads, in [0, 1]; MLP channels close it."""
+    head_unit: str = "group"
+    """group: a key/value head with its query heads. query: one query head in every group."""
+    width_multiple: int = 1
+    """The MLP width left is a multiple of this."""
+    refit: bool = True
+    """Re-solve the weights that read the removed units by least squares."""
+    refit_damping: float = 1e-3
+    """Ridge towards the original weights, as a share of the mean diagonal of the Gram matrix."""
+    redundancy: float = 0.95
+    """Warn when two voters rank units with at least this mean rank correlation."""
+
+
+@dataclass(kw_only=True)
+class RecoverySettings:
+    name: str = "none"
+    """Training after pruning; `none` is the only choice so far."""
+
+
+@dataclass(kw_only=True)
+class BenchmarkSettings:
+    enabled: bool = True
+    """Measure latency, memory and throughput; without it a trial makes no claim about speed."""
+    prompts: int = 20
+    """Number of test prompts, from the ones that ship with the package or `prompts_path`."""
+    prompts_path: str | None = None
+    """A UTF-8 text file with one prompt a line."""
+    new_tokens: int = 32
+    """Tokens generated for every prompt."""
+    warmup_requests: int = 2
+    """Requests that each model answers before the clock counts."""
+    batch_size: int = 8
+    """Sequences generated together in the batch throughput measurement."""
+    batch_rounds: int = 5
+    """Pairs of batch requests."""
+    memory_rounds: int = 3
+    """Pairs of fresh processes that memory is measured in."""
+    threads: int | None = None
+    """CPU threads of each model's process; the cores this process may use when null."""
+    bootstrap_resamples: int = 5000
+    """Resamples behind every 95 % interval."""
+    timeout_s: float = 600.0
+    """A model's process that does not answer a request for this long is given up."""
+
+
+@dataclass(kw_only=True)
+class QualitySettings:
+    enabled: bool = True
+    """Measure quality on held-out text; without it nothing is called maintained."""
+    max_perplexity_ratio: float = 1.1
+    """Quality counts as maintained up to this perplexity, as a multiple of the dense model's."""
+
+
+@dataclass(kw_only=True)
+class TrackingSettings:
+    root: str = "mlruns"
+    """Folder of the local store: mlflow.db, artifacts/, outputs."""
+    uri: str | None = None
+    """MLflow tracking URI; the SQLite store under `root` when null."""
+    experiment: str = "prune_exp"
+    """MLflow experiment that the runs belong to."""
+    best: str = "speedup_if_maintained"
+    """How the best run of a sweep is chosen: speedup_if_maintained, quality or speedup."""
+    register: bool = True
+    """Register the best run's model with the alias `candidate`."""
+    registered_model: str | None = None
+    """Name in the registry; `pruned-<model.name>` when null."""
+    log_models: str = "best"
+    """Whose weights are stored: best, all or none."""
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """One trial, whole."""
+
+    sparsity: float = 0.5
+    """Share of the model's parameters to remove, in (0, 1)."""
+    vote_threshold: float = 0.5
+    """Share of the voters that must agree, in (0, 1]."""
+    seed: int = 0
+    """Seeds the random voter and the choice of calibration text."""
+    cache_dir: str = "~/.cache/prune_exp"
+    """Where converted models, calibration statistics and dense baselines are kept."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    pruning: PruningSettings = field(default_factory=PruningSettings)
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
+    quality: QualitySettings = field(default_factory=QualitySettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+def store_schema() -> None:
+    """Makes the typed schema known to Hydra under the name `schema`."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Settings)
+
+
+def from_config(config: Any) -> Settings:
+    """Turns a composed config into checked settings.
+
+    Raises:
+        SettingError: a value is outside what it may be.
+    """
+    from omegaconf import OmegaConf
+
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, Settings)
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Refuses values that cannot work, before anything is loaded or written.
+
+    Raises:
+        SettingError: says what was given, what is allowed and what to type.
+    """
+    _open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
+    if not 0 < settings.vote_threshold <= 1:
+        raise SettingError(
+            f"vote_threshold={settings.vote_threshold:g} is not in (0, 1]: it is the share of voters"
+            " that must agree; try vote_threshold=0.5"
+        )
+    _check_pruning(settings.pruning)
+    _check_sources(settings)
+    for name, value, least in _counts(settings):
+        if value < least:
+            raise SettingError(f"{name}={value:g} is too small; use {name}={least:g} or more")
+    one_of("tracking.best", settings.tracking.best, BEST_RULES)
+    one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
+    one_of("recovery.name", settings.recovery.name, ("none",))
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises SettingError with the valid names, the nearest first, unless `value` is one."""
+    from difflib import get_close_matches
+
+    if value in allowed:
+        return
+    near = get_close_matches(value, allowed, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise SettingError(f"{name}={value} is unknown; use one of {', '.join(allowed)}{hint}")
+
+
+def _open_interval(name: str, value: float, *, example: str) -> None:
+    if not 0 < value < 1:
+        raise SettingError(f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}")
+
+
+def _check_pruning(pruning: PruningSettings) -> None:
+    one_of("pruning.ballot", pruning.ballot, BALLOTS)
+    one_of("pruning.head_unit", pruning.head_unit, HEAD_UNITS)
+    for unit in pruning.units:
+        one_of("pruning.units", unit, UNITS)
+    if not pruning.units:
+        raise SettingError(f"pruning.units is empty; name some of {', '.join(UNITS)}")
+    if not pruning.voters:
+        raise SettingError("pruning.voters is empty; try pruning.voters=[wanda,gradient]")
+    for name in ("depth_share", "heads_share"):
+        if not 0 <= getattr(pruning, name) <= 1:
+            given = getattr(pruning, name)
+            raise SettingError(f"pruning.{name}={given:g} is not in [0, 1]; try pruning.{name}=0.5")
+
+
+def _check_sources(settings: Settings) -> None:
+    model = settings.model
+    if sum(source is not None for source in (model.package, model.path, model.hub_id)) != 1:
+        raise SettingError(
+            "the model needs exactly one source: model=smollm2_135m, or model=folder"
+            " model.path=DIR, or model=hub model.hub_id=ID model.revision=COMMIT"
+        )
+    if model.hub_id is not None and not model.revision:
+        raise SettingError(
+            f"model.hub_id={model.hub_id} has no revision; pin one with model.revision=COMMIT"
+        )
+    if settings.data.path is None:
+        raise SettingError("the text needs a file: data=wikipedia, or data=file data.path=FILE")
+
+
+def _counts(settings: Settings) -> list[tuple[str, float, float]]:
+    data, benchmark = settings.data, settings.benchmark
+    return [
+        ("data.context_tokens", data.context_tokens, 8),
+        ("data.calibration_blocks", data.calibration_blocks, 1),
+        ("data.gradient_blocks", data.gradient_blocks, 1),
+        ("data.heldout_blocks", data.heldout_blocks, 2),
+        ("pruning.width_multiple", settings.pruning.width_multiple, 1),
+        ("pruning.refit_damping", settings.pruning.refit_damping, 1e-8),
+        ("benchmark.prompts", benchmark.prompts, 2),
+        ("benchmark.new_tokens", benchmark.new_tokens, 2),
+        ("benchmark.warmup_requests", benchmark.warmup_requests, 0),
+        ("benchmark.batch_size", benchmark.batch_size, 1),
+        ("benchmark.batch_rounds", benchmark.batch_rounds, 2),
+        ("benchmark.memory_rounds", benchmark.memory_rounds, 2),
+        ("benchmark.threads", benchmark.threads or 1, 1),
+        ("benchmark.bootstrap_resamples", benchmark.bootstrap_resamples, 100),
+        ("benchmark.timeout_s", benchmark.timeout_s, 1),
+        ("quality.max_perplexity_ratio", settings.quality.max_perplexity_ratio, 1),
+    ]

@@ -1,0 +1,123 @@
+"""Importance criteria. Each scores every unit of a kind; higher means keep.
+
+A voter is a function (statistics, kind, seed) -> scores [groups, units], or None when it cannot
+judge that kind and abstains. For `mlp` and `heads` a group is a layer; for `layers` the whole
+model is one group.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prune_exp.calibration import Statistics
+from prune_exp.settings import one_of
+
+if TYPE_CHECKING:
+    import torch
+
+Voter = Callable[[Statistics, str, int], "torch.Tensor | None"]
+
+
+def magnitude(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
+    """Norm of the unit's weights."""
+    del seed
+    if kind == "layers":
+        total = stats.mlp_weight.square().sum(1) + stats.heads_weight.square().sum(1)
+        return total.sqrt()[None]
+    return stats.mlp_weight if kind == "mlp" else stats.heads_weight
+
+
+def gradient(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
+    """First-order Taylor estimate of the loss without the unit (arXiv:1611.06440)."""
+    del seed
+    if kind == "layers":
+        return stats.layers_taylor[None]
+    return stats.mlp_taylor if kind == "mlp" else stats.heads_taylor
+
+
+def wanda(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
+    """Weight norm times activation norm (arXiv:2306.11695), summed over the unit's outputs."""
+    del seed
+    mlp = stats.mlp_output * stats.mlp_square
+    heads = (stats.heads_output * stats.heads_square).sum(2)
+    return _energy(stats, kind, mlp, heads).sqrt()
+
+
+def fluctuation(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
+    """Activation variance times squared weight norm (arXiv:2312.11983)."""
+    del seed
+    mlp = stats.mlp_output * (stats.mlp_square - stats.mlp_mean.square())
+    heads = stats.heads_output * (stats.heads_square - stats.heads_mean.square())
+    return _energy(stats, kind, mlp, heads.sum(2))
+
+
+def obs(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
+    """Error left after the best update of all other weights: optimal brain surgeon.
+
+    Squared weight norm over the diagonal of the inverse second moment (arXiv:2302.04089).
+    """
+    del seed
+    mlp = stats.mlp_output / stats.mlp_inverse
+    heads = (stats.heads_output / stats.heads_inverse).sum(2)
+    return _energy(stats, kind, mlp, heads)
+
+
+def similarity(stats: Statistics, kind: str, seed: int) -> "torch.Tensor | None":
+    """Distance between a block's input and output (arXiv:2403.03853); judges layers only."""
+    del seed
+    return stats.layers_distance[None] if kind == "layers" else None
+
+
+def random(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
+    """A control: knows nothing."""
+    import torch
+
+    shape = magnitude(stats, kind, seed).shape
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _energy(
+    stats: Statistics, kind: str, mlp: "torch.Tensor", heads: "torch.Tensor"
+) -> "torch.Tensor":
+    """The unit's output energy; a layer's is the sum of its units' relative to its input's."""
+    if kind == "layers":
+        return ((mlp.sum(1) + heads.sum(1)) / stats.layers_input)[None]
+    return mlp if kind == "mlp" else heads
+
+
+VOTERS: dict[str, Voter] = {
+    "magnitude": magnitude,
+    "gradient": gradient,
+    "wanda": wanda,
+    "fluctuation": fluctuation,
+    "obs": obs,
+    "similarity": similarity,
+    "random": random,
+}
+
+
+def check_voters(names: list[str]) -> None:
+    """Raises SettingError, with the valid names, unless all `names` are voters."""
+    for name in names:
+        one_of("pruning.voters", name, tuple(VOTERS))
+
+
+def score(
+    names: list[str], stats: Statistics, kind: str, *, head_unit: str, seed: int
+) -> dict[str, "torch.Tensor"]:
+    """Scores [groups, units] of everyone who can judge `kind`.
+
+    Heads as `group` units: [L, K], the sum over each key/value head's query heads. As `query`
+    units: [L * K, Q / K], so that ranks are within a group. Non-finite scores count as lowest.
+    """
+    import torch
+
+    scores: dict[str, torch.Tensor] = {}
+    for name in names:
+        values = VOTERS[name](stats, kind, seed)
+        if values is None:
+            continue
+        if kind == "heads":
+            grouped = values.view(values.shape[0], int(stats.kv_heads), -1)
+            values = grouped.sum(2) if head_unit == "group" else grouped.flatten(0, 1)
+        scores[name] = torch.nan_to_num(values, nan=-torch.inf, neginf=-torch.inf)
+    return scores

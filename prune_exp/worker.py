@@ -1,0 +1,123 @@
+"""One model in a process of its own that answers requests: what `benchmark` measures.
+
+Started as `python -m prune_exp.worker MODEL_DIR THREADS`; one JSON object a line on standard
+input and output. Times are milliseconds, memory MiB.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+MIB = 1024 * 1024
+
+
+def memory_mib(field: str) -> float:
+    """A field of this process's memory accounting: VmRSS (now) or VmHWM (the peak)."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"the kernel does not report {field}")
+
+
+def forget_peak() -> None:
+    """Sets the recorded peak to the present level, where the kernel allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+class Stamps:
+    """A generation streamer that notes when each token arrives."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, _tokens: Any) -> None:
+        """Called with the prompt, then with every new token."""
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Called once generation is over."""
+
+
+class Worker:
+    """A loaded model and the memory level before it was loaded."""
+
+    def __init__(self, folder: str, threads: int) -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        torch.set_num_threads(threads)
+        config = AutoConfig.from_pretrained(folder)
+        AutoModelForCausalLM._model_mapping[type(config)]  # imports the architecture
+        torch.randn(256, 256) @ torch.randn(256, 256)
+        self.level_mib = memory_mib("VmRSS")
+        forget_peak()
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
+        ).eval()
+
+    def generate(self, ids: list[list[int]], new_tokens: int) -> dict[str, Any]:
+        """Greedy tokens for equally long prompts [batch, tokens]; times of each when batch is 1."""
+        import torch
+
+        prompt = torch.tensor(ids)
+        stamps = Stamps() if len(ids) == 1 else None
+        start = time.perf_counter()
+        with torch.inference_mode():
+            output = self.model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                do_sample=False,
+                pad_token_id=0,
+                streamer=stamps,
+            )
+        total = time.perf_counter() - start
+        answer: dict[str, Any] = {"total_ms": 1000 * total, "ids": output[:, prompt.shape[1] :].tolist()}
+        if stamps is not None:
+            answer["ttft_ms"] = 1000 * (stamps.times[1] - start)
+            answer["tpot_ms"] = 1000 * (stamps.times[-1] - stamps.times[1]) / (new_tokens - 1)
+        return answer
+
+    def memory(self) -> dict[str, float]:
+        """Peak above the level before the load, and the weights alone."""
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        looked_up = 0
+        if embedding.weight is not head.weight:
+            looked_up = embedding.weight.numel() * embedding.weight.element_size()
+        return {
+            "peak_memory_mib": memory_mib("VmHWM") - self.level_mib,
+            "weights_mib": weights / MIB,
+            "mib_read_per_token": (weights - looked_up) / MIB,
+        }
+
+
+def main() -> None:
+    """Answers requests until standard input ends. Only answers reach standard output."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    start = time.perf_counter()
+    worker = Worker(sys.argv[1], int(sys.argv[2]))
+    _send(answers, {"ready_s": time.perf_counter() - start, **worker.memory()})
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "generate":
+            _send(answers, worker.generate(request["ids"], request["new_tokens"]))
+        else:
+            _send(answers, worker.memory())
+
+
+def _send(stream: Any, answer: dict[str, Any]) -> None:
+    stream.write(json.dumps(answer) + "\n")
+    stream.flush()
+
+
+if __name__ == "__main__":
+    main()
