@@ -1,0 +1,136 @@
+"""The Hydra entry: compose, check, run a trial; errors of the user's become one line."""
+
+import os
+import re
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from prune_exp.settings import SettingError, Settings, from_config, store_schema
+
+
+def conf_dir() -> Path:
+    """The config tree: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def trial(config: Any) -> dict[str, float]:
+    """Runs one trial inside the MLflow run that the callback opened; returns its metrics."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from prune_exp import tracking
+    from prune_exp.records import metrics
+    from prune_exp.trial import run_trial, warnings_about
+
+    settings = from_config(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        result = run_trial(settings, folder)
+        tracking.log_result(result, folder)
+    except KeyboardInterrupt:
+        tracking.end_open_runs("KILLED")
+        raise
+    for warning in warnings_about(result.plan, settings):
+        print(f"note: {warning}", file=sys.stderr)
+    return metrics(result)
+
+
+def main() -> None:
+    """Runs Hydra; exit code 0 done, 1 an error or a failed trial, 130 interrupted."""
+    import hydra
+
+    from prune_exp.sweeper import register
+
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    store_schema()
+    register()
+    run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(trial)
+    try:
+        run()
+    except KeyboardInterrupt:
+        _interrupted()
+    except Exception as error:
+        if wants_traceback:
+            raise
+        _fail(explain(error))
+
+
+def _interrupted() -> NoReturn:
+    if "mlflow" in sys.modules:
+        from prune_exp.tracking import end_open_runs
+
+        end_open_runs("KILLED")
+    print("prune_exp: interrupted; finished trials are kept", file=sys.stderr)
+    sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"prune_exp: error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def explain(error: Exception) -> str:
+    """One line for a user: what was wrong and what to type, the nearest valid name included."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
+    if isinstance(error, SettingError):
+        return text
+    unknown = re.search(r"(?:override|append to) '?([\w./@]+)'?", text)
+    if "Could not override" in text and unknown:
+        return unknown_key(unknown.group(1))
+    missing_option = re.search(r"find '([\w/]+)/([^']*)'", text)
+    if missing_option:
+        return unknown_option(*missing_option.groups())
+    missing = re.search(r"Missing mandatory value: ([\w.]+)", text)
+    if missing:
+        return f"{missing.group(1)} must be given; type {missing.group(1)}=..."
+    key = re.search(r"full_key: ([\w.]+)", text)
+    if key:
+        reason = text.split(" full_key:")[0]
+        return f"{key.group(1)}: {reason}"
+    return text if type(error).__module__.startswith(("hydra", "omegaconf")) else (
+        f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
+    )
+
+
+def unknown_key(key: str) -> str:
+    """Names the nearest setting or config group."""
+    known = [*setting_names(Settings), *groups()]
+    near = get_close_matches(key, known, n=1, cutoff=0.5)
+    leaf = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    best = (near or leaf or ["one listed by --help"])[0]
+    return f"{key} is not a setting or config group; did you mean {best}?"
+
+
+def unknown_option(group: str, option: str) -> str:
+    """Names the options of a config group, the nearest first."""
+    if group not in groups():
+        return unknown_key(group)
+    options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    near = get_close_matches(option, options, n=1, cutoff=0.4)
+    hint = f"; did you mean {group}={near[0]}?" if near else ""
+    return f"{group}={option} is unknown; use one of {', '.join(options)}{hint}"
+
+
+def groups() -> list[str]:
+    """The config groups."""
+    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+
+
+def setting_names(node: type, prefix: str = "") -> list[str]:
+    """Dotted names of all settings of a dataclass, nested ones included."""
+    from dataclasses import fields, is_dataclass
+
+    names: list[str] = []
+    for one in fields(node):
+        name = prefix + one.name
+        if isinstance(one.type, type) and is_dataclass(one.type):
+            names += setting_names(one.type, name + ".")
+        else:
+            names.append(name)
+    return names

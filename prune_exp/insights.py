@@ -1,0 +1,88 @@
+"""Sentences that follow from measured figures, the unflattering ones included."""
+
+from collections.abc import Callable
+
+Metrics = dict[str, float]
+
+
+def _interval(m: Metrics, key: str, form: str) -> str:
+    low, high = m[f"{key}_ci95_low"], m[f"{key}_ci95_high"]
+    return f"95 % interval {low:{form}} to {high:{form}}"
+
+
+def speed(m: Metrics) -> str | None:
+    """Faster or slower only when the interval of the ratio excludes 1."""
+    if "speedup" not in m:
+        return "Speed was not measured, so nothing is claimed about it."
+    where = _interval(m, "speedup", ".2f")
+    if m["speedup_ci95_low"] > 1:
+        return f"One request is {m['speedup']:.2f}x faster than with the dense model ({where})."
+    if m["speedup_ci95_high"] < 1:
+        return f"One request is slower: {m['speedup']:.2f}x the dense model's speed ({where})."
+    return f"No difference in speed was shown: ratio {m['speedup']:.2f} ({where} includes 1)."
+
+
+def memory(m: Metrics) -> str | None:
+    """Less or more memory only when the interval excludes 0."""
+    if "memory_reduction_pct" not in m:
+        return "Memory was not measured."
+    where = _interval(m, "memory_reduction_pct", ".1f")
+    value = m["memory_reduction_pct"]
+    if m["memory_reduction_pct_ci95_low"] > 0:
+        return f"Peak memory is {value:.1f} % lower ({where})."
+    if m["memory_reduction_pct_ci95_high"] < 0:
+        return f"Peak memory is {-value:.1f} % higher than the dense model's."
+    return f"No difference in peak memory was shown ({where} includes 0)."
+
+
+def quality(m: Metrics) -> str | None:
+    """Maintained only when the whole interval of the perplexity ratio is within the limit."""
+    if "perplexity_ratio" not in m:
+        return "Quality was not measured, so nothing is claimed about it."
+    ratio = f"{m['perplexity_ratio']:.2f}x the dense model's"
+    where = _interval(m, "perplexity_ratio", ".2f")
+    verdict = "maintained" if m["quality_maintained"] else "not maintained"
+    return f"Quality is {verdict}: held-out perplexity is {ratio} ({where})."
+
+
+def agreement(m: Metrics) -> str | None:
+    """How often both models would say the same next token."""
+    if "top1_agreement" not in m:
+        return None
+    return (
+        f"Both models rank the same next token first at {100 * m['top1_agreement']:.1f} % of"
+        " held-out positions."
+    )
+
+
+def limit(m: Metrics) -> str | None:
+    """How much of what memory bandwidth allows was reached."""
+    if "share_of_limit" not in m:
+        return None
+    return (
+        f"Reading fewer weights allows at most {m['bandwidth_limit_speedup']:.2f}x where memory"
+        f" bandwidth is the limit; {100 * m['share_of_limit']:.0f} % of that was reached."
+    )
+
+
+def sparsity(m: Metrics) -> str | None:
+    """Whether the request was met."""
+    asked, got = 100 * m["sparsity_requested"], m["params_pruned_pct"]
+    if abs(asked - got) <= 0.5:
+        return f"{got:.1f} % of all parameters are gone, as requested ({asked:.1f} %)."
+    return f"{got:.1f} % of all parameters are gone; {asked:.1f} % were requested."
+
+
+RULES: tuple[Callable[[Metrics], str | None], ...] = (
+    sparsity,
+    speed,
+    memory,
+    quality,
+    agreement,
+    limit,
+)
+
+
+def insights(m: Metrics) -> list[str]:
+    """Every sentence that the figures support."""
+    return [sentence for rule in RULES if (sentence := rule(m)) is not None]

@@ -1,0 +1,62 @@
+"""Store the best model's weights and register them as a candidate."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+from prune_exp.settings import Settings
+from prune_exp.tracked import PREFIX, TrackedTrial
+
+ALIAS = "candidate"
+
+
+def registered_name(settings: Settings) -> str:
+    """The model's name in the registry."""
+    return settings.tracking.registered_model or f"pruned-{settings.model.name}"
+
+
+def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
+    """Stores a checkpoint with its run and returns the logged model's URI.
+
+    The artifact's `model` folder stays a stock Hugging Face checkpoint.
+    """
+    import mlflow
+    import mlflow.transformers  # pyright: ignore[reportMissingImports]
+
+    from prune_exp.models import quiet
+
+    requirements = [f"{name}=={version(name)}" for name in ("torch", "transformers", "accelerate")]
+    with quiet(), mlflow.start_run(run_id=trial.run_id, nested=True):
+        info = mlflow.transformers.log_model(
+            transformers_model=str(checkpoint),
+            name="model",
+            task="text-generation",
+            pip_requirements=requirements,
+            input_example=None,
+        )
+    return info.model_uri
+
+
+def register(trial: TrackedTrial, model_uri: str, name: str) -> str:
+    """Registers a logged model as a new version with the alias `candidate`; returns the version."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    facts = {
+        "run_id": trial.run_id,
+        "weights_sha256": trial.tags[f"{PREFIX}weights_sha256"],
+        "sparsity": f"{trial.metrics['sparsity_achieved']:.4f}",
+    }
+    for key in ("speedup", "perplexity_ratio"):
+        if key in trial.metrics:
+            facts[key] = f"{trial.metrics[key]:.3f}"
+    created = client.create_model_version(
+        name, source=model_uri, run_id=trial.run_id, tags=facts
+    )
+    client.set_registered_model_alias(name, ALIAS, created.version)
+    return str(created.version)

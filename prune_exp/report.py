@@ -1,0 +1,267 @@
+"""The performance report: a function of what the store holds, nothing typed in."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from prune_exp import figures
+from prune_exp.insights import insights
+from prune_exp.settings import TrackingSettings
+from prune_exp.tracked import Choice, TrackedTrial, read_artifact
+
+Metrics = dict[str, float]
+INTERVALS = (
+    ("Speedup", "speedup", ".2f", "x"),
+    ("Latency reduction", "latency_reduction_pct", ".1f", " %"),
+    ("Memory saved", "memory_reduction_pct", ".1f", " %"),
+    ("Throughput gain, batch 1", "throughput_gain_pct", ".1f", " %"),
+    ("Throughput gain, batch", "batch_throughput_gain_pct", ".1f", " %"),
+    ("Perplexity ratio", "perplexity_ratio", ".2f", "x"),
+)
+DETAILS = (
+    ("Average latency (ms)", "latency_ms_mean", ".1f"),
+    ("Latency p50 (ms)", "latency_ms_p50", ".1f"),
+    ("Latency p90 (ms)", "latency_ms_p90", ".1f"),
+    ("Latency p99 (ms)", "latency_ms_p99", ".1f"),
+    ("Time to first token (ms)", "ttft_ms", ".1f"),
+    ("Time per output token (ms)", "tpot_ms", ".2f"),
+    ("Peak memory (MiB)", "peak_memory_mib", ".1f"),
+    ("Weights (MiB)", "weights_mib", ".1f"),
+    ("Throughput, batch 1 (tokens/s)", "throughput_tokens_per_s", ".1f"),
+    ("Throughput, batch (tokens/s)", "batch_throughput_tokens_per_s", ".1f"),
+    ("Bits per byte, held out", "bits_per_byte", ".3f"),
+    ("Perplexity, held out", "perplexity", ".1f"),
+)
+
+
+def write_report(
+    root_run_id: str, trials: list[TrackedTrial], best: Choice, folder: Path
+) -> list[Path]:
+    """Writes report.md and the plots to `folder` and to the best run's artifacts."""
+    from mlflow.tracking import MlflowClient
+
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = best.trial.metrics
+    with tempfile.TemporaryDirectory() as scratch:
+        samples = read_artifact(best.trial.run_id, "samples.json", Path(scratch)) or []
+        machine = read_artifact(best.trial.run_id, "machine.json", Path(scratch)) or {}
+    written: list[Path] = []
+    if "speedup" in metrics:
+        for name in ("dashboard_overview.png", "detailed_comparison.png"):
+            written.append(folder / name)
+        figures.dashboard_overview(metrics, written[0])
+        figures.detailed_comparison(metrics, samples, written[1])
+    page = folder / "report.md"
+    page.write_text(markdown(root_run_id, trials, best, samples, machine), encoding="utf-8")
+    client = MlflowClient()
+    for path in [page, *written]:
+        client.log_artifact(best.trial.run_id, str(path))
+    return [page, *written]
+
+
+def markdown(
+    root_run_id: str,
+    trials: list[TrackedTrial],
+    best: Choice,
+    samples: list[dict[str, Any]],
+    machine: dict[str, Any],
+) -> str:
+    """The report's text."""
+    metrics = best.trial.metrics
+    parts = [
+        f"# Performance report: {best.trial.params.get('model.name', 'model')}",
+        f"Run `{best.trial.run_id}` ({best.trial.name}), chosen for {best.rule}."
+        f" Sweep or root run `{root_run_id}`.",
+        "## Executive summary\n\n" + _summary(metrics),
+        "## Key performance indicators\n\n" + _indicators(metrics),
+        "## Detailed metrics\n\n" + _details(metrics),
+        "## Improvements\n\n" + _improvements(metrics),
+        "## Visual dashboard\n\n" + _images(metrics),
+        "## Key insights\n\n" + "\n".join(f"- {line}" for line in insights(metrics)),
+        "## All trials\n\n" + _trials(trials),
+        "## Sample outputs\n\n" + _outputs(samples),
+        "## Conclusion\n\n" + conclusion(metrics),
+        "## How it was measured\n\n" + _methods(best.trial, machine),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; markup in cells stays text."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    safe = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return " ".join(safe.split())
+
+
+def _value(m: Metrics, key: str, form: str, unit: str) -> str:
+    return f"{m[key]:{form}}{unit}" if key in m else "not measured"
+
+
+def _summary(m: Metrics) -> str:
+    rows = [
+        ["Speedup", _value(m, "speedup", ".2f", "x")],
+        ["Pruned", _value(m, "params_pruned_pct", ".1f", " %")],
+        ["Active", _value(m, "params_active_pct", ".1f", " %")],
+    ]
+    return table(["Figure", "Value"], rows) + "\n\n" + " ".join(insights(m)[:4])
+
+
+def _indicators(m: Metrics) -> str:
+    rows = [[name, _value(m, key, form, unit)] for name, key, form, unit in INTERVALS[:4]]
+    return table(["Indicator", "Value"], rows)
+
+
+def _details(m: Metrics) -> str:
+    rows = [["Parameters", f"{m['params_total']:,.0f}", f"{m['params_active']:,.0f}"]]
+    rows += [
+        [name, f"{m[f'dense/{key}']:{form}}", f"{m[f'pruned/{key}']:{form}}"]
+        for name, key, form in DETAILS
+        if f"dense/{key}" in m
+    ]
+    return table(["Metric", "Baseline (dense)", "Optimized (pruned)"], rows)
+
+
+def _improvements(m: Metrics) -> str:
+    rows = [
+        [
+            name,
+            f"{m[key]:{form}}{unit}",
+            f"{m[f'{key}_ci95_low']:{form}} to {m[f'{key}_ci95_high']:{form}}",
+        ]
+        for name, key, form, unit in INTERVALS
+        if key in m
+    ]
+    return table(["Change", "Value", "95 % interval"], rows) if rows else "Nothing was measured."
+
+
+def _images(m: Metrics) -> str:
+    if "speedup" not in m:
+        return "Speed was not measured, so there is nothing to draw."
+    return "![Overview](dashboard_overview.png)\n\n![Details](detailed_comparison.png)"
+
+
+def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
+    """One row a trial, failed ones with their reason."""
+    return [
+        [
+            trial.name,
+            trial.status,
+            _value(trial.metrics, "params_pruned_pct", ".1f", " %"),
+            _value(trial.metrics, "speedup", ".2f", "x"),
+            _value(trial.metrics, "memory_reduction_pct", ".1f", " %"),
+            _value(trial.metrics, "throughput_gain_pct", ".1f", " %"),
+            _value(trial.metrics, "pruned/bits_per_byte", ".3f", ""),
+            _value(trial.metrics, "perplexity_ratio", ".2f", "x"),
+            trial.error or ("yes" if trial.maintained else "no"),
+        ]
+        for trial in trials
+    ]
+
+
+TRIAL_HEAD = [
+    "Trial",
+    "Status",
+    "Pruned",
+    "Speedup",
+    "Memory saved",
+    "Throughput gain",
+    "Bits per byte",
+    "Perplexity ratio",
+    "Quality maintained",
+]
+
+
+def _trials(trials: list[TrackedTrial]) -> str:
+    return table(TRIAL_HEAD, trial_rows(trials))
+
+
+def _outputs(samples: list[dict[str, Any]]) -> str:
+    if not samples:
+        return "None; speed was not measured."
+    texts = {(s["prompt"], s["model"]): s["text"] for s in samples}
+    rows = [
+        [s["prompt_text"], texts[s["prompt"], "dense"], texts[s["prompt"], "pruned"]]
+        for s in samples
+        if s["model"] == "dense" and s["prompt"] < 3
+    ]
+    return table(["Prompt", "Dense", "Pruned"], rows)
+
+
+def conclusion(m: Metrics) -> str:
+    """What may be claimed, and what may not."""
+    faster = m.get("speedup_ci95_low", 0.0) > 1
+    if "speedup" not in m:
+        first = "The model is smaller; whether it is faster was not measured."
+    elif faster:
+        first = f"The pruned model is faster ({m['speedup']:.2f}x) and smaller."
+    else:
+        first = "The pruned model is smaller, but no speedup was shown."
+    if "perplexity_ratio" not in m:
+        return f"{first} Its quality was not measured."
+    if m["quality_maintained"]:
+        return f"{first} Its quality on held-out text is maintained."
+    return (
+        f"{first} Its quality on held-out text is not maintained: perplexity is"
+        f" {m['perplexity_ratio']:.2f}x the dense model's. Do not use it in the dense model's place"
+        " without training it further."
+    )
+
+
+def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
+    m, params = trial.metrics, trial.params
+    rows = [
+        ["Device", f"{trial.tags.get('device', 'cpu')}, {machine.get('processor', 'not recorded')}"],
+        ["Threads", str(machine.get("threads", "not recorded"))],
+        ["Test prompts", _value(m, "test_prompts", ".0f", "")],
+        ["New tokens per prompt", params.get("benchmark.new_tokens", "not recorded")],
+        ["Batch size", params.get("benchmark.batch_size", "not recorded")],
+        ["Held-out tokens", _value(m, "heldout_tokens", ",.0f", "")],
+        ["Voters", params.get("pruning.voters", "not recorded")],
+        ["Commit", trial.tags.get("git_commit", "not recorded")],
+    ]
+    load = [machine.get("load_average_start"), machine.get("load_average_end")]
+    if None not in load:
+        rows.append(["Load average before and after", f"{load[0]:.2f}, {load[1]:.2f}"])
+    return (
+        table(["Fact", "Value"], rows)
+        + "\n\nBoth models run in fresh processes and answer every prompt in turns, the order"
+        " alternating. Speedup is the median of the per-prompt ratios of latency; throughput at"
+        " batch 1 counts tokens after the first. Memory is the process's peak above its level"
+        " before the model loads. Intervals are percentile bootstraps over pairs."
+    )
+
+
+def print_summary(
+    trials: list[TrackedTrial],
+    best: Choice | None,
+    folder: Path,
+    registered: str | None,
+    tracking: TrackingSettings,
+) -> None:
+    """The table of trials and what to do next, on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title="Trials")
+    for name in TRIAL_HEAD:
+        shown.add_column(name, overflow="fold")
+    for row in trial_rows(trials):
+        shown.add_row(*row)
+    console = Console(markup=False, highlight=False, soft_wrap=False)
+    console.print(shown)
+    if best is None:
+        console.print("No trial finished, so there is no report and no model.")
+        return
+    store = tracking.uri or f"sqlite:///{tracking.root}/mlflow.db"
+    lines = [f"Best: {best.trial.name}, chosen for {best.rule}.", "Next:"]
+    if tracking.uri is None:
+        lines.append(f"  browse the runs   mlflow ui --backend-store-uri {store}")
+    lines.append(f"  read the report   {folder / 'report.md'}")
+    if registered:
+        uri = f"models:/{registered}@candidate"
+        lines.append(f'  load the model    mlflow.pyfunc.load_model("{uri}")')
+    console.print("\n".join(lines), soft_wrap=True)

@@ -1,0 +1,121 @@
+"""Reads runs back from the store: the report's and the registry's only source."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prune_exp.settings import SettingError
+
+PREFIX = "prune_exp."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedTrial:
+    """One trial as the store has it."""
+
+    run_id: str
+    name: str
+    status: str
+    number: int
+    metrics: dict[str, float]
+    params: dict[str, str]
+    tags: dict[str, str]
+
+    @property
+    def maintained(self) -> bool:
+        """True when quality was measured and is within the limit."""
+        return self.metrics.get("quality_maintained", 0.0) == 1.0
+
+    @property
+    def error(self) -> str:
+        """Why it failed, if it did."""
+        return self.tags.get(f"{PREFIX}error", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The best trial and the rule that chose it."""
+
+    trial: TrackedTrial
+    rule: str
+
+
+def read_trials(root_run_id: str) -> list[TrackedTrial]:
+    """The trials of a sweep in order, or the one trial that the run is.
+
+    Raises:
+        SettingError: the store has no such run.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    try:
+        root = client.get_run(root_run_id)
+    except MlflowException:
+        raise SettingError(
+            f"run_id={root_run_id} is not in this store; copy the id from the MLflow UI"
+        ) from None
+    if root.data.tags.get(f"{PREFIX}role") != "sweep":
+        return [_trial(root)]
+    runs = client.search_runs(
+        [root.info.experiment_id], f"tags.`mlflow.parentRunId` = '{root_run_id}'", max_results=5000
+    )
+    return sorted((_trial(run) for run in runs), key=lambda trial: trial.number)
+
+
+def _trial(run: Any) -> TrackedTrial:
+    number = run.data.tags.get("hydra.job_num", "0")
+    return TrackedTrial(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        number=int(number) if number.isdigit() else 0,
+        metrics=dict(run.data.metrics),
+        params=dict(run.data.params),
+        tags=dict(run.data.tags),
+    )
+
+
+def read_artifact(run_id: str, name: str, folder: Path) -> Any:
+    """A JSON artifact of a run, or None when it has none of that name."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    if name not in [item.path for item in client.list_artifacts(run_id)]:
+        return None
+    try:
+        path = client.download_artifacts(run_id, name, str(folder))
+    except MlflowException:
+        return None
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
+    """Picks the best finished trial by `tracking.best`, and says which rule applied."""
+    done = [trial for trial in trials if trial.status == "FINISHED"]
+    fast = [trial for trial in done if "speedup" in trial.metrics]
+    kept = [trial for trial in fast if trial.maintained]
+    judged = [trial for trial in done if "perplexity_ratio" in trial.metrics]
+    by_speed = "the largest speedup"
+    if rule == "speedup" and fast:
+        return Choice(trial=max(fast, key=_speedup), rule=by_speed)
+    if rule == "speedup_if_maintained" and kept:
+        return Choice(
+            trial=max(kept, key=_speedup), rule=f"{by_speed} among the trials that kept quality"
+        )
+    if judged:
+        best = min(judged, key=lambda trial: trial.metrics["perplexity_ratio"])
+        why = "the best quality"
+        if rule == "speedup_if_maintained":
+            why += ", since no trial both kept quality and was measured for speed"
+        return Choice(trial=best, rule=why)
+    if done:
+        return Choice(trial=fast[0] if fast else done[0], rule="the first finished trial")
+    return None
+
+
+def _speedup(trial: TrackedTrial) -> float:
+    return trial.metrics["speedup"]

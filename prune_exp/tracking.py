@@ -1,0 +1,205 @@
+"""MLflow runs: one parent a sweep, one nested run a trial, everything a trial found logged."""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prune_exp.records import TrialResult, metrics
+from prune_exp.settings import Settings, SettingError, TrackingSettings
+
+SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
+ANSWER_TIMEOUT_S = 5
+PREFIX = "prune_exp."
+
+
+def store_uri(tracking: TrackingSettings) -> str:
+    """The tracking URI; by default a SQLite file under `tracking.root`."""
+    if tracking.uri is not None:
+        return tracking.uri
+    return f"sqlite:///{Path(tracking.root).expanduser().absolute() / 'mlflow.db'}"
+
+
+def open_store(tracking: TrackingSettings) -> str:
+    """Makes sure the store and the experiment exist; returns the experiment's id.
+
+    A database that several processes create at once breaks for good, hence the lock.
+
+    Raises:
+        SettingError: the folder is not writable, or the server does not answer.
+    """
+    import mlflow
+    from filelock import FileLock
+
+    uri = store_uri(tracking)
+    mlflow.set_tracking_uri(uri)
+    if uri.startswith("http"):
+        _check_answers(uri)
+        return _experiment_id(tracking.experiment, None)
+    root = Path(tracking.root).expanduser().absolute()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".store.lock"):
+            (root / "artifacts").mkdir(exist_ok=True)
+            return _experiment_id(tracking.experiment, (root / "artifacts").as_uri())
+    except OSError as error:
+        raise SettingError(
+            f"tracking.root={tracking.root} cannot be written ({error.strerror or error}); give a"
+            " writable folder with tracking.root=DIR"
+        ) from None
+
+
+def _check_answers(uri: str) -> None:
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S).raise_for_status()
+    except requests.RequestException as error:
+        raise SettingError(
+            f"tracking.uri={redact(uri)} does not answer ({type(error).__name__}); start the server"
+            " or leave tracking.uri out to use the local store"
+        ) from None
+
+
+def _experiment_id(name: str, artifacts: str | None) -> str:
+    import mlflow
+
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    return mlflow.create_experiment(name, artifact_location=artifacts)
+
+
+def redact(text: str) -> str:
+    """Hides the user and password of every URI in a text."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def flatten(settings: Settings) -> dict[str, str]:
+    """The whole resolved config by dotted name, without anything that looks like a secret."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, node: Mapping[str, Any]) -> None:
+        for key, value in node.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                walk(f"{name}.", value)
+            elif not SECRET.search(key):
+                shown = json.dumps(value) if isinstance(value, list) else str(value)
+                flat[name] = redact(shown)
+
+    walk("", asdict(settings))
+    return flat
+
+
+def start_sweep(settings: Settings, folder: Path, trials: int) -> str:
+    """Opens the parent run and returns its id."""
+    import mlflow
+
+    tags = {f"{PREFIX}role": "sweep", f"{PREFIX}folder": str(folder)} | environment_tags()
+    run = mlflow.start_run(
+        experiment_id=open_store(settings.tracking), run_name=f"sweep of {trials}", tags=tags
+    )
+    mlflow.log_params({"trials": trials, "model.name": settings.model.name})
+    return run.info.run_id
+
+
+def start_trial(settings: Settings, folder: Path, number: int | None, parent: str | None) -> None:
+    """Opens a trial's run, nested under its sweep's when there is one."""
+    import mlflow
+
+    tags = {
+        f"{PREFIX}role": "trial",
+        f"{PREFIX}folder": str(folder),
+        "hydra.job_num": str(number),
+        "device": "cpu",
+    }
+    mlflow.start_run(
+        experiment_id=open_store(settings.tracking),
+        run_name=f"s={settings.sparsity:.2f} t={settings.vote_threshold:.2f}",
+        nested=parent is not None,
+        parent_run_id=parent,
+        tags=tags | environment_tags(),
+    )
+    mlflow.log_params(flatten(settings))
+
+
+def environment_tags() -> dict[str, str]:
+    """Library versions and the git commit."""
+    from importlib.metadata import version
+
+    names = ("torch", "transformers", "mlflow", "optuna", "hydra-core", "prune-exp")
+    tags = {f"version.{name}": _version_or_unknown(version, name) for name in names}
+    return tags | {"git_commit": _git_commit(), "version.python": sys.version.split()[0]}
+
+
+def _version_or_unknown(version: Any, name: str) -> str:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _git_commit() -> str:
+    import subprocess
+
+    asked = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() if asked.returncode == 0 else "none"
+
+
+def log_result(result: TrialResult, folder: Path) -> None:
+    """Logs everything a trial found to the open run."""
+    import mlflow
+
+    flat = metrics(result)
+    mlflow.log_metrics(flat)
+    mlflow.log_dict(flat, "metrics.json")
+    mlflow.log_dict(result.plan.to_json(), "plan.json")
+    mlflow.log_dict(result.plan.agreement, "voter_agreement.json")
+    if result.speed is not None:
+        mlflow.log_dict(list(result.speed.samples), "samples.json")
+        mlflow.log_dict(result.speed.machine, "machine.json")
+    mlflow.set_tags(
+        {
+            f"{PREFIX}weights_sha256": result.weights_sha256,
+            f"{PREFIX}model_digest": result.model_digest,
+            f"{PREFIX}checkpoint": str(folder / "model"),
+        }
+    )
+    _log_texts(result)
+
+
+def _log_texts(result: TrialResult) -> None:
+    """Dataset inputs; the text itself is not stored, its digest identifies it."""
+    import mlflow
+    import numpy as np
+    from mlflow.data.numpy_dataset import from_numpy  # pyright: ignore[reportMissingImports]
+
+    for text in result.texts:
+        facts = np.array([[text.blocks, text.tokens]])
+        dataset = from_numpy(facts, name=f"{text.source} ({text.role})", digest=text.digest)
+        mlflow.log_input(dataset, context=text.role)
+
+
+def end_trial(error: BaseException | None) -> None:
+    """Closes the trial's run as FINISHED, or as FAILED with the reason in a tag."""
+    import mlflow
+
+    if error is not None:
+        mlflow.set_tag(f"{PREFIX}error", redact(f"{type(error).__name__}: {error}")[:5000])
+    mlflow.end_run("FAILED" if error is not None else "FINISHED")
+
+
+def end_open_runs(status: str) -> None:
+    """Closes every run that this process still has open, the innermost first."""
+    import mlflow
+
+    while mlflow.active_run() is not None:
+        mlflow.end_run(status)
