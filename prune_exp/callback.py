@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 
 from prune_exp.settings import Settings, SettingError, from_config
 
-OUR_SWEEPER = "prune_exp.sweeper.OptunaSweeper"
+OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
 
 
 class Lifecycle(Callback):

