@@ -80,6 +80,11 @@ def explain(error: Exception) -> str:
     text = " ".join(f"{error} {error.__cause__ or ''}".split()) or type(error).__name__
     if isinstance(error, SettingError):
         return text
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"{error.filename} cannot be written ({error.strerror}); give a writable folder with"
+            " tracking.root=DIR"
+        )
     unknown = re.search(r"(?:override|append to) '?([\w./@]+)'?", text)
     if "Could not override" in text and unknown:
         return unknown_key(unknown.group(1))

@@ -68,7 +68,7 @@ def condemn(scores: Scores, count: int, vote_threshold: float, ballot: str) -> "
     mask = torch.zeros_like(order, dtype=torch.bool)
     if ballot == "fixed":
         agreed = agreed_units(scores, count, vote_threshold)
-        count = int(agreed.sum(-1).min())
+        count = min(int(agreed.sum(-1).min()), order.shape[-1] - 1)
         order = _condemned_first(order, agreed)
     return mask.scatter(-1, order[:, :count], True)
 

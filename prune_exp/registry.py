@@ -1,5 +1,6 @@
 """Store the best model's weights and register them as a candidate."""
 
+import logging
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,12 +23,14 @@ def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
     import mlflow
     import mlflow.transformers  # pyright: ignore[reportMissingImports]
 
-    from prune_exp.models import quiet
+    from prune_exp.models import load, load_tokenizer, quiet
 
+    logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
+    parts = {"model": load(checkpoint), "tokenizer": load_tokenizer(checkpoint)}
     requirements = [f"{name}=={version(name)}" for name in ("torch", "transformers", "accelerate")]
     with quiet(), mlflow.start_run(run_id=trial.run_id, nested=True):
         info = mlflow.transformers.log_model(
-            transformers_model=str(checkpoint),
+            transformers_model=parts,
             name="model",
             task="text-generation",
             pip_requirements=requirements,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prune_exp.calibration import Statistics
-from prune_exp.settings import one_of
+from prune_exp.settings import SettingError, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -35,30 +35,43 @@ def gradient(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
 
 
 def wanda(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
-    """Weight norm times activation norm (arXiv:2306.11695), summed over the unit's outputs."""
+    """Weight norm times activation norm (arXiv:2306.11695): the unit's output energy.
+
+    A layer's is the sum of its units' relative to the energy of its input.
+    """
     del seed
     mlp = stats.mlp_output * stats.mlp_square
     heads = (stats.heads_output * stats.heads_square).sum(2)
-    return _energy(stats, kind, mlp, heads).sqrt()
+    if kind == "layers":
+        return ((mlp.sum(1) + heads.sum(1)) / stats.layers_input)[None].sqrt()
+    return (mlp if kind == "mlp" else heads).sqrt()
 
 
-def fluctuation(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
-    """Activation variance times squared weight norm (arXiv:2312.11983)."""
+def fluctuation(stats: Statistics, kind: str, seed: int) -> "torch.Tensor | None":
+    """Activation variance times squared weight norm (arXiv:2312.11983).
+
+    Abstains on layers, where it ranks exactly as wanda does.
+    """
     del seed
+    if kind == "layers":
+        return None
     mlp = stats.mlp_output * (stats.mlp_square - stats.mlp_mean.square())
     heads = stats.heads_output * (stats.heads_square - stats.heads_mean.square())
-    return _energy(stats, kind, mlp, heads.sum(2))
+    return mlp if kind == "mlp" else heads.sum(2)
 
 
-def obs(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
+def obs(stats: Statistics, kind: str, seed: int) -> "torch.Tensor | None":
     """Error left after the best update of all other weights: optimal brain surgeon.
 
     Squared weight norm over the diagonal of the inverse second moment (arXiv:2302.04089).
+    Abstains on layers, where it ranks exactly as wanda does.
     """
     del seed
+    if kind == "layers":
+        return None
     mlp = stats.mlp_output / stats.mlp_inverse
     heads = (stats.heads_output / stats.heads_inverse).sum(2)
-    return _energy(stats, kind, mlp, heads)
+    return mlp if kind == "mlp" else heads
 
 
 def similarity(stats: Statistics, kind: str, seed: int) -> "torch.Tensor | None":
@@ -73,15 +86,6 @@ def random(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
 
     shape = magnitude(stats, kind, seed).shape
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _energy(
-    stats: Statistics, kind: str, mlp: "torch.Tensor", heads: "torch.Tensor"
-) -> "torch.Tensor":
-    """The unit's output energy; a layer's is the sum of its units' relative to its input's."""
-    if kind == "layers":
-        return ((mlp.sum(1) + heads.sum(1)) / stats.layers_input)[None]
-    return mlp if kind == "mlp" else heads
 
 
 VOTERS: dict[str, Voter] = {
@@ -120,4 +124,8 @@ def score(
             grouped = values.view(values.shape[0], int(stats.kv_heads), -1)
             values = grouped.sum(2) if head_unit == "group" else grouped.flatten(0, 1)
         scores[name] = torch.nan_to_num(values, nan=-torch.inf, neginf=-torch.inf)
+    if not scores:
+        raise SettingError(
+            f"pruning.voters={','.join(names)}: none of them can judge {kind}; add wanda"
+        )
     return scores

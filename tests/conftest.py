@@ -1,0 +1,105 @@
+"""Tiny models and texts, made on the spot."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+WORDS = "the a river stone bridge old new runs stands falls over under quickly slowly and but".split()
+
+
+def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0) -> Any:
+    """A randomly initialised decoder: 4 layers, 4 query heads on 2 key/value heads."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=256,
+        tie_word_embeddings=tie,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        initializer_range=0.3,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval().requires_grad_(False)
+
+
+def make_tokenizer() -> Any:
+    """A byte-level tokenizer: 256 byte tokens after one special token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {"<end>": 0} | {symbol: i + 1 for i, symbol in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", bos_token="<end>", pad_token="<end>"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama checkpoint on disk."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny("llama").save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 short documents."""
+    chance = random.Random(0)
+    parts = [" ".join(chance.choices(WORDS, k=30)) + "." for _ in range(200)]
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n".join(parts), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny_args(tiny_folder: Path, text_file: Path, tmp_path: Path) -> list[str]:
+    """Command-line overrides for a trial that takes seconds."""
+    return [
+        "model=folder",
+        f"model.path={tiny_folder}",
+        "model.name=tiny",
+        "data=file",
+        f"data.path={text_file}",
+        "data.context_tokens=32",
+        "data.calibration_blocks=6",
+        "data.gradient_blocks=2",
+        "data.heldout_blocks=6",
+        "benchmark=quick",
+        "benchmark.prompts=3",
+        "benchmark.new_tokens=4",
+        "benchmark.bootstrap_resamples=200",
+        f"cache_dir={tmp_path / 'cache'}",
+    ]
+
+
+def command(*args: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m prune_exp` as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "prune_exp", *args],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

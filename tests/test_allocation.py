@@ -1,0 +1,51 @@
+"""Requests are met, or refused with a reason."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prune_exp.allocation import TOLERANCE, allocate
+from prune_exp.records import ModelShape
+from prune_exp.settings import PruningSettings, SettingError
+
+SMOLLM2 = ModelShape(
+    layers=30,
+    hidden=576,
+    width=1536,
+    query_heads=9,
+    kv_heads=3,
+    head_dim=64,
+    vocab=49152,
+    params_total=134_515_008,
+    params_layer=3_540_096,
+    params_channel=1728,
+    params_query_head=73_728,
+    params_kv_head=73_728,
+    params_embedding_only=0,
+)
+
+
+@given(
+    st.floats(0.05, 0.78),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.sampled_from(["group", "query"]),
+)
+def test_every_request_is_met(sparsity: float, depth: float, heads: float, unit: str) -> None:
+    pruning = PruningSettings(depth_share=depth, heads_share=heads, head_unit=unit)
+    chosen = allocate(SMOLLM2, sparsity, pruning)
+    assert abs(chosen.params_removed / SMOLLM2.params_total - sparsity) <= TOLERANCE
+    assert chosen.layers < SMOLLM2.layers
+    assert chosen.channels < SMOLLM2.width
+
+
+def test_removed_parameters_by_hand() -> None:
+    pruning = PruningSettings(units=["mlp"], depth_share=0, heads_share=0)
+    chosen = allocate(SMOLLM2, 0.5, pruning)
+    assert chosen.channels == round(0.5 * 134_515_008 / (30 * 1728))
+    assert chosen.params_removed == 30 * 1728 * chosen.channels
+
+
+def test_more_than_there_is_names_the_limit() -> None:
+    with pytest.raises(SettingError, match=r"embeddings alone hold 21.0%.*sparsity=0.78"):
+        allocate(SMOLLM2, 0.8, PruningSettings())

@@ -1,0 +1,127 @@
+"""What votes must and must not do."""
+
+import json
+import math
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prune_exp.consensus import (
+    agreed_units,
+    agreement,
+    condemn,
+    needed_votes,
+    redundant,
+    removal_order,
+    votes_at,
+)
+from prune_exp.records import Allocation, PruningPlan
+
+UNITS = 7
+
+
+@st.composite
+def score_tables(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+    """2 to 5 voters' scores of 2 groups of 7 units, without ties."""
+    voters = draw(st.integers(2, 5))
+    perms = st.permutations(range(UNITS))
+    return {
+        f"v{i}": torch.tensor([draw(perms), draw(perms)], dtype=torch.float) for i in range(voters)
+    }
+
+
+thresholds = st.floats(0.05, 1.0)
+
+
+def test_k_of_n_by_hand() -> None:
+    assert [needed_votes(t, 4) for t in (0.01, 0.25, 0.26, 0.5, 0.75, 1.0)] == [1, 1, 2, 2, 3, 4]
+    assert needed_votes(0.6, 5) == 3
+
+
+def test_adaptive_order_by_hand() -> None:
+    a = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
+    b = torch.tensor([[3.0, 0.0, 1.0, 2.0]])
+    best_rank = removal_order({"a": a, "b": b}, 0.5)[0].tolist()
+    worst_rank = removal_order({"a": a, "b": b}, 1.0)[0].tolist()
+    # ranks: unit 0 (0, 3), 1 (1, 0), 2 (2, 1), 3 (3, 2). Units 0 and 1 tie at depth 0 with one
+    # vote each; unit 1 has the lower mean rank.
+    assert best_rank == [1, 0, 2, 3]
+    # worst ranks 3, 1, 2, 3; units 0 and 3 both have two votes at depth 3, 0 the lower mean.
+    assert worst_rank == [1, 2, 0, 3]
+
+
+@given(score_tables(), st.integers(0, UNITS - 1), thresholds)
+def test_adaptive_meets_the_budget_exactly(
+    scores: dict[str, torch.Tensor], count: int, threshold: float
+) -> None:
+    mask = condemn(scores, count, threshold, "adaptive")
+    assert mask.sum(-1).tolist() == [count, count]
+
+
+@given(score_tables(), st.integers(0, UNITS - 1))
+def test_fixed_is_union_and_intersection_at_the_ends(
+    scores: dict[str, torch.Tensor], count: int
+) -> None:
+    votes = votes_at(scores, count)
+    assert torch.equal(agreed_units(scores, count, 1 / len(scores)), votes > 0)
+    assert torch.equal(agreed_units(scores, count, 1.0), votes == len(scores))
+
+
+@given(score_tables(), st.integers(0, UNITS - 1), thresholds, thresholds)
+def test_raising_the_threshold_never_removes_more(
+    scores: dict[str, torch.Tensor], count: int, one: float, other: float
+) -> None:
+    low, high = sorted((one, other))
+    loose, strict = agreed_units(scores, count, low), agreed_units(scores, count, high)
+    assert not (strict & ~loose).any()
+
+
+@given(score_tables(), st.integers(0, UNITS - 1), thresholds)
+def test_fixed_removes_only_agreed_units_and_keeps_groups_equal(
+    scores: dict[str, torch.Tensor], count: int, threshold: float
+) -> None:
+    mask = condemn(scores, count, threshold, "fixed")
+    agreed = agreed_units(scores, count, threshold)
+    assert not (mask & ~agreed).any()
+    assert len(set(mask.sum(-1).tolist())) == 1
+    assert (~mask).any(-1).all()
+
+
+@given(score_tables(), st.integers(0, UNITS - 1), thresholds, st.randoms())
+def test_the_order_of_voters_changes_nothing(
+    scores: dict[str, torch.Tensor], count: int, threshold: float, chance: object
+) -> None:
+    names = list(scores)
+    chance.shuffle(names)  # type: ignore[attr-defined]
+    renamed = {f"w{i}": scores[name] for i, name in enumerate(names)}
+    for ballot in ("adaptive", "fixed"):
+        assert torch.equal(
+            condemn(scores, count, threshold, ballot), condemn(renamed, count, threshold, ballot)
+        )
+
+
+def test_agreement_by_hand() -> None:
+    up = torch.arange(5.0)[None]
+    table = agreement({"a": up, "b": -up, "c": 2 * up + 1})
+    assert math.isclose(table["a"]["b"], -1.0)
+    assert math.isclose(table["a"]["c"], 1.0)
+    assert [pair[:2] for pair in redundant(table, 0.95)] == [("a", "c")]
+
+
+def test_plan_survives_json() -> None:
+    allocation = Allocation(
+        layers=1, kv_groups=1, queries_per_group=0, channels=2, params_removed=99
+    )
+    plan = PruningPlan(
+        sparsity_requested=0.3,
+        vote_threshold=0.5,
+        ballot="adaptive",
+        allocation=allocation,
+        layers=(2,),
+        heads={0: (0, 1), 1: ()},
+        channels={0: (3, 5), 1: (0, 4)},
+        voters={"mlp": ("a", "b")},
+        agreement={"mlp": {"a": {"a": 1.0}}},
+    )
+    assert PruningPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan

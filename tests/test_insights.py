@@ -1,0 +1,87 @@
+"""No claim without its measurement."""
+
+import pytest
+
+from prune_exp.insights import insights, speed
+from prune_exp.records import Interval, _percent
+from prune_exp.report import conclusion, table
+from prune_exp.tracked import TrackedTrial, choose_best
+
+
+def figures(low: float, value: float, high: float, maintained: float = 1.0) -> dict[str, float]:
+    return {
+        "sparsity_requested": 0.5,
+        "params_pruned_pct": 50.0,
+        "speedup": value,
+        "speedup_ci95_low": low,
+        "speedup_ci95_high": high,
+        "perplexity_ratio": 1.05,
+        "perplexity_ratio_ci95_low": 1.0,
+        "perplexity_ratio_ci95_high": 1.1,
+        "quality_maintained": maintained,
+    }
+
+
+@pytest.mark.parametrize(
+    ("interval", "word"),
+    [
+        ((1.1, 1.2, 1.3), "faster"),
+        ((0.9, 1.05, 1.2), "No difference"),
+        ((0.7, 0.8, 0.9), "slower"),
+    ],
+)
+def test_speed_words_follow_the_interval(interval: tuple[float, float, float], word: str) -> None:
+    sentence = speed(figures(*interval))
+    assert sentence is not None
+    assert word in sentence
+    assert ("faster" in conclusion(figures(*interval))) == (word == "faster")
+
+
+def test_maintained_is_never_said_of_what_is_not() -> None:
+    bad = figures(1.1, 1.2, 1.3, maintained=0.0)
+    for text in (" ".join(insights(bad)), conclusion(bad)):
+        assert "not maintained" in text
+        assert " is maintained" not in text
+
+
+def test_nothing_measured_nothing_claimed() -> None:
+    bare = {"sparsity_requested": 0.5, "params_pruned_pct": 50.0}
+    text = " ".join(insights(bare)) + conclusion(bare)
+    assert "not measured" in text
+    assert "x faster" not in text
+
+
+def test_percentages_by_hand() -> None:
+    saved = _percent(Interval(value=0.5, low=0.4, high=0.7), gain=False)
+    assert (saved.value, saved.low, saved.high) == pytest.approx((50, 30, 60))
+    gained = _percent(Interval(value=1.5, low=1.4, high=1.7), gain=True)
+    assert (gained.value, gained.low, gained.high) == pytest.approx((50, 40, 70))
+
+
+def test_markup_in_cells_stays_text() -> None:
+    shown = table(["a"], [["<script>|x"]])
+    assert "<script>" not in shown
+    assert "\\|" in shown
+
+
+def trial(name: str, speedup: float, ratio: float, *, kept: bool) -> TrackedTrial:
+    metrics = {"speedup": speedup, "perplexity_ratio": ratio, "quality_maintained": float(kept)}
+    return TrackedTrial(
+        run_id=name, name=name, status="FINISHED", number=0, metrics=metrics, params={}, tags={}
+    )
+
+
+def test_best_is_fastest_of_the_maintained_else_best_quality() -> None:
+    slow = trial("slow", 1.1, 1.02, kept=True)
+    fast = trial("fast", 1.3, 1.08, kept=True)
+    wild = trial("wild", 2.0, 9.0, kept=False)
+    rule = "speedup_if_maintained"
+    first = choose_best([slow, fast, wild], rule)
+    assert first is not None
+    assert first.trial is fast
+    worse = trial("worse", 1.5, 3.0, kept=False)
+    second = choose_best([wild, worse], rule)
+    assert second is not None
+    assert second.trial is worse
+    assert "best quality" in second.rule
+    assert choose_best([], rule) is None

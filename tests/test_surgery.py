@@ -1,0 +1,117 @@
+"""A pruned model is the dense model without some units; refit makes it better, not different."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import MODEL_TYPES, make_tiny, make_tokenizer
+
+from prune_exp import models, surgery
+from prune_exp.records import Allocation, PruningPlan
+
+IDS = torch.randint(1, 300, (4, 24), generator=torch.Generator().manual_seed(1))
+
+
+def plan_for(kind: str) -> PruningPlan:
+    """Layer 1 goes; of the others some heads and channels, different ones in each."""
+    heads = {
+        "group": {0: (0, 1), 2: (2, 3), 3: (0, 1)},
+        "query": {0: (0, 2), 2: (1, 3), 3: (0, 3)},
+    }[kind]
+    return PruningPlan(
+        sparsity_requested=0.4,
+        vote_threshold=0.5,
+        ballot="adaptive",
+        allocation=Allocation(
+            layers=1, kv_groups=0, queries_per_group=0, channels=10, params_removed=0
+        ),
+        layers=(1,),
+        heads=heads,
+        channels={i: tuple(range(i, i + 20, 2)) for i in (0, 2, 3)},
+        voters={},
+    )
+
+
+def silence(model: Any, plan: PruningPlan) -> None:
+    """The dense model with the plan's units zeroed where they are read."""
+    for index, layer in enumerate(models.layers_of(model)):
+        out, down = models.attention_output(layer), models.mlp_output(layer)
+        if index in plan.layers:
+            out.weight.zero_()
+            down.weight.zero_()
+            continue
+        for head in plan.heads[index]:
+            out.weight[:, 8 * head : 8 * head + 8] = 0
+        down.weight[:, list(plan.channels[index])] = 0
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("kind", ["group", "query"])
+def test_pruned_logits_equal_silenced_dense(model_type: str, kind: str, tmp_path: Path) -> None:
+    plan = plan_for(kind)
+    dense = make_tiny(model_type)
+    silence(dense, plan)
+    pruned = surgery.prune(make_tiny(model_type), plan, None)
+    expected = dense(IDS).logits
+    assert torch.allclose(pruned(IDS).logits, expected, atol=1e-4)
+    assert models.shape_of(pruned).params_total < models.shape_of(dense).params_total
+    models.save(pruned, make_tokenizer(), tmp_path / "pruned")
+    torch.save(expected, tmp_path / "expected.pt")
+    again = models.load(tmp_path / "pruned")
+    assert torch.allclose(again(IDS).logits, expected, atol=1e-4)
+
+
+def test_stock_loading_and_cached_generation_in_a_fresh_process(tmp_path: Path) -> None:
+    pruned = surgery.prune(make_tiny("llama"), plan_for("group"), None)
+    models.save(pruned, make_tokenizer(), tmp_path / "pruned")
+    script = (
+        "import sys, torch\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "m = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()\n"
+        "x = torch.arange(1, 9)[None]\n"
+        "a = m.generate(x, max_new_tokens=6, do_sample=False, use_cache=True)\n"
+        "b = m.generate(x, max_new_tokens=6, do_sample=False, use_cache=False)\n"
+        "assert torch.equal(a, b), (a, b)\n"
+        "print(f'{float(m(x).logits.double().sum()):.6f}')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "pruned")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = float(pruned(torch.arange(1, 9)[None]).logits.double().sum())
+    assert float(done.stdout) == pytest.approx(expected, abs=1e-3)
+
+
+def test_refit_brings_the_pruned_model_closer_on_unseen_text() -> None:
+    plan, dense = plan_for("group"), make_tiny("llama")
+    calibration = torch.randint(1, 300, (64, 24), generator=torch.Generator().manual_seed(2))
+    cut = surgery.prune(make_tiny("llama"), plan, None)
+    refit = surgery.prune(make_tiny("llama"), plan, calibration)
+    target = dense.model(IDS).last_hidden_state
+    before = (cut.model(IDS).last_hidden_state - target).square().mean()
+    after = (refit.model(IDS).last_hidden_state - target).square().mean()
+    assert after < 0.9 * before
+
+
+def test_refit_of_nothing_changes_nothing() -> None:
+    plan = PruningPlan(
+        sparsity_requested=0.1,
+        vote_threshold=1.0,
+        ballot="fixed",
+        allocation=Allocation(
+            layers=0, kv_groups=0, queries_per_group=0, channels=0, params_removed=0
+        ),
+        layers=(),
+        heads=dict.fromkeys(range(4), ()),
+        channels=dict.fromkeys(range(4), ()),
+        voters={},
+    )
+    dense = make_tiny("llama")(IDS).logits
+    refit = surgery.prune(make_tiny("llama"), plan, IDS)
+    assert torch.allclose(refit(IDS).logits, dense, atol=1e-3)
