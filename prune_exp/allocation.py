@@ -36,9 +36,7 @@ def allocate(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Al
     return chosen
 
 
-def _options(
-    shape: ModelShape, sparsity: float, pruning: PruningSettings
-) -> Iterator[Allocation]:
+def _options(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Iterator[Allocation]:
     """Every uniform shape, with the MLP width that comes closest to the budget."""
     budget, multiple = sparsity * shape.params_total, pruning.width_multiple
     for layers in range(shape.layers if "layers" in pruning.units else 1):
@@ -60,9 +58,7 @@ def _options(
             )
 
 
-def _head_options(
-    shape: ModelShape, pruning: PruningSettings
-) -> Iterator[tuple[int, int, int]]:
+def _head_options(shape: ModelShape, pruning: PruningSettings) -> Iterator[tuple[int, int, int]]:
     """(groups, queries per group, parameters) that may go from a layer; one of each stays."""
     yield 0, 0, 0
     if "heads" not in pruning.units:

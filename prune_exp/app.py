@@ -98,8 +98,10 @@ def explain(error: Exception) -> str:
     if key:
         reason = text.split(" full_key:")[0]
         return f"{key.group(1)}: {reason}"
-    return text if type(error).__module__.startswith(("hydra", "omegaconf")) else (
-        f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
+    return (
+        text
+        if type(error).__module__.startswith(("hydra", "omegaconf"))
+        else (f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)")
     )
 
 

@@ -28,7 +28,7 @@ class ModelProcess:
 
     def __init__(self, folder: Path, threads: int, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "prune_exp.worker", str(folder), str(threads)],
             stdin=subprocess.PIPE,
@@ -116,7 +116,7 @@ def measure(
     from filelock import FileLock
 
     threads = settings.threads or available_threads()
-    folders = dict(zip(SIDES, (dense, pruned), strict=True))
+    folders: dict[str, Path] = dict(zip(SIDES, (dense, pruned), strict=True))
     lock = Path(tempfile.gettempdir()) / "prune_exp-measure.lock"
     with FileLock(str(lock), mode=0o666), ExitStack() as stack:
         machine = _machine(threads)
@@ -174,9 +174,7 @@ def _requests(
     samples: Samples = []
     for number, prompt in enumerate(tqdm(prompts, "latency", unit="prompt")):
         for side in _turns(number):
-            answer = workers[side].ask(
-                do="generate", ids=[prompt], new_tokens=settings.new_tokens
-            )
+            answer = workers[side].ask(do="generate", ids=[prompt], new_tokens=settings.new_tokens)
             samples.append({"prompt": number, "model": side, "prompt_tokens": len(prompt)} | answer)
     return samples
 
@@ -249,9 +247,7 @@ def _compare(
         pruned=pruned,
         speedup=speedup,
         throughput_ratio=_throughput_ratio(requests, resamples),
-        batch_throughput_ratio=median_ratio(
-            rounds["dense"], rounds["pruned"], resamples=resamples
-        ),
+        batch_throughput_ratio=median_ratio(rounds["dense"], rounds["pruned"], resamples=resamples),
         memory_ratio=median_ratio(peaks["pruned"], peaks["dense"], resamples=resamples),
         bandwidth_limit_speedup=dense.mib_read_per_token / pruned.mib_read_per_token,
         prompts=len(totals["dense"]),

@@ -21,7 +21,7 @@ from prune_exp.streaming import LayerStream, watch
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
+VERSION = 2
 INVERSE_DAMPING = 1e-2
 
 
@@ -56,8 +56,6 @@ class Statistics:
     """Diagonal of the inverse second moment [L, Q, D]."""
     heads_taylor: "torch.Tensor"
     """Mean over blocks of |sum of activation * gradient| per head [L, Q]."""
-    layers_taylor: "torch.Tensor"
-    """Mean over blocks of |sum of a block's update * gradient| [L]."""
     layers_distance: "torch.Tensor"
     """Mean 1 - cosine of a block's input and output [L]."""
     layers_input: "torch.Tensor"
@@ -190,24 +188,19 @@ def taylor(model: Any, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
 def _taylor_block(model: Any, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
     import torch
 
-    seen: dict[str, list[torch.Tensor]] = {"mlp": [], "heads": [], "in": [], "out": []}
+    seen: dict[str, list[torch.Tensor]] = {"mlp": [], "heads": []}
     layers = layers_of(model)
     inputs: dict[Any, Any] = {mlp_output(layer): seen["mlp"].append for layer in layers}
     inputs |= {attention_output(layer): seen["heads"].append for layer in layers}
-    inputs |= {layer: seen["in"].append for layer in layers}
     embedded = model.get_input_embeddings()(ids).detach().requires_grad_(True)
-    with torch.enable_grad(), watch(inputs, {layer: seen["out"].append for layer in layers}):
+    with torch.enable_grad(), watch(inputs, {}):
         loss = model(inputs_embeds=embedded, labels=ids, use_cache=False).loss
-        wanted = seen["mlp"] + seen["heads"] + seen["out"]
+        wanted = seen["mlp"] + seen["heads"]
         gradients = torch.autograd.grad(loss, wanted)
     n, dim = len(layers), attention_of(layers[0]).head_dim
-    updates = [o.detach() - i.detach() for i, o in zip(seen["in"], seen["out"], strict=True)]
-    values = [v.detach() for v in seen["mlp"] + seen["heads"]] + updates
+    values = [v.detach() for v in wanted]
     effects = [(v * g).sum((0, 1)) for v, g in zip(values, gradients, strict=True)]
     return {
         "mlp_taylor": torch.stack(effects[:n]),
-        "heads_taylor": torch.stack([e.view(-1, dim).sum(1) for e in effects[n : 2 * n]]),
-        "layers_taylor": torch.stack([e.sum() for e in effects[2 * n :]]),
+        "heads_taylor": torch.stack([e.view(-1, dim).sum(1) for e in effects[n:]]),
     }
-
-

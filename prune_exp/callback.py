@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
-from prune_exp.settings import Settings, SettingError, from_config
+from prune_exp.settings import SettingError, Settings, from_config
 
 OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
 

@@ -90,7 +90,7 @@ def agreement(scores: Scores) -> dict[str, dict[str, float]]:
     names = sorted(scores)
     placed = ranks(scores).double()
     if placed.shape[-1] < 2:
-        return {a: {b: 1.0 for b in names} for a in names}
+        return {a: dict.fromkeys(names, 1.0) for a in names}
     centred = placed - placed.mean(-1, keepdim=True)
     unit = centred / centred.norm(dim=-1, keepdim=True)
     matrix = torch.einsum("agu,bgu->abg", unit, unit).mean(-1)

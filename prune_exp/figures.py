@@ -106,7 +106,13 @@ def detailed_comparison(metrics: Metrics, samples: list[dict[str, Any]], path: P
         metrics["pruned/weights_mib"],
     )
     key = "batch_throughput_tokens_per_s"
-    _pair(axes[0, 2], "Batch throughput", "tokens/s", metrics[f"dense/{key}"], metrics[f"pruned/{key}"])
+    _pair(
+        axes[0, 2],
+        "Batch throughput",
+        "tokens/s",
+        metrics[f"dense/{key}"],
+        metrics[f"pruned/{key}"],
+    )
     _pair(
         axes[1, 0],
         "Parameters",

@@ -127,7 +127,7 @@ def locate(settings: ModelSettings, cache_dir: Path) -> ModelSource:
     if settings.package is not None:
         folder = _from_package(settings.package, cache_dir)
     elif settings.hub_id is not None:
-        folder = _from_hub(settings.hub_id, str(settings.revision), cache_dir)
+        folder = _from_hub(settings.hub_id, str(settings.revision))
     else:
         folder = Path(str(settings.path)).expanduser().absolute()
     config = read_config(folder)
@@ -156,7 +156,7 @@ def _from_package(package: str, cache_dir: Path) -> Path:
     return cached_folder(target, lambda folder: _convert_gguf(gguf, folder))
 
 
-def _from_hub(hub_id: str, revision: str, cache_dir: Path) -> Path:
+def _from_hub(hub_id: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]

@@ -35,9 +35,7 @@ def exp_mean_difference(
     )
 
 
-def _bootstrap(
-    values: Any, statistic: Callable[..., Any], resamples: int, seed: int
-) -> Interval:
+def _bootstrap(values: Any, statistic: Callable[..., Any], resamples: int, seed: int) -> Interval:
     import numpy as np
     from scipy.stats import bootstrap
 
@@ -49,6 +47,4 @@ def _bootstrap(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(
-        value=float(statistic(values)), low=float(result.low), high=float(result.high)
-    )
+    return Interval(value=float(statistic(values)), low=float(result.low), high=float(result.high))

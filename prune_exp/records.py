@@ -242,13 +242,17 @@ def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
     flat: dict[str, float] = {}
     for side, one in (("dense", quality.dense), ("pruned", quality.pruned)):
         flat |= {f"{side}/{key}": value for key, value in asdict(one).items() if key != "tokens"}
-    return flat | _interval_metrics("perplexity_ratio", quality.perplexity_ratio) | {
-        "bits_per_byte_increase": quality.pruned.bits_per_byte - quality.dense.bits_per_byte,
-        "kl_to_dense": quality.kl_to_dense,
-        "top1_agreement": quality.top1_agreement,
-        "heldout_tokens": quality.dense.tokens,
-        "quality_maintained": quality.maintained,
-    }
+    return (
+        flat
+        | _interval_metrics("perplexity_ratio", quality.perplexity_ratio)
+        | {
+            "bits_per_byte_increase": quality.pruned.bits_per_byte - quality.dense.bits_per_byte,
+            "kl_to_dense": quality.kl_to_dense,
+            "top1_agreement": quality.top1_agreement,
+            "heldout_tokens": quality.dense.tokens,
+            "quality_maintained": quality.maintained,
+        }
+    )
 
 
 def _percent(interval: Interval, *, gain: bool) -> Interval:

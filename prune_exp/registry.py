@@ -21,7 +21,7 @@ def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
     The artifact's `model` folder stays a stock Hugging Face checkpoint.
     """
     import mlflow
-    import mlflow.transformers  # pyright: ignore[reportMissingImports]
+    from mlflow import transformers as flavor  # pyright: ignore[reportPrivateImportUsage]
 
     from prune_exp.models import load, load_tokenizer, quiet
 
@@ -29,7 +29,7 @@ def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
     parts = {"model": load(checkpoint), "tokenizer": load_tokenizer(checkpoint)}
     requirements = [f"{name}=={version(name)}" for name in ("torch", "transformers", "accelerate")]
     with quiet(), mlflow.start_run(run_id=trial.run_id, nested=True):
-        info = mlflow.transformers.log_model(
+        info = flavor.log_model(
             transformers_model=parts,
             name="model",
             task="text-generation",
@@ -58,8 +58,6 @@ def register(trial: TrackedTrial, model_uri: str, name: str) -> str:
     for key in ("speedup", "perplexity_ratio"):
         if key in trial.metrics:
             facts[key] = f"{trial.metrics[key]:.3f}"
-    created = client.create_model_version(
-        name, source=model_uri, run_id=trial.run_id, tags=facts
-    )
+    created = client.create_model_version(name, source=model_uri, run_id=trial.run_id, tags=facts)
     client.set_registered_model_alias(name, ALIAS, created.version)
     return str(created.version)

@@ -47,8 +47,7 @@ def write_report(
         machine = read_artifact(best.trial.run_id, "machine.json", Path(scratch)) or {}
     written: list[Path] = []
     if "speedup" in metrics:
-        for name in ("dashboard_overview.png", "detailed_comparison.png"):
-            written.append(folder / name)
+        written = [folder / name for name in ("dashboard_overview.png", "detailed_comparison.png")]
         figures.dashboard_overview(metrics, written[0])
         figures.detailed_comparison(metrics, samples, written[1])
     page = folder / "report.md"
@@ -214,7 +213,10 @@ def conclusion(m: Metrics) -> str:
 def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
     m, params = trial.metrics, trial.params
     rows = [
-        ["Device", f"{trial.tags.get('device', 'cpu')}, {machine.get('processor', 'not recorded')}"],
+        [
+            "Device",
+            f"{trial.tags.get('device', 'cpu')}, {machine.get('processor', 'not recorded')}",
+        ],
         ["Threads", str(machine.get("threads", "not recorded"))],
         ["Test prompts", _value(m, "test_prompts", ".0f", "")],
         ["New tokens per prompt", params.get("benchmark.new_tokens", "not recorded")],

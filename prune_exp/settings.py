@@ -49,13 +49,13 @@ class PruningSettings:
     voters: list[str] = field(default_factory=list)
     """Importance criteria that vote; a criterion that cannot judge a kind of unit abstains."""
     ballot: str = "adaptive"
-    """adaptive: depth is raised until the budget is met. fixed: everyone nominates the same share."""
+    """adaptive: depth grows until the budget is met. fixed: all nominate the same share."""
     units: list[str] = field(default_factory=lambda: list(UNITS))
     """Kinds of unit that may be removed: layers, heads, mlp."""
     depth_share: float = 0.5
     """Share of the budget taken by whole layers, in [0, 1]."""
-    heads_share: float = 0.1
-    """Share of the rest of the budget taken by attention heads, in [0, 1]; MLP channels close it."""
+    heads_share: float = 0.0
+    """Share of the rest of the budget taken by heads, in [0, 1]; MLP channels close it."""
     head_unit: str = "group"
     """group: a key/value head with its query heads. query: one query head in every group."""
     width_multiple: int = 1
@@ -177,8 +177,8 @@ def check(settings: Settings) -> None:
     _open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
     if not 0 < settings.vote_threshold <= 1:
         raise SettingError(
-            f"vote_threshold={settings.vote_threshold:g} is not in (0, 1]: it is the share of voters"
-            " that must agree; try vote_threshold=0.5"
+            f"vote_threshold={settings.vote_threshold:g} is not in (0, 1]: it is the share"
+            " of voters that must agree; try vote_threshold=0.5"
         )
     _check_pruning(settings.pruning)
     _check_sources(settings)
@@ -203,7 +203,9 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _open_interval(name: str, value: float, *, example: str) -> None:
     if not 0 < value < 1:
-        raise SettingError(f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}")
+        raise SettingError(
+            f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}"
+        )
 
 
 def _check_pruning(pruning: PruningSettings) -> None:

@@ -57,7 +57,9 @@ def _record_calls(model: Any, ids: "torch.Tensor") -> list[dict[str, Any]]:
         assert len(args) == 1, "blocks are called with hidden states and keywords"
         calls.append(kwargs)
 
-    hooks = [l.register_forward_pre_hook(record, with_kwargs=True) for l in layers_of(model)]
+    hooks = [
+        layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers_of(model)
+    ]
     try:
         with torch.no_grad():
             decoder_of(model)(input_ids=ids, use_cache=False)
@@ -87,15 +89,27 @@ def _first_input(model: Any, ids: "torch.Tensor") -> "torch.Tensor":
 @contextmanager
 def watch(inputs: dict["nn.Module", Watch], outputs: dict["nn.Module", Watch]) -> Iterator[None]:
     """Shows every input [1, tokens, n] or output of some modules to a function each."""
-    hooks = [
-        module.register_forward_pre_hook(lambda _m, args, see=see: see(args[0]))
-        for module, see in inputs.items()
-    ] + [
-        module.register_forward_hook(lambda _m, _args, out, see=see: see(_tensor(out)))
-        for module, see in outputs.items()
-    ]
+    hooks: list[Any] = []
+    for module, see in inputs.items():
+        hooks.append(module.register_forward_pre_hook(_see_input(see)))
+    for module, see in outputs.items():
+        hooks.append(module.register_forward_hook(_see_output(see)))
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _see_input(see: Watch) -> Callable[..., None]:
+    def hook(_module: Any, args: Any) -> None:
+        see(args[0])
+
+    return hook
+
+
+def _see_output(see: Watch) -> Callable[..., None]:
+    def hook(_module: Any, _args: Any, output: Any) -> None:
+        see(_tensor(output))
+
+    return hook

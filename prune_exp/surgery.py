@@ -95,9 +95,7 @@ def _refit_layer(
     for skipped in range(index + 1, following):
         dense = stream.run(layers[skipped], skipped, dense)
     _cut(layer, plan, index)
-    _refit_linear(
-        attention_output(layer), layer, index, stream, states.pruned, middle, damping
-    )
+    _refit_linear(attention_output(layer), layer, index, stream, states.pruned, middle, damping)
     states.pruned = _refit_linear(
         mlp_output(layer), layer, index, stream, states.pruned, dense, damping
     )

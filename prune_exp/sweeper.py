@@ -56,8 +56,9 @@ class OptunaSweeper(Sweeper):
         """Called by Hydra before `sweep`."""
         from hydra.core.plugins import Plugins
 
-        self.config, self.context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.config: Any = config
+        self.context: Any = hydra_context
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -110,12 +111,14 @@ class OptunaSweeper(Sweeper):
         """Asks Optuna for each point, launches it, tells how it went."""
         import optuna
         from hydra.core.utils import JobStatus
-        from optuna.distributions import CategoricalDistribution
+        from optuna.distributions import BaseDistribution, CategoricalDistribution
         from optuna.trial import TrialState
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(study_name=str(self.config.hydra.sweep.dir))
-        space = {key: CategoricalDistribution(values) for key, values in listed.items()}
+        space: dict[str, BaseDistribution] = {
+            key: CategoricalDistribution(values) for key, values in listed.items()
+        }
         for values in itertools.product(*listed.values()):
             point = dict(zip(listed, values, strict=True))
             study.enqueue_trial(point, skip_if_exists=True)
@@ -138,5 +141,3 @@ def _objective(result: Any) -> float | None:
         if key in values:
             return values[key]
     return None
-
-

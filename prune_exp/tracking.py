@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.records import TrialResult, metrics
-from prune_exp.settings import Settings, SettingError, TrackingSettings
+from prune_exp.settings import SettingError, Settings, TrackingSettings
 
 SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
 ANSWER_TIMEOUT_S = 5
@@ -164,7 +164,7 @@ def log_result(result: TrialResult, folder: Path) -> None:
     mlflow.log_dict(result.plan.to_json(), "plan.json")
     mlflow.log_dict(result.plan.agreement, "voter_agreement.json")
     if result.speed is not None:
-        mlflow.log_dict(list(result.speed.samples), "samples.json")
+        mlflow.log_text(json.dumps(list(result.speed.samples), indent=1), "samples.json")
         mlflow.log_dict(result.speed.machine, "machine.json")
     mlflow.set_tags(
         {

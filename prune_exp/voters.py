@@ -26,11 +26,14 @@ def magnitude(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
     return stats.mlp_weight if kind == "mlp" else stats.heads_weight
 
 
-def gradient(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
-    """First-order Taylor estimate of the loss without the unit (arXiv:1611.06440)."""
+def gradient(stats: Statistics, kind: str, seed: int) -> "torch.Tensor | None":
+    """First-order Taylor estimate of the loss without the unit (arXiv:1611.06440).
+
+    Abstains on layers: a whole block is no small change, and its terms of both signs cancel.
+    """
     del seed
     if kind == "layers":
-        return stats.layers_taylor[None]
+        return None
     return stats.mlp_taylor if kind == "mlp" else stats.heads_taylor
 
 

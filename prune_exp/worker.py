@@ -53,11 +53,11 @@ class Worker:
 
         torch.set_num_threads(threads)
         config = AutoConfig.from_pretrained(folder)
-        AutoModelForCausalLM._model_mapping[type(config)]  # imports the architecture
+        AutoModelForCausalLM._model_mapping.get(type(config))  # imports the architecture
         torch.randn(256, 256) @ torch.randn(256, 256)
         self.level_mib = memory_mib("VmRSS")
         forget_peak()
-        self.model = AutoModelForCausalLM.from_pretrained(
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
         ).eval()
 
@@ -79,7 +79,10 @@ class Worker:
                 streamer=stamps,
             )
         total = time.perf_counter() - start
-        answer: dict[str, Any] = {"total_ms": 1000 * total, "ids": output[:, prompt.shape[1] :].tolist()}
+        answer: dict[str, Any] = {
+            "total_ms": 1000 * total,
+            "ids": output[:, prompt.shape[1] :].tolist(),
+        }
         if stamps is not None:
             answer["ttft_ms"] = 1000 * (stamps.times[1] - start)
             answer["tpot_ms"] = 1000 * (stamps.times[-1] - stamps.times[1]) / (new_tokens - 1)

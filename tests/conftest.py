@@ -9,7 +9,24 @@ from typing import Any
 import pytest
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-WORDS = "the a river stone bridge old new runs stands falls over under quickly slowly and but".split()
+WORDS = [
+    "the",
+    "a",
+    "river",
+    "stone",
+    "bridge",
+    "old",
+    "new",
+    "runs",
+    "stands",
+    "falls",
+    "over",
+    "under",
+    "quickly",
+    "slowly",
+    "and",
+    "but",
+]
 
 
 def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0) -> Any:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import command
@@ -89,7 +90,7 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
         assert abs(data.metrics["sparsity_achieved"] - float(data.params["sparsity"])) <= 0.005
         assert {"speedup", "speedup_ci95_low", "memory_reduction_pct"} <= data.metrics.keys()
         assert {"dense/bits_per_byte", "pruned/peak_memory_mib"} <= data.metrics.keys()
-        assert {i.dataset.name.split("(")[1] for i in run.inputs.dataset_inputs} == {
+        assert {i.dataset.name.split("(")[1] for i in _inputs(run)} == {
             "calibration)",
             "heldout)",
         }
@@ -156,3 +157,7 @@ def test_interrupt_kills_the_run_and_leaves_130(tiny_args: list[str], tmp_path: 
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "KILLED"
+
+
+def _inputs(run: Any) -> list[Any]:
+    return run.inputs.dataset_inputs

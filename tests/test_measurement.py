@@ -67,7 +67,9 @@ def test_measured_processes_answer_and_alternate(tiny_folder: Path) -> None:
     order = [sample["model"] for sample in found.samples]
     assert order == ["dense", "pruned", "pruned", "dense", "dense", "pruned"]
     ids = {(s["prompt"], s["model"]): s["ids"] for s in found.samples}
-    assert all(ids[i, "dense"] == ids[i, "pruned"] and len(ids[i, "dense"][0]) == 4 for i in (0, 1, 2))
+    assert all(
+        ids[i, "dense"] == ids[i, "pruned"] and len(ids[i, "dense"][0]) == 4 for i in (0, 1, 2)
+    )
     assert found.bandwidth_limit_speedup == 1.0
     assert found.dense.weights_mib == found.pruned.weights_mib
     assert found.dense.latency_ms_p50 <= found.dense.latency_ms_p90 <= found.dense.latency_ms_p99
