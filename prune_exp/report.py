@@ -174,6 +174,10 @@ TRIAL_HEAD = [
 ]
 
 
+SHORT_HEAD = ["Trial", "Status", "Pruned", "Speed", "Memory", "Thr.put", "Bits/B", "PPL", "Kept"]
+"""Column names for a terminal of 80 columns."""
+
+
 def _trials(trials: list[TrackedTrial]) -> str:
     return table(TRIAL_HEAD, trial_rows(trials))
 
@@ -248,8 +252,8 @@ def print_summary(
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title="Trials")
-    for name in TRIAL_HEAD:
+    shown = Table(title="Trials, against the dense model", padding=(0, 0))
+    for name in SHORT_HEAD:
         shown.add_column(name, overflow="fold")
     for row in trial_rows(trials):
         shown.add_row(*row)
