@@ -53,7 +53,7 @@ def wanda(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
 def fluctuation(stats: Statistics, kind: str, seed: int) -> "torch.Tensor | None":
     """Activation variance times squared weight norm (arXiv:2312.11983).
 
-    Abstains on layers, where it ranks exactly as wanda does.
+    Abstains on layers, where it ranks as wanda does (correlation 0.99 on SmolLM2-135M).
     """
     del seed
     if kind == "layers":
@@ -67,7 +67,7 @@ def obs(stats: Statistics, kind: str, seed: int) -> "torch.Tensor | None":
     """Error left after the best update of all other weights: optimal brain surgeon.
 
     Squared weight norm over the diagonal of the inverse second moment (arXiv:2302.04089).
-    Abstains on layers, where it ranks exactly as wanda does.
+    Abstains on layers, where it ranks as wanda does (correlation 0.99 on SmolLM2-135M).
     """
     del seed
     if kind == "layers":
