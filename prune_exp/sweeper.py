@@ -71,10 +71,10 @@ class OptunaSweeper(Sweeper):
         from omegaconf import OmegaConf
 
         fixed, listed = self._split(arguments)
-        points = [
-            fixed + [f"{key}={value}" for key, value in zip(listed, values, strict=True)]
-            for values in itertools.product(*listed.values())
+        rows = [
+            dict(zip(listed, values, strict=True)) for values in itertools.product(*listed.values())
         ]
+        points = [fixed + _overrides(row) for row in rows]
         loader = self.context.config_loader
         configs = [loader.load_sweep_config(self.config, point) for point in points]
         for callback in self.context.callbacks.callbacks:
@@ -84,7 +84,7 @@ class OptunaSweeper(Sweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        return self._run(fixed, listed)
+        return self._run(fixed, listed, rows)
 
     def _split(self, arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
         """Separates single values from lists of them; the last mention of a key counts."""
@@ -107,7 +107,9 @@ class OptunaSweeper(Sweeper):
                 )
         return list(fixed.values()), listed
 
-    def _run(self, fixed: list[str], listed: dict[str, list[str]]) -> list[Any]:
+    def _run(
+        self, fixed: list[str], listed: dict[str, list[str]], rows: list[dict[str, str]]
+    ) -> list[Any]:
         """Asks Optuna for each point, launches it, tells how it went."""
         import optuna
         from hydra.core.utils import JobStatus
@@ -119,19 +121,22 @@ class OptunaSweeper(Sweeper):
         space: dict[str, BaseDistribution] = {
             key: CategoricalDistribution(values) for key, values in listed.items()
         }
-        for values in itertools.product(*listed.values()):
-            point = dict(zip(listed, values, strict=True))
-            study.enqueue_trial(point, skip_if_exists=True)
+        for row in rows:
+            study.enqueue_trial(row, skip_if_exists=True)
         returns: list[Any] = []
-        for number in range(len(list(itertools.product(*listed.values())))):
+        for number in range(len(rows)):
             asked = study.ask(space)
-            point = [f"{key}={value}" for key, value in asked.params.items()]
-            result = self.launcher.launch([fixed + point], initial_job_idx=number)[0]
+            point = fixed + _overrides(asked.params)
+            result = self.launcher.launch([point], initial_job_idx=number)[0]
             returns.append(result)
             value = _objective(result) if result.status == JobStatus.COMPLETED else None
             state = TrialState.COMPLETE if value is not None else TrialState.FAIL
             study.tell(asked, value, state=state)
         return returns
+
+
+def _overrides(values: dict[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
 
 
 def _objective(result: Any) -> float | None:

@@ -10,10 +10,10 @@ from typing import Any
 
 from prune_exp.records import TrialResult, metrics
 from prune_exp.settings import SettingError, Settings, TrackingSettings
+from prune_exp.tracked import PREFIX
 
 SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
 ANSWER_TIMEOUT_S = 5
-PREFIX = "prune_exp."
 
 
 def store_uri(tracking: TrackingSettings) -> str:
