@@ -1,4 +1,4 @@
-"""How many layers, heads and channels a budget of parameters comes to.
+"""How many layers, heads, channels and tokens a budget of parameters comes to.
 
 All uniform shapes within reach of the request are listed; the one nearest to the wanted shares
 of the budget wins. MLP channels are the finest unit, so they close the budget.
@@ -19,7 +19,8 @@ def allocate(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Al
     Raises:
         SettingError: no allowed shape comes within 0.5 % of the request; says what does.
     """
-    best: tuple[float, float] | None = None
+    best: tuple[bool, float, float] | None = None
+    tokens = _tokens(shape, sparsity, pruning)
     chosen: Allocation | None = None
     reach = [1.0, 0.0]
     for option in _options(shape, sparsity, pruning):
@@ -28,7 +29,7 @@ def allocate(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Al
         error = abs(achieved - sparsity)
         if error > TOLERANCE:
             continue
-        key = (_distance(shape, option, pruning), error)
+        key = (option.tokens > tokens, _distance(shape, option, pruning), error)
         if best is None or key < best:
             best, chosen = key, option
     if chosen is None:
@@ -37,25 +38,49 @@ def allocate(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Al
 
 
 def _options(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Iterator[Allocation]:
-    """Every uniform shape, with the MLP width that comes closest to the budget."""
-    budget, multiple = sparsity * shape.params_total, pruning.width_multiple
+    """Every uniform shape, with the MLP width that comes closest to the budget.
+
+    Where no width is small enough, tokens close the budget.
+    """
+    budget = sparsity * shape.params_total
+    tokens, most = _tokens(shape, sparsity, pruning), _most_tokens(shape, pruning)
     for layers in range(shape.layers if "layers" in pruning.units else 1):
         left = shape.layers - layers
         for groups, queries, params in _head_options(shape, pruning):
             gone = layers * shape.params_layer + left * params
-            channels = 0
-            if "mlp" in pruning.units:
-                wanted = shape.width - (budget - gone) / (left * shape.params_channel)
-                width = multiple * round(wanted / multiple)
-                width = min(max(width, min(multiple, shape.width)), shape.width)
-                channels = shape.width - width
+            rest = budget - gone - tokens * shape.params_token
+            channels = _channels(shape, rest / (left * shape.params_channel), pruning)
+            rest = budget - gone - left * channels * shape.params_channel
+            more = min(max(round(rest / shape.params_token), tokens), most)
             yield Allocation(
                 layers=layers,
                 kv_groups=groups,
                 queries_per_group=queries,
                 channels=channels,
-                params_removed=gone + left * channels * shape.params_channel,
+                tokens=more,
+                params_removed=gone
+                + left * channels * shape.params_channel
+                + more * shape.params_token,
             )
+
+
+def _most_tokens(shape: ModelShape, pruning: PruningSettings) -> int:
+    return shape.vocab_removable if "vocab" in pruning.units else 0
+
+
+def _tokens(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> int:
+    """Tokens that make up the wanted share of the budget, as far as there are that many."""
+    wanted = pruning.vocab_share * sparsity * shape.params_total / shape.params_token
+    return min(round(wanted), _most_tokens(shape, pruning))
+
+
+def _channels(shape: ModelShape, wanted: float, pruning: PruningSettings) -> int:
+    """MLP channels to remove per layer, so that an allowed width is left."""
+    if "mlp" not in pruning.units:
+        return 0
+    multiple = pruning.width_multiple
+    width = multiple * round((shape.width - wanted) / multiple)
+    return shape.width - min(max(width, min(multiple, shape.width)), shape.width)
 
 
 def _head_options(shape: ModelShape, pruning: PruningSettings) -> Iterator[tuple[int, int, int]]:
@@ -75,12 +100,17 @@ def _head_options(shape: ModelShape, pruning: PruningSettings) -> Iterator[tuple
 def _distance(shape: ModelShape, option: Allocation, pruning: PruningSettings) -> float:
     """How far an option's shares of the budget are from the wanted ones."""
     total = max(option.params_removed, 1)
+    tokens = option.tokens * shape.params_token
+    blocks = max(total - tokens, 1)
     depth = option.layers * shape.params_layer
     mlp = (shape.layers - option.layers) * option.channels * shape.params_channel
-    heads = total - depth - mlp
-    wanted_depth = pruning.depth_share
-    wanted_heads = (1 - wanted_depth) * pruning.heads_share
-    return abs(depth / total - wanted_depth) + abs(heads / total - wanted_heads)
+    heads = blocks - depth - mlp
+    wanted_heads = (1 - pruning.depth_share) * pruning.heads_share
+    return (
+        abs(tokens / total - pruning.vocab_share)
+        + abs(depth / blocks - pruning.depth_share)
+        + abs(heads / blocks - wanted_heads)
+    )
 
 
 def _unreachable(
@@ -90,7 +120,8 @@ def _unreachable(
     if sparsity > reach[1]:
         return (
             f"sparsity={sparsity:g} cannot be reached by removing {', '.join(pruning.units)}: the"
-            f" embeddings alone hold {fixed:.1%} of the parameters and one layer must stay; use"
+            f" embeddings hold {fixed:.1%} of the parameters, {shape.vocab_removable} of"
+            f" {shape.vocab} tokens could go, and one layer must stay; use"
             f" sparsity={int(1000 * reach[1]) / 1000:g} or less"
         )
     return (

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from prune_exp.settings import BenchmarkSettings, SettingError
 
 Samples = list[dict[str, Any]]
 SIDES = ("dense", "pruned")
+Prompts = dict[str, list[list[int]]]
+"""Each side's prompts as its own tokens; the i-th of both are the same text."""
 
 
 class MeasurementError(RuntimeError):
@@ -63,14 +64,18 @@ class ModelProcess:
             raise MeasurementError(self._epitaph())
         return json.loads(line)
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Sends a request and waits for its answer."""
+    def send(self, **request: Any) -> None:
+        """Sends a request, to be answered in its turn."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise MeasurementError(self._epitaph()) from None
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Sends a request and waits for its answer."""
+        self.send(**request)
         return self.receive()
 
     def _epitaph(self) -> str:
@@ -106,7 +111,7 @@ def read_prompts(settings: BenchmarkSettings) -> list[str]:
 
 
 def measure(
-    dense: Path, pruned: Path, prompts: Sequence[list[int]], settings: BenchmarkSettings
+    dense: Path, pruned: Path, prompts: Prompts, settings: BenchmarkSettings
 ) -> SpeedComparison:
     """Measures two checkpoints on tokenized prompts, taking turns so that noise hits both.
 
@@ -154,11 +159,11 @@ def _processor() -> str:
 
 
 def _warm_up(
-    workers: dict[str, ModelProcess], prompts: Sequence[list[int]], settings: BenchmarkSettings
+    workers: dict[str, ModelProcess], prompts: Prompts, settings: BenchmarkSettings
 ) -> None:
     for _ in range(settings.warmup_requests):
-        for worker in workers.values():
-            worker.ask(do="generate", ids=[prompts[0]], new_tokens=settings.new_tokens)
+        for side, worker in workers.items():
+            worker.ask(do="generate", ids=[prompts[side][0]], new_tokens=settings.new_tokens)
 
 
 def _turns(round_number: int) -> tuple[str, ...]:
@@ -167,59 +172,68 @@ def _turns(round_number: int) -> tuple[str, ...]:
 
 
 def _requests(
-    workers: dict[str, ModelProcess], prompts: Sequence[list[int]], settings: BenchmarkSettings
+    workers: dict[str, ModelProcess], prompts: Prompts, settings: BenchmarkSettings
 ) -> Samples:
     from tqdm import tqdm
 
     samples: Samples = []
-    for number, prompt in enumerate(tqdm(prompts, "latency", unit="prompt")):
+    for number in tqdm(range(len(prompts["dense"])), "latency", unit="prompt"):
         for side in _turns(number):
+            prompt = prompts[side][number]
             answer = workers[side].ask(do="generate", ids=[prompt], new_tokens=settings.new_tokens)
             samples.append({"prompt": number, "model": side, "prompt_tokens": len(prompt)} | answer)
     return samples
 
 
 def _batches(
-    workers: dict[str, ModelProcess], prompts: Sequence[list[int]], settings: BenchmarkSettings
+    workers: dict[str, ModelProcess], prompts: Prompts, settings: BenchmarkSettings
 ) -> Samples:
     from tqdm import tqdm
 
-    batch = _batch(prompts, settings)
+    batch = {side: _batch(prompts[side], settings) for side in SIDES}
     samples: Samples = []
     for number in tqdm(range(settings.batch_rounds), "throughput", unit="batch"):
         for side in _turns(number):
-            answer = workers[side].ask(do="generate", ids=batch, new_tokens=settings.new_tokens)
+            answer = workers[side].ask(
+                do="generate", ids=batch[side], new_tokens=settings.new_tokens
+            )
             samples.append({"model": side, "total_ms": answer["total_ms"]})
     return samples
 
 
 def _memory(
     folders: dict[str, Path],
-    prompts: Sequence[list[int]],
+    prompts: Prompts,
     settings: BenchmarkSettings,
     threads: int,
 ) -> list[dict[str, dict[str, Any]]]:
-    """Both models' memory after one request and one batch, in pairs of fresh processes."""
+    """Both models' memory after one request and one batch, in pairs of fresh processes.
+
+    The two work at the same time: a clock would mind, the kernel's accounting does not.
+    """
     from tqdm import tqdm
 
-    batch, rounds = _batch(prompts, settings), []
+    rounds = []
+    batch = {side: _batch(prompts[side], settings) for side in SIDES}
     for _ in tqdm(range(settings.memory_rounds), "memory", unit="pair"):
         with ExitStack() as stack:
             workers = {
                 side: stack.enter_context(ModelProcess(folder, threads, settings.timeout_s))
                 for side, folder in folders.items()
             }
-            found: dict[str, dict[str, Any]] = {}
             for side, worker in workers.items():
-                worker.receive()
-                worker.ask(do="generate", ids=[prompts[0]], new_tokens=settings.new_tokens)
-                worker.ask(do="generate", ids=batch, new_tokens=settings.new_tokens)
-                found[side] = worker.ask(do="memory")
-        rounds.append(found)
+                first = [prompts[side][0]]
+                worker.send(do="generate", ids=first, new_tokens=settings.new_tokens)
+                worker.send(do="generate", ids=batch[side], new_tokens=settings.new_tokens)
+                worker.send(do="memory")
+            answers = {
+                side: [worker.receive() for _ in range(4)] for side, worker in workers.items()
+            }
+            rounds.append({side: given[-1] for side, given in answers.items()})
     return rounds
 
 
-def _batch(prompts: Sequence[list[int]], settings: BenchmarkSettings) -> list[list[int]]:
+def _batch(prompts: list[list[int]], settings: BenchmarkSettings) -> list[list[int]]:
     """Prompts cut to one length, so that no padding is measured."""
     length = min(len(prompt) for prompt in prompts)
     return [prompts[i % len(prompts)][:length] for i in range(settings.batch_size)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_exp.cache import cached_folder, digest_of
-from prune_exp.corpus import TokenBlocks
+from prune_exp.corpus import Corpus, token_frequency
 from prune_exp.models import (
     attention_of,
     attention_output,
@@ -21,7 +21,7 @@ from prune_exp.streaming import LayerStream, watch
 if TYPE_CHECKING:
     import torch
 
-VERSION = 2
+VERSION = 3
 INVERSE_DAMPING = 1e-2
 
 
@@ -29,7 +29,7 @@ INVERSE_DAMPING = 1e-2
 class Statistics:
     """Per-feature facts; a feature is an MLP channel, or one of a head's `head_dim` outputs.
 
-    L layers, W channels, Q query heads, K key/value heads, D = head_dim.
+    L layers, W channels, Q query heads, K key/value heads, D = head_dim, V tokens.
     """
 
     mlp_weight: "torch.Tensor"
@@ -60,20 +60,38 @@ class Statistics:
     """Mean 1 - cosine of a block's input and output [L]."""
     layers_input: "torch.Tensor"
     """Mean squared norm of a block's input [L]."""
+    vocab_weight: "torch.Tensor"
+    """Squared norm of each token's embedding [V]."""
+    vocab_frequency: "torch.Tensor"
+    """Share of each token in the text that calibrates [V]."""
+    vocab_taylor: "torch.Tensor"
+    """Mean over blocks of |sum of a token's weights * their gradients| [V]."""
     kv_heads: "torch.Tensor"
     """Number of key/value heads, a scalar."""
 
 
 def calibrate(
-    model: Any, model_digest: str, text: TokenBlocks, *, gradient_blocks: int, cache_dir: Path
+    model: Any,
+    model_digest: str,
+    corpus: Corpus,
+    tokenizer: Any,
+    *,
+    gradient_blocks: int,
+    cache_dir: Path,
 ) -> Statistics:
-    """Returns the statistics of `model` on `text`, from disk when they were computed before."""
+    """Returns the statistics of `model` on the calibration text, from disk when they are there.
+
+    Tokens are counted in all documents that calibrate, everything else comes from the blocks.
+    """
     from safetensors.torch import load_file, save_file
 
-    key = digest_of(VERSION, model_digest, text.digest, gradient_blocks, INVERSE_DAMPING)
+    text = corpus.calibration
+    texts = (text.digest, digest_of(corpus.documents))
+    key = digest_of(VERSION, model_digest, texts, gradient_blocks, INVERSE_DAMPING)
 
     def build(folder: Path) -> None:
-        statistics = compute(model, text.ids, gradient_blocks=gradient_blocks)
+        frequency = token_frequency(corpus.documents, tokenizer, model.config.vocab_size)
+        statistics = compute(model, text.ids, frequency, gradient_blocks=gradient_blocks)
         tensors = {f.name: getattr(statistics, f.name).contiguous() for f in fields(statistics)}
         save_file(tensors, folder / "statistics.safetensors")
 
@@ -81,8 +99,13 @@ def calibrate(
     return Statistics(**load_file(folder / "statistics.safetensors"))
 
 
-def compute(model: Any, ids: "torch.Tensor", *, gradient_blocks: int) -> Statistics:
-    """Computes the statistics of `model` on token ids [blocks, tokens]."""
+def compute(
+    model: Any, ids: "torch.Tensor", frequency: "torch.Tensor", *, gradient_blocks: int
+) -> Statistics:
+    """Computes the statistics of `model` on token ids [blocks, tokens].
+
+    `frequency` is the share of each token in the text at large [vocab].
+    """
     import torch
     from tqdm import tqdm
 
@@ -105,7 +128,13 @@ def compute(model: Any, ids: "torch.Tensor", *, gradient_blocks: int) -> Statist
         hidden = output
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     kv_heads = torch.tensor(model.config.num_key_value_heads)
-    return Statistics(**stacked, **taylor(model, ids[:gradient_blocks]), kv_heads=kv_heads)
+    return Statistics(
+        **stacked,
+        **taylor(model, ids[:gradient_blocks]),
+        kv_heads=kv_heads,
+        vocab_weight=model.get_input_embeddings().weight.square().sum(1),
+        vocab_frequency=frequency,
+    )
 
 
 class _Moments:
@@ -194,13 +223,15 @@ def _taylor_block(model: Any, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
     inputs |= {attention_output(layer): seen["heads"].append for layer in layers}
     embedded = model.get_input_embeddings()(ids).detach().requires_grad_(True)
     with torch.enable_grad(), watch(inputs, {}):
-        loss = model(inputs_embeds=embedded, labels=ids, use_cache=False).loss
-        wanted = seen["mlp"] + seen["heads"]
-        gradients = torch.autograd.grad(loss, wanted)
+        output = model(inputs_embeds=embedded, labels=ids, use_cache=False)
+        wanted = [*seen["mlp"], *seen["heads"], embedded, output.logits]
+        gradients = torch.autograd.grad(output.loss, wanted)
     n, dim = len(layers), attention_of(layers[0]).head_dim
-    values = [v.detach() for v in wanted]
-    effects = [(v * g).sum((0, 1)) for v, g in zip(values, gradients, strict=True)]
+    products = [v.detach() * g for v, g in zip(wanted, gradients, strict=True)]
+    read, written = products.pop(-2), products.pop()
+    effects = [product.sum((0, 1)) for product in products]
     return {
         "mlp_taylor": torch.stack(effects[:n]),
         "heads_taylor": torch.stack([e.view(-1, dim).sum(1) for e in effects[n:]]),
+        "vocab_taylor": written.sum((0, 1)).index_add(0, ids[0], read[0].sum(-1)),
     }

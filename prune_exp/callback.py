@@ -10,7 +10,8 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
-from prune_exp.settings import SettingError, Settings, from_config
+from prune_exp.errors import explain
+from prune_exp.settings import Settings, from_config
 
 OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
 
@@ -31,7 +32,7 @@ class Lifecycle(Callback):
 
     def on_sweep_planned(self, config: Any, points: list[Any]) -> None:
         """Checks every point before anything is written, then opens the parent run."""
-        from prune_exp.trial import prepare
+        from prune_exp.inputs import prepare
 
         with _Refusals():
             for point in points:
@@ -46,8 +47,8 @@ class Lifecycle(Callback):
 
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
         """Opens the trial's run; a single trial is checked first."""
+        from prune_exp.inputs import prepare
         from prune_exp.tracking import start_trial
-        from prune_exp.trial import prepare
 
         del kwargs
         with _Refusals():
@@ -106,9 +107,7 @@ class _Refusals:
             from prune_exp.tracking import end_open_runs
 
             end_open_runs("FAILED")
-        text = " ".join(str(error).split())
-        named = text if isinstance(error, SettingError) else f"{type(error).__name__}: {text}"
-        raise SystemExit(f"prune_exp: error: {named}") from error
+        raise SystemExit(f"prune_exp: error: {explain(error)}") from error
 
 
 def _settings(config: Any, *, check: bool = True) -> Settings:

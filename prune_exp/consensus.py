@@ -134,6 +134,10 @@ def make_plan(
     channels = condemn(
         _rows(scores["mlp"], stay, 1), allocation.channels, vote_threshold, pruning.ballot
     )
+    tokens = ()
+    if allocation.tokens:
+        gone = condemn(scores["vocab"], allocation.tokens, vote_threshold, pruning.ballot)[0]
+        tokens = tuple(int(i) for i in gone.nonzero().flatten())
     return PruningPlan(
         sparsity_requested=sparsity,
         vote_threshold=vote_threshold,
@@ -142,6 +146,7 @@ def make_plan(
         layers=layers,
         heads=_indices(heads, stay),
         channels=_indices(channels, stay),
+        tokens=tokens,
         voters={kind: tuple(sorted(table)) for kind, table in scores.items()},
         agreement={kind: agreement(table) for kind, table in scores.items()},
     )

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ class Corpus:
 
     calibration: TokenBlocks
     heldout: TokenBlocks
+    documents: tuple[str, ...] = ()
+    """Everything that calibration may read, the documents beyond its blocks included."""
 
 
 def text_path(settings: DataSettings) -> Path:
@@ -66,7 +69,7 @@ def documents(text: str) -> list[str]:
 
 
 def load_corpus(settings: DataSettings, tokenizer: Any, *, seed: int) -> Corpus:
-    """Cuts calibration and held-out blocks from documents that the two do not share.
+    """Cuts calibration and held-out blocks of tokens from documents that the two do not share.
 
     Every fifth document is held out, the next one is reserved for a last judgement that no search
     has seen, the rest calibrates. The seed reorders calibration documents only, so that quality
@@ -90,7 +93,26 @@ def load_corpus(settings: DataSettings, tokenizer: Any, *, seed: int) -> Corpus:
     return Corpus(
         calibration=_cut(rest, tokenizer, settings.calibration_blocks, context, file),
         heldout=_cut(held_out, tokenizer, settings.heldout_blocks, context, file),
+        documents=tuple(rest),
     )
+
+
+def token_frequency(documents: Sequence[str], tokenizer: Any, vocab: int) -> "torch.Tensor":
+    """Share of each token in some documents [vocab]."""
+    import torch
+
+    counts = torch.zeros(vocab)
+    for text in documents:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        counts += torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=vocab)
+    return counts / counts.sum().clamp_min(1)
+
+
+def retokenized(corpus: Corpus, settings: DataSettings, tokenizer: Any) -> "torch.Tensor":
+    """The calibration documents as blocks of another tokenizer's ids [blocks, tokens]."""
+    wanted, context = settings.calibration_blocks, settings.context_tokens
+    parts, file = list(corpus.documents), text_path(settings)
+    return _cut(parts, tokenizer, wanted, context, file).ids
 
 
 def _cut(parts: list[str], tokenizer: Any, wanted: int, context: int, file: Path) -> TokenBlocks:

@@ -1,8 +1,9 @@
 """Sentences that follow from measured figures, the unflattering ones included."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Metrics = dict[str, float]
+Rule = Callable[[Metrics], str | None]
 
 
 def _interval(m: Metrics, key: str, form: str) -> str:
@@ -20,6 +21,17 @@ def speed(m: Metrics) -> str | None:
     if m["speedup_ci95_high"] < 1:
         return f"One request is slower: {m['speedup']:.2f}x the dense model's speed ({where})."
     return f"No difference in speed was shown: ratio {m['speedup']:.2f} ({where} includes 1)."
+
+
+def text(m: Metrics) -> str | None:
+    """What a smaller vocabulary costs: more tokens for the same text."""
+    if "text_speedup" not in m or m["dense/bytes_per_token"] == m["pruned/bytes_per_token"]:
+        return None
+    fewer = 100 * (1 - m["pruned/bytes_per_token"] / m["dense/bytes_per_token"])
+    return (
+        f"Its tokens carry {fewer:.1f} % fewer bytes of text, so that for equal text the ratio of"
+        f" speeds is {m['text_speedup']:.2f} ({_interval(m, 'text_speedup', '.2f')})."
+    )
 
 
 def memory(m: Metrics) -> str | None:
@@ -73,16 +85,14 @@ def sparsity(m: Metrics) -> str | None:
     return f"{got:.1f} % of all parameters are gone; {asked:.1f} % were requested."
 
 
-RULES: tuple[Callable[[Metrics], str | None], ...] = (
-    sparsity,
-    speed,
-    memory,
-    quality,
+SUMMARY = (sparsity, speed, text, memory, quality)
+RULES: tuple[Rule, ...] = (
+    *SUMMARY,
     agreement,
     limit,
 )
 
 
-def insights(m: Metrics) -> list[str]:
+def insights(m: Metrics, rules: Sequence[Rule] = RULES) -> list[str]:
     """Every sentence that the figures support."""
-    return [sentence for rule in RULES if (sentence := rule(m)) is not None]
+    return [sentence for rule in rules if (sentence := rule(m)) is not None]

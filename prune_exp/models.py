@@ -86,6 +86,7 @@ def shape_of(model: Any) -> ModelShape:
         params_query_head=head_dim * (_row_params(attention.q_proj) + config.hidden_size),
         params_kv_head=head_dim * (_row_params(attention.k_proj) + _row_params(attention.v_proj)),
         params_embedding_only=0 if tied else embedding.numel(),
+        params_token=embedding.shape[1] * (1 if tied else 2),
     )
 
 
@@ -292,6 +293,41 @@ def keep_channels(layer: Any, kept: Sequence[int]) -> None:
     layer.mlp.up_proj = _rows(layer.mlp.up_proj, index)
     layer.mlp.down_proj = _columns(layer.mlp.down_proj, index)
     layer.mlp.intermediate_size = len(kept)
+
+
+def keep_tokens(model: Any, kept: Sequence[int]) -> Any:
+    """A stock model that knows only the tokens `kept`, whose ids are their places in it."""
+    import copy
+
+    import torch
+
+    state, config = model.state_dict(), copy.deepcopy(model.config)
+    index = torch.tensor(kept, dtype=torch.long)
+    for weight in {id(m.weight): m.weight for m in _token_modules(model)}.values():
+        rows = weight.detach()[index]
+        for name, value in state.items():
+            if value.data_ptr() == weight.data_ptr():
+                state[name] = rows
+    config.vocab_size = len(kept)
+    generation = copy.deepcopy(model.generation_config)
+    for settings in (config, generation):
+        _renumber_special(settings, {old: place for place, old in enumerate(kept)})
+    trimmed = from_state(config, state)
+    trimmed.generation_config = generation
+    return trimmed
+
+
+def _token_modules(model: Any) -> tuple[Any, Any]:
+    return model.get_input_embeddings(), head_of(model)
+
+
+def _renumber_special(settings: Any, new: dict[int, int]) -> None:
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
+        value = getattr(settings, name, None)
+        if isinstance(value, list):
+            setattr(settings, name, [new[i] for i in value if i in new])
+        elif value is not None:
+            setattr(settings, name, new.get(value))
 
 
 def _blocks(heads: Sequence[int], dim: int) -> "torch.Tensor":

@@ -1,6 +1,7 @@
 """How much of the dense model's language is left, on held-out text."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,10 @@ def dense_baseline(
     return DenseBaseline(head=head, **load_file(folder / "baseline.safetensors"))
 
 
+Reencode = Callable[["torch.Tensor"], tuple[int, "torch.Tensor"]]
+"""The dense tokenizer's ids [tokens] to another's, and how many of those the first one became."""
+
+
 def compare(
     pruned: Any,
     dense: DenseBaseline,
@@ -63,8 +68,16 @@ def compare(
     *,
     max_perplexity_ratio: float,
     resamples: int,
+    reencode: Reencode | None = None,
 ) -> QualityComparison:
-    """Measures a pruned model against the dense one on the same blocks [blocks, tokens]."""
+    """Measures a pruned model against the dense one on the same blocks [blocks, tokens].
+
+    With `reencode` the pruned model has a vocabulary of its own: it reads the same bytes as its
+    own tokens, its loss is still counted per token of the dense model's, and distributions over
+    different vocabularies are not compared.
+    """
+    if reencode is not None:
+        return _compare_across(pruned, dense, text, reencode, max_perplexity_ratio, resamples)
     from tqdm import tqdm
 
     losses, divergence, agreed = [], 0.0, 0
@@ -76,11 +89,39 @@ def compare(
         agreed += block[2]
     tokens = text.ids[:, 1:].numel()
     return QualityComparison(
-        dense=_quality(dense.losses.tolist(), text),
-        pruned=_quality(losses, text),
+        dense=_quality(dense.losses.tolist(), text, tokens),
+        pruned=_quality(losses, text, tokens),
         perplexity_ratio=exp_mean_difference(losses, dense.losses.tolist(), resamples=resamples),
         kl_to_dense=divergence / tokens,
         top1_agreement=agreed / tokens,
+        max_perplexity_ratio=max_perplexity_ratio,
+    )
+
+
+def _compare_across(
+    pruned: Any,
+    dense: DenseBaseline,
+    text: TokenBlocks,
+    reencode: Reencode,
+    max_perplexity_ratio: float,
+    resamples: int,
+) -> QualityComparison:
+    from tqdm import tqdm
+
+    losses, own_tokens = [], 0
+    for block in tqdm(text.ids, "quality", unit="block"):
+        first, ids = reencode(block)
+        hidden, head = _final_hidden(pruned, ids), head_of(pruned).weight
+        loss = _loss(_log_probs(hidden[first - 1 : -1], head), ids[first:])
+        losses.append(loss / (len(block) - 1))
+        own_tokens += len(ids) - first
+    ratio = exp_mean_difference(losses, dense.losses.tolist(), resamples=resamples)
+    return QualityComparison(
+        dense=_quality(dense.losses.tolist(), text, text.ids[:, 1:].numel()),
+        pruned=_quality(losses, text, own_tokens),
+        perplexity_ratio=ratio,
+        kl_to_dense=None,
+        top1_agreement=None,
         max_perplexity_ratio=max_perplexity_ratio,
     )
 
@@ -117,11 +158,13 @@ def _loss(log_probs: "torch.Tensor", targets: "torch.Tensor") -> float:
     return -float(log_probs.gather(-1, targets[:, None]).double().sum())
 
 
-def _quality(losses: list[float], text: TokenBlocks) -> Quality:
+def _quality(losses: list[float], text: TokenBlocks, own_tokens: int) -> Quality:
+    """Quality from each block's loss per token of the dense tokenizer, in nats."""
     mean = sum(losses) / len(losses)
     tokens = text.ids[:, 1:].numel()
     return Quality(
         bits_per_byte=mean * tokens / math.log(2) / text.bytes_scored,
         perplexity=math.exp(mean),
+        bytes_per_token=text.bytes_scored / own_tokens,
         tokens=tokens,
     )

@@ -27,6 +27,10 @@ class ModelShape:
     """Parameters of one key/value head alone, without its query heads."""
     params_embedding_only: int
     """Parameters that are looked up and not multiplied (an untied embedding): read sparsely."""
+    params_token: int
+    """Parameters of one token: its embedding row, and its row of an untied head."""
+    vocab_removable: int = 0
+    """Tokens that the tokenizer can do without."""
 
     @property
     def queries_per_group(self) -> int:
@@ -46,6 +50,8 @@ class Allocation:
     channels: int
     """MLP channels removed per layer."""
     params_removed: int
+    tokens: int = 0
+    """Tokens removed from the vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,8 @@ class PruningPlan:
     """MLP channels removed, by layer that stays."""
     voters: dict[str, tuple[str, ...]]
     """Who voted, by kind of unit."""
+    tokens: tuple[int, ...] = ()
+    """Token ids removed from the vocabulary."""
     agreement: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """Mean rank correlation of every two voters, by kind of unit."""
 
@@ -82,6 +90,7 @@ class PruningPlan:
                 "heads": {int(k): tuple(v) for k, v in data["heads"].items()},
                 "channels": {int(k): tuple(v) for k, v in data["channels"].items()},
                 "voters": {k: tuple(v) for k, v in data["voters"].items()},
+                "tokens": tuple(data["tokens"]),
             }
         )
 
@@ -101,6 +110,9 @@ class Quality:
 
     bits_per_byte: float
     perplexity: float
+    """exp of the mean loss per token of the dense model's tokenizer, whoever is judged."""
+    bytes_per_token: float
+    """UTF-8 bytes of text that one of the model's own tokens stands for."""
     tokens: int
 
 
@@ -111,10 +123,10 @@ class QualityComparison:
     dense: Quality
     pruned: Quality
     perplexity_ratio: Interval
-    kl_to_dense: float
-    """Mean KL(dense || pruned) over the next-token distributions, in nats."""
-    top1_agreement: float
-    """Share of positions where both models rank the same token first."""
+    kl_to_dense: float | None
+    """Mean KL(dense || pruned) of the next-token distributions, nats; None across vocabularies."""
+    top1_agreement: float | None
+    """Share of positions where both rank the same token first; None across vocabularies."""
     max_perplexity_ratio: float
 
     @property
@@ -209,6 +221,8 @@ def metrics(result: TrialResult) -> dict[str, float]:
         flat |= _quality_metrics(result.quality)
     if result.speed is not None:
         flat |= _speed_metrics(result.speed)
+    if result.quality is not None and result.speed is not None:
+        flat |= _text_metrics(result.quality, result.speed)
     flat |= {f"seconds/{phase}": value for phase, value in result.seconds.items()}
     return {key: float(value) for key, value in flat.items()}
 
@@ -227,7 +241,16 @@ def _size_metrics(result: TrialResult) -> dict[str, float]:
         "pruned/query_heads": pruned.query_heads,
         "pruned/kv_heads": pruned.kv_heads,
         "pruned/mlp_width": pruned.width,
+        "pruned/vocabulary": pruned.vocab,
     }
+
+
+def _text_metrics(quality: QualityComparison, speed: SpeedComparison) -> dict[str, float]:
+    """Speedup for equal text: a smaller vocabulary needs more tokens to say the same."""
+    share = quality.pruned.bytes_per_token / quality.dense.bytes_per_token
+    up = speed.speedup
+    scaled = Interval(value=share * up.value, low=share * up.low, high=share * up.high)
+    return _interval_metrics("text_speedup", scaled)
 
 
 def _interval_metrics(name: str, interval: Interval) -> dict[str, float]:
@@ -242,13 +265,14 @@ def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
     flat: dict[str, float] = {}
     for side, one in (("dense", quality.dense), ("pruned", quality.pruned)):
         flat |= {f"{side}/{key}": value for key, value in asdict(one).items() if key != "tokens"}
+    for name in ("kl_to_dense", "top1_agreement"):
+        if (value := getattr(quality, name)) is not None:
+            flat[name] = value
     return (
         flat
         | _interval_metrics("perplexity_ratio", quality.perplexity_ratio)
         | {
             "bits_per_byte_increase": quality.pruned.bits_per_byte - quality.dense.bits_per_byte,
-            "kl_to_dense": quality.kl_to_dense,
-            "top1_agreement": quality.top1_agreement,
             "heldout_tokens": quality.dense.tokens,
             "quality_maintained": quality.maintained,
         }

@@ -5,9 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from prune_exp.settings import Settings
-from prune_exp.tracked import PREFIX, TrackedTrial
-
-ALIAS = "candidate"
+from prune_exp.tracked import CANDIDATE, PREFIX, TrackedTrial
 
 
 def registered_name(settings: Settings) -> str:
@@ -59,5 +57,5 @@ def register(trial: TrackedTrial, model_uri: str, name: str) -> str:
         if key in trial.metrics:
             facts[key] = f"{trial.metrics[key]:.3f}"
     created = client.create_model_version(name, source=model_uri, run_id=trial.run_id, tags=facts)
-    client.set_registered_model_alias(name, ALIAS, created.version)
+    client.set_registered_model_alias(name, CANDIDATE, created.version)
     return str(created.version)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp import figures
-from prune_exp.insights import insights
+from prune_exp.insights import SUMMARY, insights
 from prune_exp.settings import TrackingSettings
-from prune_exp.tracked import Choice, TrackedTrial, read_artifact
+from prune_exp.tracked import CANDIDATE, Choice, TrackedTrial, read_artifact, store_uri
 
 Metrics = dict[str, float]
 INTERVALS = (
@@ -106,7 +106,7 @@ def _summary(m: Metrics) -> str:
         ["Pruned", _value(m, "params_pruned_pct", ".1f", " %")],
         ["Active", _value(m, "params_active_pct", ".1f", " %")],
     ]
-    return table(["Figure", "Value"], rows) + "\n\n" + " ".join(insights(m)[:4])
+    return table(["Figure", "Value"], rows) + "\n\n" + " ".join(insights(m, SUMMARY))
 
 
 def _indicators(m: Metrics) -> str:
@@ -262,12 +262,11 @@ def print_summary(
     if best is None:
         console.print("No trial finished, so there is no report and no model.")
         return
-    store = tracking.uri or f"sqlite:///{tracking.root}/mlflow.db"
     lines = [f"Best: {best.trial.name}, chosen for {best.rule}.", "Next:"]
     if tracking.uri is None:
-        lines.append(f"  browse the runs   mlflow ui --backend-store-uri {store}")
+        lines.append(f"  browse the runs   mlflow ui --backend-store-uri {store_uri(tracking)}")
     lines.append(f"  read the report   {folder / 'report.md'}")
     if registered:
-        uri = f"models:/{registered}@candidate"
+        uri = f"models:/{registered}@{CANDIDATE}"
         lines.append(f'  load the model    mlflow.pyfunc.load_model("{uri}")')
     console.print("\n".join(lines), soft_wrap=True)

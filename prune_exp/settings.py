@@ -1,10 +1,12 @@
 """What a user may set: typed, documented, checked. Mirrors the groups of `conf/`."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 BALLOTS = ("adaptive", "fixed")
-UNITS = ("layers", "heads", "mlp")
+UNITS = ("layers", "heads", "mlp", "vocab")
 HEAD_UNITS = ("group", "query")
 BEST_RULES = ("speedup_if_maintained", "quality", "speedup")
 LOG_MODELS = ("best", "all", "none")
@@ -51,11 +53,14 @@ class PruningSettings:
     ballot: str = "adaptive"
     """adaptive: depth grows until the budget is met. fixed: all nominate the same share."""
     units: list[str] = field(default_factory=lambda: list(UNITS))
-    """Kinds of unit that may be removed: layers, heads, mlp."""
+    """Kinds of unit that may be removed: layers, heads, mlp, vocab."""
+    vocab_share: float = 0.0
+    """Share of the budget taken by the vocabulary, in [0, 1]; more of it goes only where the other
+    kinds cannot meet the request."""
     depth_share: float = 0.5
-    """Share of the budget taken by whole layers, in [0, 1]."""
+    """Share of the rest of the budget taken by whole layers, in [0, 1]."""
     heads_share: float = 0.0
-    """Share of the rest of the budget taken by heads, in [0, 1]; MLP channels close it."""
+    """Share of what then remains taken by heads, in [0, 1]; MLP channels close the budget."""
     head_unit: str = "group"
     """group: a key/value head with its query heads. query: one query head in every group."""
     width_multiple: int = 1
@@ -64,6 +69,9 @@ class PruningSettings:
     """Re-solve the weights that read the removed units by least squares."""
     refit_damping: float = 1e-3
     """Ridge towards the original weights, as a share of the mean diagonal of the Gram matrix."""
+    refit_towards_dense: float = 0.5
+    """Share, in [0, 1], of the refit's target that is the dense model's residual stream; the rest
+    is what the untouched block makes of the pruned model's stream."""
     redundancy: float = 0.95
     """Warn when two voters rank units with at least this mean rank correlation."""
 
@@ -192,13 +200,22 @@ def check(settings: Settings) -> None:
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raises SettingError with the valid names, the nearest first, unless `value` is one."""
+    if value not in allowed:
+        raise SettingError(unknown(name, value, allowed))
+
+
+def unknown(name: str, value: str, allowed: Sequence[str]) -> str:
+    """Says that a value is not one of the allowed ones, and which is nearest."""
     from difflib import get_close_matches
 
-    if value in allowed:
-        return
     near = get_close_matches(value, allowed, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise SettingError(f"{name}={value} is unknown; use one of {', '.join(allowed)}{hint}")
+    return f"{name}={value} is unknown; use one of {', '.join(allowed)}{hint}"
+
+
+def redact(text: str) -> str:
+    """Hides the user and password of every URI in a text."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def _open_interval(name: str, value: float, *, example: str) -> None:
@@ -217,7 +234,7 @@ def _check_pruning(pruning: PruningSettings) -> None:
         raise SettingError(f"pruning.units is empty; name some of {', '.join(UNITS)}")
     if not pruning.voters:
         raise SettingError("pruning.voters is empty; try pruning.voters=[wanda,gradient]")
-    for name in ("depth_share", "heads_share"):
+    for name in ("depth_share", "heads_share", "vocab_share", "refit_towards_dense"):
         if not 0 <= getattr(pruning, name) <= 1:
             given = getattr(pruning, name)
             raise SettingError(f"pruning.{name}={given:g} is not in [0, 1]; try pruning.{name}=0.5")

@@ -13,6 +13,7 @@ from prune_exp.models import (
     attention_output,
     keep_channels,
     keep_heads,
+    keep_tokens,
     layers_of,
     mlp_output,
     rebuild,
@@ -34,14 +35,33 @@ class _Streams:
     pruned: "torch.Tensor"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Refit:
+    """What refitting a block needs to know."""
+
+    layers: Any
+    plan: PruningPlan
+    stream: LayerStream
+    states: _Streams
+    damping: float
+    towards_dense: float
+
+
 def prune(
-    model: Any, plan: PruningPlan, ids: "torch.Tensor | None", *, damping: float = 1e-3
+    model: Any,
+    plan: PruningPlan,
+    ids: "torch.Tensor | None",
+    *,
+    damping: float = 1e-3,
+    towards_dense: float = 0.5,
 ) -> Any:
     """Removes what `plan` names and returns a stock model of the new shape.
 
     `model` is used up. With calibration token ids [blocks, tokens] the weights that read the
     removed units are refit; with None they only lose columns, and the result computes exactly
-    what the dense model does with those units silenced.
+    what the dense model does with those units silenced. Ids are the dense model's, also where
+    tokens are removed. `damping` and `towards_dense` are `pruning.refit_damping` and
+    `pruning.refit_towards_dense`.
     """
     from tqdm import tqdm
 
@@ -50,15 +70,29 @@ def prune(
     if ids is None:
         for index in kept:
             _cut(layers[index], plan, index)
-        return rebuild(model, kept)
+        return _rebuild(model, plan, kept)
     stream = LayerStream(model, ids)
-    states = _Streams(dense=stream.hidden, pruned=stream.hidden)
+    run = _Refit(
+        layers=layers,
+        plan=plan,
+        stream=stream,
+        states=_Streams(dense=stream.hidden, pruned=stream.hidden),
+        damping=damping,
+        towards_dense=towards_dense,
+    )
     for index in range(kept[0]):
-        states.dense = stream.run(layers[index], index, states.dense)
+        run.states.dense = stream.run(layers[index], index, run.states.dense)
     for place, index in enumerate(tqdm(kept, "refit", unit="layer")):
         following = kept[place + 1] if place + 1 < len(kept) else len(layers)
-        _refit_layer(layers, index, following, plan, stream, states, damping)
-    return rebuild(model, kept)
+        _refit_layer(run, index, following)
+    return _rebuild(model, plan, kept)
+
+
+def _rebuild(model: Any, plan: PruningPlan, kept: list[int]) -> Any:
+    pruned = rebuild(model, kept)
+    if not plan.tokens:
+        return pruned
+    return keep_tokens(pruned, _others(pruned.config.vocab_size, plan.tokens))
 
 
 def _cut(layer: Any, plan: PruningPlan, index: int) -> None:
@@ -75,41 +109,41 @@ def _others(count: int, gone: tuple[int, ...]) -> list[int]:
     return [i for i in range(count) if i not in without]
 
 
-def _refit_layer(
-    layers: Any,
-    index: int,
-    following: int,
-    plan: PruningPlan,
-    stream: LayerStream,
-    states: _Streams,
-    damping: float,
-) -> None:
-    """Prunes and refits one block, and moves both streams to the next one that stays."""
-    import torch
+def _refit_layer(run: _Refit, index: int, following: int) -> None:
+    """Prunes and refits one block, and moves both streams to the next one that stays.
 
-    layer = layers[index]
-    update: list[torch.Tensor] = []
-    with watch({}, {attention_output(layer): update.append}):
-        dense = stream.run(layer, index, states.dense)
-    middle = states.dense + torch.cat(update)
-    for skipped in range(index + 1, following):
-        dense = stream.run(layers[skipped], skipped, dense)
-    _cut(layer, plan, index)
-    _refit_linear(attention_output(layer), layer, index, stream, states.pruned, middle, damping)
-    states.pruned = _refit_linear(
-        mlp_output(layer), layer, index, stream, states.pruned, dense, damping
-    )
+    The target is a blend. The dense stream alone asks the few weights left to undo all that went
+    wrong before, and overfits; what the untouched block makes of the pruned stream alone lets the
+    errors pile up.
+    """
+    layer, states = run.layers[index], run.states
+    dense_middle, dense = _through(run, index, following, states.dense)
+    own_middle, own = _through(run, index, following, states.pruned)
+    share = run.towards_dense
+    _cut(layer, run.plan, index)
+    if run.plan.heads[index]:
+        middle = own_middle.lerp(dense_middle, share)
+        _refit_linear(run, attention_output(layer), index, middle)
+    states.pruned = _refit_linear(run, mlp_output(layer), index, own.lerp(dense, share))
     states.dense = dense
 
 
+def _through(
+    run: _Refit, index: int, following: int, hidden: "torch.Tensor"
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """The residual stream after block `index`'s attention, and before block `following`."""
+    import torch
+
+    update: list[torch.Tensor] = []
+    with watch({}, {attention_output(run.layers[index]): update.append}):
+        output = run.stream.run(run.layers[index], index, hidden)
+    for skipped in range(index + 1, following):
+        output = run.stream.run(run.layers[skipped], skipped, output)
+    return hidden + torch.cat(update), output
+
+
 def _refit_linear(
-    linear: "nn.Linear",
-    layer: Any,
-    index: int,
-    stream: LayerStream,
-    hidden: "torch.Tensor",
-    target: "torch.Tensor",
-    damping: float,
+    run: _Refit, linear: "nn.Linear", index: int, target: "torch.Tensor"
 ) -> "torch.Tensor":
     """Refits one output projection towards `target`, the residual stream right after it.
 
@@ -118,10 +152,11 @@ def _refit_linear(
     """
     import torch
 
+    layer, hidden = run.layers[index], run.states.pruned
     inputs: list[torch.Tensor] = []
     added: list[torch.Tensor] = []
     with watch({linear: inputs.append}, {linear: added.append}):
-        output = stream.run(layer, index, hidden)
+        output = run.stream.run(layer, index, hidden)
     x, old = torch.cat(inputs), torch.cat(added)
     before = output - old if linear is mlp_output(layer) else hidden
     fit = Regression(linear.in_features, linear.out_features)
@@ -129,7 +164,7 @@ def _refit_linear(
     scale = _row_scale(target)
     for one_x, one_y in zip(x * scale, (target - before - bias) * scale, strict=True):
         fit.add(one_x, one_y)
-    linear.weight.data = fit.solve(linear.weight, damping)
+    linear.weight.data = fit.solve(linear.weight, run.damping)
     return before + linear(x)
 
 

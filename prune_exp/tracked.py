@@ -5,9 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune_exp.settings import SettingError
+from prune_exp.settings import SettingError, TrackingSettings
 
 PREFIX = "prune_exp."
+CANDIDATE = "candidate"
+"""Alias of the version that the latest sweep or trial registered."""
+
+
+def store_uri(tracking: TrackingSettings) -> str:
+    """The tracking URI; by default a SQLite file under `tracking.root`."""
+    if tracking.uri is not None:
+        return tracking.uri
+    return f"sqlite:///{Path(tracking.root).expanduser().absolute() / 'mlflow.db'}"
 
 
 @dataclass(frozen=True, kw_only=True)

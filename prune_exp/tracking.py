@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.records import TrialResult, metrics
-from prune_exp.settings import SettingError, Settings, TrackingSettings
-from prune_exp.tracked import PREFIX
+from prune_exp.settings import SettingError, Settings, TrackingSettings, redact
+from prune_exp.tracked import PREFIX, store_uri
 
 SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
 ANSWER_TIMEOUT_S = 5
-
-
-def store_uri(tracking: TrackingSettings) -> str:
-    """The tracking URI; by default a SQLite file under `tracking.root`."""
-    if tracking.uri is not None:
-        return tracking.uri
-    return f"sqlite:///{Path(tracking.root).expanduser().absolute() / 'mlflow.db'}"
 
 
 def open_store(tracking: TrackingSettings) -> str:
@@ -71,11 +64,6 @@ def _experiment_id(name: str, artifacts: str | None) -> str:
     if found is not None:
         return found.experiment_id
     return mlflow.create_experiment(name, artifact_location=artifacts)
-
-
-def redact(text: str) -> str:
-    """Hides the user and password of every URI in a text."""
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def flatten(settings: Settings) -> dict[str, str]:

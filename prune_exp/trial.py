@@ -1,22 +1,20 @@
 """One trial: plan, prune, export, judge, measure."""
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prune_exp import benchmark, models, quality, surgery
 from prune_exp.allocation import allocate
-from prune_exp.cache import digest_of, file_sha256
 from prune_exp.calibration import Statistics, calibrate
 from prune_exp.consensus import make_plan, redundant
-from prune_exp.corpus import Corpus, TokenBlocks, load_corpus
+from prune_exp.corpus import Corpus, TokenBlocks, retokenized
+from prune_exp.export import export, weights_sha256
+from prune_exp.inputs import Inputs, prepare
 from prune_exp.records import (
-    ModelShape,
     PruningPlan,
     QualityComparison,
     SpeedComparison,
@@ -24,23 +22,17 @@ from prune_exp.records import (
     TrialResult,
 )
 from prune_exp.settings import UNITS, Settings
-from prune_exp.voters import check_voters, score
+from prune_exp.vocabulary import (
+    encode_bytes,
+    order_scores,
+    read_vocabulary,
+    text_bytes,
+    trim,
+)
+from prune_exp.voters import score
 
-
-class ExportError(RuntimeError):
-    """The pruned model could not be written."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a trial starts from, all of it checked."""
-
-    source: models.ModelSource
-    tokenizer: Any
-    corpus: Corpus
-    prompts: list[str]
-    shape: ModelShape
-    cache_dir: Path
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -57,30 +49,6 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = time.perf_counter() - start
-
-
-def prepare(settings: Settings) -> Inputs:
-    """Finds and checks everything a trial needs; writes nothing but caches.
-
-    Raises:
-        SettingError: something the user named is missing, or the request cannot be met.
-    """
-    check_voters(settings.pruning.voters)
-    prompts = benchmark.read_prompts(settings.benchmark)
-    cache_dir = Path(settings.cache_dir).expanduser()
-    source = models.locate(settings.model, cache_dir)
-    shape = models.shape_of(models.skeleton(source.folder))
-    allocate(shape, settings.sparsity, settings.pruning)
-    tokenizer = models.load_tokenizer(source.folder)
-    corpus = load_corpus(settings.data, tokenizer, seed=settings.seed)
-    return Inputs(
-        source=source,
-        tokenizer=tokenizer,
-        corpus=corpus,
-        prompts=prompts,
-        shape=shape,
-        cache_dir=cache_dir,
-    )
 
 
 def run_trial(settings: Settings, folder: Path) -> TrialResult:
@@ -105,22 +73,28 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
             )
             baseline = replace(baseline, head=baseline.head.clone())
     with watch.phase("vote"):
-        plan = vote(settings, inputs.shape, statistics)
-    ids = inputs.corpus.calibration.ids if settings.pruning.refit else None
+        plan = vote(settings, inputs, statistics)
+    tokenizer, ids = _vocabulary(settings, inputs, plan)
     with watch.phase("prune"):
-        pruned = surgery.prune(model, plan, ids, damping=settings.pruning.refit_damping)
+        pruned = surgery.prune(
+            model,
+            plan,
+            ids,
+            damping=settings.pruning.refit_damping,
+            towards_dense=settings.pruning.refit_towards_dense,
+        )
     with watch.phase("export"):
-        checkpoint = export(pruned, inputs, folder / "model")
+        checkpoint = export(pruned, tokenizer, folder / "model")
     judged = None
     if baseline is not None:
         with watch.phase("quality"):
-            judged = _judge(settings, inputs, pruned, baseline)
+            judged = _judge(settings, inputs, pruned, baseline, tokenizer)
     pruned_shape = models.shape_of(pruned)
     del model, pruned, baseline
     measured = None
     if settings.benchmark.enabled:
         with watch.phase("measure"):
-            measured = _measure(settings, inputs, checkpoint)
+            measured = _measure(settings, inputs, checkpoint, tokenizer)
     return TrialResult(
         model_digest=inputs.source.digest,
         texts=_texts(inputs.corpus),
@@ -138,29 +112,53 @@ def _calibrate(settings: Settings, inputs: Inputs, model: Any) -> Statistics:
     return calibrate(
         model,
         inputs.source.digest,
-        inputs.corpus.calibration,
+        inputs.corpus,
+        inputs.tokenizer,
         gradient_blocks=settings.data.gradient_blocks,
         cache_dir=inputs.cache_dir,
     )
 
 
-def vote(settings: Settings, shape: ModelShape, statistics: Statistics) -> PruningPlan:
+def vote(settings: Settings, inputs: Inputs, statistics: Statistics) -> PruningPlan:
     """Scores every unit and lets the voters decide."""
-    pruning = settings.pruning
+    pruning, shape = settings.pruning, inputs.shape
+    allocation = allocate(shape, settings.sparsity, pruning)
+    kinds = [kind for kind in UNITS if kind != "vocab" or allocation.tokens]
     scores = {
         kind: score(
             pruning.voters, statistics, kind, head_unit=pruning.head_unit, seed=settings.seed
         )
-        for kind in UNITS
+        for kind in kinds
     }
+    if allocation.tokens:
+        vocabulary = read_vocabulary(inputs.tokenizer)
+        scores["vocab"] = {
+            name: order_scores(values[0], vocabulary)[None]
+            for name, values in scores["vocab"].items()
+        }
     return make_plan(
         scores,
         shape,
-        allocate(shape, settings.sparsity, pruning),
+        allocation,
         sparsity=settings.sparsity,
         vote_threshold=settings.vote_threshold,
         pruning=pruning,
     )
+
+
+def _vocabulary(
+    settings: Settings, inputs: Inputs, plan: PruningPlan
+) -> tuple[Any, "torch.Tensor | None"]:
+    """The pruned model's tokenizer, and the text to refit on in the dense model's ids."""
+    import torch
+
+    ids = inputs.corpus.calibration.ids if settings.pruning.refit else None
+    if not plan.tokens:
+        return inputs.tokenizer, ids
+    trimmed, kept = trim(inputs.tokenizer, plan.tokens)
+    if ids is not None:
+        ids = torch.tensor(kept)[retokenized(inputs.corpus, settings.data, trimmed)]
+    return trimmed, ids
 
 
 def warnings_about(plan: PruningPlan, settings: Settings) -> list[str]:
@@ -172,53 +170,45 @@ def warnings_about(plan: PruningPlan, settings: Settings) -> list[str]:
     ]
 
 
-def export(model: Any, inputs: Inputs, target: Path) -> Path:
-    """Writes a stock checkpoint to `target`, whole or not at all.
-
-    Raises:
-        ExportError: writing failed, for instance because the disk is full.
-    """
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        models.save(model, inputs.tokenizer, partial)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, Exception):
-            raise ExportError(f"could not write the pruned model to {target}: {error}") from error
-        raise
-    return target
-
-
-def weights_sha256(checkpoint: Path) -> str:
-    """One digest for all weights files of a checkpoint; the file's own when there is one."""
-    digests = [file_sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))]
-    return digests[0] if len(digests) == 1 else digest_of(digests)
-
-
 def _judge(
-    settings: Settings, inputs: Inputs, pruned: Any, baseline: quality.DenseBaseline
+    settings: Settings,
+    inputs: Inputs,
+    pruned: Any,
+    baseline: quality.DenseBaseline,
+    tokenizer: Any,
 ) -> QualityComparison:
+    import torch
+
+    def reencode(block: "torch.Tensor") -> tuple[int, "torch.Tensor"]:
+        data = (
+            text_bytes(inputs.tokenizer, part) for part in (block[:1].tolist(), block[1:].tolist())
+        )
+        first, rest = (encode_bytes(tokenizer, part) for part in data)
+        return len(first), torch.tensor(first + rest)
+
     return quality.compare(
         pruned,
         baseline,
         inputs.corpus.heldout,
         max_perplexity_ratio=settings.quality.max_perplexity_ratio,
         resamples=settings.benchmark.bootstrap_resamples,
+        reencode=None if tokenizer is inputs.tokenizer else reencode,
     )
 
 
-def _measure(settings: Settings, inputs: Inputs, checkpoint: Path) -> SpeedComparison:
-    tokenizer = inputs.tokenizer
-    prompts = [tokenizer(text)["input_ids"] for text in inputs.prompts]
+def _measure(
+    settings: Settings, inputs: Inputs, checkpoint: Path, tokenizer: Any
+) -> SpeedComparison:
+    sides = {"dense": inputs.tokenizer, "pruned": tokenizer}
+    prompts = {
+        side: [one(text)["input_ids"] for text in inputs.prompts] for side, one in sides.items()
+    }
     speed = benchmark.measure(inputs.source.folder, checkpoint, prompts, settings.benchmark)
     samples = tuple(
         {
             **{key: value for key, value in sample.items() if key != "ids"},
             "prompt_text": inputs.prompts[sample["prompt"]],
-            "text": tokenizer.decode(sample["ids"][0]),
+            "text": sides[sample["model"]].decode(sample["ids"][0]),
         }
         for sample in speed.samples
     )

@@ -1,8 +1,8 @@
 """Importance criteria. Each scores every unit of a kind; higher means keep.
 
 A voter is a function (statistics, kind, seed) -> scores [groups, units], or None when it cannot
-judge that kind and abstains. For `mlp` and `heads` a group is a layer; for `layers` the whole
-model is one group.
+judge that kind and abstains. For `mlp` and `heads` a group is a layer; for `layers` and `vocab`
+the whole model is one group.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,8 @@ Voter = Callable[[Statistics, str, int], "torch.Tensor | None"]
 def magnitude(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
     """Norm of the unit's weights."""
     del seed
+    if kind == "vocab":
+        return stats.vocab_weight[None].sqrt()
     if kind == "layers":
         total = stats.mlp_weight.square().sum(1) + stats.heads_weight.square().sum(1)
         return total.sqrt()[None]
@@ -34,15 +36,20 @@ def gradient(stats: Statistics, kind: str, seed: int) -> "torch.Tensor | None":
     del seed
     if kind == "layers":
         return None
+    if kind == "vocab":
+        return stats.vocab_taylor[None]
     return stats.mlp_taylor if kind == "mlp" else stats.heads_taylor
 
 
 def wanda(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
     """Weight norm times activation norm (arXiv:2306.11695): the unit's output energy.
 
-    A layer's is the sum of its units' relative to the energy of its input.
+    A layer's is the sum of its units' relative to the energy of its input. A token's activation is
+    1 where it occurs, so its norm is the root of its frequency.
     """
     del seed
+    if kind == "vocab":
+        return (stats.vocab_weight * stats.vocab_frequency)[None].sqrt()
     mlp = stats.mlp_output * stats.mlp_square
     heads = (stats.heads_output * stats.heads_square).sum(2)
     if kind == "layers":
@@ -53,10 +60,11 @@ def wanda(stats: Statistics, kind: str, seed: int) -> "torch.Tensor":
 def fluctuation(stats: Statistics, kind: str, seed: int) -> "torch.Tensor | None":
     """Activation variance times squared weight norm (arXiv:2312.11983).
 
-    Abstains on layers, where it ranks as wanda does (correlation 0.99 on SmolLM2-135M).
+    Abstains on layers, where it ranks as wanda does (correlation 0.99 on SmolLM2-135M), and on
+    tokens, where it must.
     """
     del seed
-    if kind == "layers":
+    if kind in ("layers", "vocab"):
         return None
     mlp = stats.mlp_output * (stats.mlp_square - stats.mlp_mean.square())
     heads = stats.heads_output * (stats.heads_square - stats.heads_mean.square())
@@ -67,10 +75,11 @@ def obs(stats: Statistics, kind: str, seed: int) -> "torch.Tensor | None":
     """Error left after the best update of all other weights: optimal brain surgeon.
 
     Squared weight norm over the diagonal of the inverse second moment (arXiv:2302.04089).
-    Abstains on layers, where it ranks as wanda does (correlation 0.99 on SmolLM2-135M).
+    Abstains on layers, where it ranks as wanda does (correlation 0.99 on SmolLM2-135M), and on
+    tokens, where it must.
     """
     del seed
-    if kind == "layers":
+    if kind in ("layers", "vocab"):
         return None
     mlp = stats.mlp_output / stats.mlp_inverse
     heads = (stats.heads_output / stats.heads_inverse).sum(2)

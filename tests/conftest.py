@@ -29,7 +29,7 @@ WORDS = [
 ]
 
 
-def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0) -> Any:
+def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0, vocab: int = 300) -> Any:
     """A randomly initialised decoder: 4 layers, 4 query heads on 2 key/value heads."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -37,7 +37,7 @@ def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         model_type,
-        vocab_size=300,
+        vocab_size=vocab,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=4,
@@ -65,6 +65,28 @@ def make_tokenizer() -> Any:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", bos_token="<end>", pad_token="<end>"
+    )
+
+
+def make_bpe_tokenizer(size: int = 300) -> Any:
+    """A byte-level BPE tokenizer with real merges, learnt from made-up words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    chance = random.Random(1)
+    text = [" ".join(chance.choices(WORDS, k=20)) for _ in range(50)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<end>", bos_token="<end>", pad_token="<end>"
     )

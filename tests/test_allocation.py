@@ -22,21 +22,35 @@ SMOLLM2 = ModelShape(
     params_query_head=73_728,
     params_kv_head=73_728,
     params_embedding_only=0,
+    params_token=576,
+    vocab_removable=48_900,
 )
 
 
 @given(
-    st.floats(0.05, 0.78),
+    st.floats(0.05, 0.8),
+    st.floats(0, 1),
     st.floats(0, 1),
     st.floats(0, 1),
     st.sampled_from(["group", "query"]),
 )
-def test_every_request_is_met(sparsity: float, depth: float, heads: float, unit: str) -> None:
-    pruning = PruningSettings(depth_share=depth, heads_share=heads, head_unit=unit)
+def test_every_request_is_met(
+    sparsity: float, vocab: float, depth: float, heads: float, unit: str
+) -> None:
+    pruning = PruningSettings(
+        vocab_share=vocab, depth_share=depth, heads_share=heads, head_unit=unit
+    )
     chosen = allocate(SMOLLM2, sparsity, pruning)
     assert abs(chosen.params_removed / SMOLLM2.params_total - sparsity) <= TOLERANCE
     assert chosen.layers < SMOLLM2.layers
     assert chosen.channels < SMOLLM2.width
+    assert chosen.tokens <= SMOLLM2.vocab_removable
+
+
+def test_tokens_go_unasked_only_where_nothing_else_is_left() -> None:
+    assert allocate(SMOLLM2, 0.78, PruningSettings()).tokens == 0
+    chosen = allocate(SMOLLM2, 0.8, PruningSettings())
+    assert chosen.tokens > 0
 
 
 def test_removed_parameters_by_hand() -> None:
@@ -47,5 +61,6 @@ def test_removed_parameters_by_hand() -> None:
 
 
 def test_more_than_there_is_names_the_limit() -> None:
-    with pytest.raises(SettingError, match=r"embeddings alone hold 21.0%.*sparsity=0.78"):
-        allocate(SMOLLM2, 0.8, PruningSettings())
+    blocks_only = PruningSettings(units=["layers", "heads", "mlp"])
+    with pytest.raises(SettingError, match=r"embeddings hold 21.0%.*sparsity=0.78"):
+        allocate(SMOLLM2, 0.8, blocks_only)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import command
+from conftest import command, make_tiny, make_tokenizer
 
 BAD = [
     ("sparsity=0", "sparsity=0 is not between 0 and 1"),
@@ -23,7 +23,7 @@ BAD = [
     ("pruning.voters=[wnda]", "did you mean wanda?"),
     ("sparsty=0.5", "did you mean sparsity?"),
     ("prunin=width", "did you mean pruning?"),
-    ("pruning=widht", "did you mean pruning=width?"),
+    ("pruning=widht", "did you mean width?"),
     ("model.path=/nowhere", "/nowhere is not a folder"),
     ("tracking.uri=http://127.0.0.1:9", "does not answer"),
     ("tracking.root=/proc/nowhere", "cannot be written"),
@@ -119,44 +119,98 @@ def test_a_failing_trial_does_not_stop_the_others(tiny_args: list[str], tmp_path
     arguments = ["-m", *tiny_args, "benchmark.timeout_s=1,600"]
     done = command(*arguments, cwd=tmp_path)
     assert done.returncode == 1
+    _, first, second = runs_in(tmp_path)
+    assert first.info.status == "FAILED"
+    assert "MeasurementError" in first.data.tags["prune_exp.error"]
+    assert second.info.status == "FINISHED"
+
+
+def runs_in(folder: Path) -> list[Any]:
+    """All runs of the store under a folder, the sweep's own first, then by trial number."""
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("prune_exp")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    trials = {r.data.tags["hydra.job_num"]: r for r in runs if "hydra.job_num" in r.data.tags}
-    assert trials["0"].info.status == "FAILED"
-    assert "MeasurementError" in trials["0"].data.tags["prune_exp.error"]
-    assert trials["1"].info.status == "FINISHED"
+    return sorted(runs, key=lambda run: int(run.data.tags.get("hydra.job_num", -1)))
 
 
-def test_interrupt_kills_the_run_and_leaves_130(tiny_args: list[str], tmp_path: Path) -> None:
-    arguments = [*tiny_args, "benchmark.prompts=20", "benchmark.new_tokens=200"]
+def interrupt(arguments: list[str], folder: Path, checkpoint: str) -> tuple[int, str]:
+    """Sends Ctrl-C three seconds after a checkpoint appears: in the middle of its measurement."""
     process = subprocess.Popen(
         [sys.executable, "-m", "prune_exp", *arguments],
-        cwd=tmp_path,
+        cwd=folder,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
     )
-    checkpoint = tmp_path / "mlruns" / "outputs"
-    for _ in range(600):
-        if list(checkpoint.glob("*/*/model")):
+    for _ in range(1200):
+        if list((folder / "mlruns").glob(checkpoint)) or process.poll() is not None:
             break
         time.sleep(0.1)
     time.sleep(3)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    return process.returncode, errors
+
+
+def test_interrupt_kills_the_run_and_leaves_130(tiny_args: list[str], tmp_path: Path) -> None:
+    arguments = [*tiny_args, "benchmark.prompts=20", "benchmark.new_tokens=200"]
+    code, errors = interrupt(arguments, tmp_path, "outputs/*/*/model")
+    assert code == 130, errors
+    assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED"]
+
+
+def test_interrupt_in_a_sweep_keeps_finished_trials(tiny_args: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", *tiny_args, "benchmark.prompts=20", "benchmark.new_tokens=2,200"]
+    code, errors = interrupt(arguments, tmp_path, "sweeps/*/*/1/model")
+    assert code == 130, errors
+    assert errors.strip().splitlines()[-1].startswith("prune_exp: interrupted")
+    assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED", "FINISHED", "KILLED"]
+
+
+def test_a_disk_that_is_full_fails_the_run_and_registers_nothing(
+    tiny_args: list[str], tmp_path: Path
+) -> None:
+    make_tiny("llama", vocab=60_000).save_pretrained(tmp_path / "large")
+    make_tokenizer().save_pretrained(tmp_path / "large")
+    limited = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))\n"
+        "sys.argv[0] = 'prune_exp'\n"
+        "runpy.run_module('prune_exp', run_name='__main__')\n"
+    )
+    arguments = [*tiny_args, f"model.path={tmp_path / 'large'}", "sparsity=0.005"]
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "could not write the pruned model" in done.stderr.strip().splitlines()[-1]
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "FAILED"
+    assert "ExportError" in run.data.tags["prune_exp.error"]
+    assert not list((tmp_path / "mlruns").rglob("*.safetensors"))
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("prune_exp")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "KILLED"
+    assert not client.search_registered_models()
+
+
+def test_hydras_own_sweeper_has_a_parent_run_too(tiny_args: list[str], tmp_path: Path) -> None:
+    done = command(
+        "-m", *tiny_args, "hydra/sweeper=basic", "benchmark=off", "sparsity=0.3,0.5", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    parent, *children = runs_in(tmp_path)
+    assert [run.data.params["sparsity"] for run in children] == ["0.3", "0.5"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
 
 
 def _inputs(run: Any) -> list[Any]:

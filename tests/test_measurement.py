@@ -63,7 +63,9 @@ def test_measured_processes_answer_and_alternate(tiny_folder: Path) -> None:
         new_tokens=4, batch_rounds=2, batch_size=2, memory_rounds=2, bootstrap_resamples=100
     )
     prompts = [[1, 2, 3, 4], [5, 6, 7], [8, 9, 10, 11, 12]]
-    found = benchmark.measure(tiny_folder, tiny_folder, prompts, settings)
+    found = benchmark.measure(
+        tiny_folder, tiny_folder, dict.fromkeys(benchmark.SIDES, prompts), settings
+    )
     order = [sample["model"] for sample in found.samples]
     assert order == ["dense", "pruned", "pruned", "dense", "dense", "pruned"]
     ids = {(s["prompt"], s["model"]): s["ids"] for s in found.samples}

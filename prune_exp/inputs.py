@@ -1,0 +1,53 @@
+"""What a trial starts from: found, checked, cheap to get."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prune_exp import models
+from prune_exp.allocation import allocate
+from prune_exp.benchmark import read_prompts
+from prune_exp.corpus import Corpus, load_corpus
+from prune_exp.records import ModelShape
+from prune_exp.settings import Settings
+from prune_exp.vocabulary import removable_tokens
+from prune_exp.voters import check_voters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a trial starts from, all of it checked."""
+
+    source: models.ModelSource
+    tokenizer: Any
+    corpus: Corpus
+    prompts: list[str]
+    shape: ModelShape
+    cache_dir: Path
+
+
+def prepare(settings: Settings) -> Inputs:
+    """Finds and checks everything a trial needs; writes nothing but caches.
+
+    Raises:
+        SettingError: something the user named is missing, or the request cannot be met.
+    """
+    check_voters(settings.pruning.voters)
+    prompts = read_prompts(settings.benchmark)
+    cache_dir = Path(settings.cache_dir).expanduser()
+    source = models.locate(settings.model, cache_dir)
+    tokenizer = models.load_tokenizer(source.folder)
+    shape = replace(
+        models.shape_of(models.skeleton(source.folder)),
+        vocab_removable=removable_tokens(tokenizer),
+    )
+    allocate(shape, settings.sparsity, settings.pruning)
+    corpus = load_corpus(settings.data, tokenizer, seed=settings.seed)
+    return Inputs(
+        source=source,
+        tokenizer=tokenizer,
+        corpus=corpus,
+        prompts=prompts,
+        shape=shape,
+        cache_dir=cache_dir,
+    )
