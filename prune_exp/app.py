@@ -1,6 +1,8 @@
 """The Hydra entry: compose, check, run a trial; errors of the user's become one line."""
 
+import math
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,24 +12,40 @@ from prune_exp.settings import from_config, store_schema
 
 
 def trial(config: Any) -> dict[str, float]:
-    """Runs one trial inside the MLflow run that the callback opened; returns its metrics."""
+    """Runs one trial inside the MLflow run that the callback opened; returns its metrics.
+
+    Raises:
+        ValueError: an objective of the sweep came out as no number.
+    """
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from prune_exp import tracking
+    from prune_exp.isolated import run_isolated
     from prune_exp.records import metrics
     from prune_exp.trial import run_trial, warnings_about
 
-    settings = from_config(config)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    settings, hydra = from_config(config), HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
     try:
-        result = run_trial(settings, folder)
+        result = run_isolated(run_trial, settings, folder)
         tracking.log_result(result, folder)
     except KeyboardInterrupt:
         tracking.end_open_runs("KILLED")
         raise
     for warning in warnings_about(result.plan, settings):
         print(f"note: {warning}", file=sys.stderr)
-    return metrics(result)
+    found = metrics(result)
+    if hydra.mode == RunMode.MULTIRUN:
+        check_numbers(found, [*settings.search.directions, *settings.search.limits])
+    return found
+
+
+def check_numbers(found: dict[str, float], wanted: list[str]) -> None:
+    """Raises ValueError when a metric that a search relies on is there and no finite number."""
+    bad = [f"{key} is {found[key]}" for key in wanted if not math.isfinite(found.get(key, 0.0))]
+    if bad:
+        raise ValueError(", ".join(bad))
 
 
 def main() -> None:
@@ -40,6 +58,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     store_schema()
     register()
     run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(trial)

@@ -209,7 +209,8 @@ def _memory(
 ) -> list[dict[str, dict[str, Any]]]:
     """Both models' memory after one request and one batch, in pairs of fresh processes.
 
-    The two work at the same time: a clock would mind, the kernel's accounting does not.
+    The two work at the same time, on half of the cores each: a clock would mind, the kernel's
+    accounting does not.
     """
     from tqdm import tqdm
 
@@ -218,7 +219,9 @@ def _memory(
     for _ in tqdm(range(settings.memory_rounds), "memory", unit="pair"):
         with ExitStack() as stack:
             workers = {
-                side: stack.enter_context(ModelProcess(folder, threads, settings.timeout_s))
+                side: stack.enter_context(
+                    ModelProcess(folder, max(threads // 2, 1), settings.timeout_s)
+                )
                 for side, folder in folders.items()
             }
             for side, worker in workers.items():

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 
 from prune_exp.errors import explain
-from prune_exp.settings import Settings, from_config
+from prune_exp.settings import Settings, settings_of
 
 OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
 
@@ -27,37 +27,68 @@ class Lifecycle(Callback):
         """Opens the parent run under a sweeper that does not announce its points."""
         del kwargs
         if config.hydra.sweeper._target_ != OUR_SWEEPER:
-            with _Refusals():
-                self._open_sweep(config, trials=0)
+            self.on_sweep_planned(config, config, None, "none", 0)
 
-    def on_sweep_planned(self, config: Any, points: list[Any]) -> None:
-        """Checks every point before anything is written, then opens the parent run."""
+    def on_sweep_checked(self, config: Any, points: list[Any]) -> None:
+        """Checks points that span the sweep, before anything is written."""
         from prune_exp.inputs import prepare
 
+        del config
         with _Refusals():
             for point in points:
-                prepare(_settings(point))
-            self._open_sweep(points[0], trials=len(points), folder=Path(config.hydra.sweep.dir))
+                prepare(settings_of(point, checked=True))
 
-    def _open_sweep(self, config: Any, trials: int, folder: Path | None = None) -> None:
-        from prune_exp.tracking import start_sweep
+    def on_study_resumed(
+        self, config: Any, first: Any, parent: str
+    ) -> dict[int, dict[str, float]] | None:
+        """Ends runs that a killed driver left open; returns metrics of the finished ones."""
+        from prune_exp import tracking
 
-        where = (folder or Path(config.hydra.sweep.dir)).absolute()
-        self.parent_run_id = start_sweep(_settings(config), where, trials)
+        del config
+        with _Refusals():
+            tracking.reap(tracking.open_store(settings_of(first).tracking))
+            return tracking.finished_metrics(parent)
+
+    def on_sweep_planned(
+        self, config: Any, first: Any, parent: str | None, study: str, trials: int
+    ) -> str | None:
+        """Opens the sweep's run, an earlier one when the study goes on; returns its id."""
+        from prune_exp import tracking
+
+        with _Refusals():
+            settings = settings_of(first)
+            tracking.reap(tracking.open_store(settings.tracking))
+            self.parent_run_id = tracking.start_sweep(
+                settings,
+                Path(config.hydra.sweep.dir).absolute(),
+                study=study,
+                trials=trials,
+                earlier=parent,
+            )
+        return self.parent_run_id
+
+    def on_trials_lost(self, config: Any, numbers: list[int], reason: str) -> None:
+        """Ends the runs of trials whose launcher broke down."""
+        from prune_exp.tracking import lose_trials
+
+        del config
+        if self.parent_run_id is not None:
+            lose_trials(self.parent_run_id, numbers, reason)
 
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
         """Opens the trial's run; a single trial is checked first."""
+        from prune_exp import tracking
         from prune_exp.inputs import prepare
-        from prune_exp.tracking import start_trial
 
         del kwargs
         with _Refusals():
-            settings = _settings(config)
+            settings = settings_of(config, checked=True)
             if self.parent_run_id is None:
                 prepare(settings)
+                tracking.reap(tracking.open_store(settings.tracking))
             number = config.hydra.job.get("num") if self.parent_run_id else 0
             folder = Path(config.hydra.runtime.output_dir)
-            start_trial(settings, folder, number, self.parent_run_id)
+            tracking.start_trial(settings, folder, number, self.parent_run_id)
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
         """Closes the trial's run."""
@@ -80,7 +111,7 @@ class Lifecycle(Callback):
         if self.last_run_id is not None:
             folder = Path(config.hydra.runtime.output_dir)
             with _Refusals():
-                finish(_settings(config), self.last_run_id, folder)
+                finish(settings_of(config), self.last_run_id, folder)
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Reports on the sweep and registers its best model; exit code 1 if a trial failed."""
@@ -88,7 +119,7 @@ class Lifecycle(Callback):
         assert self.parent_run_id is not None
         folder = Path(config.hydra.sweep.dir).absolute()
         with _Refusals():
-            settings = _settings(config, check=False)
+            settings = settings_of(config)
             failed = finish(settings, self.parent_run_id, folder)
         if failed:
             raise SystemExit(1)
@@ -110,51 +141,53 @@ class _Refusals:
         raise SystemExit(f"prune_exp: error: {explain(error)}") from error
 
 
-def _settings(config: Any, *, check: bool = True) -> Settings:
-    """The settings of a full config, Hydra's own node left out."""
-    import copy
-
-    from omegaconf import OmegaConf, open_dict, read_write
-
-    plain = copy.deepcopy(config)
-    with read_write(plain), open_dict(plain):
-        del plain["hydra"]
-    if check:
-        return from_config(plain)
-    settings = OmegaConf.to_object(plain)
-    assert isinstance(settings, Settings)
-    return settings
-
-
 def finish(settings: Settings, root_run_id: str, folder: Path) -> int:
     """Chooses the best trial, stores and registers its model, writes the report.
 
     Returns:
-        The number of trials that failed.
+        The number of trials that failed on their own account.
     """
-    from prune_exp import registry
+    from prune_exp import registry, tracking
     from prune_exp.report import print_summary, write_report
-    from prune_exp.tracked import PREFIX, choose_best, read_trials
-    from prune_exp.tracking import end_open_runs
+    from prune_exp.tracked import choose_best, read_trials
 
     trials = read_trials(root_run_id)
-    failed = sum(trial.status != "FINISHED" for trial in trials)
+    failed = sum(trial.failed for trial in trials)
     best = choose_best(trials, settings.tracking.best)
-    version = None
+    name = None
     if best is not None:
-        wanted = {"all": trials, "best": [best.trial], "none": []}[settings.tracking.log_models]
-        for trial in wanted:
-            if trial.status != "FINISHED":
-                continue
-            uri = registry.log_model(trial, Path(trial.tags[f"{PREFIX}checkpoint"]))
-            if settings.tracking.register and trial.run_id == best.trial.run_id:
-                version = registry.register(trial, uri, registry.registered_name(settings))
+        name = _store_models(settings, trials, best)
         write_report(root_run_id, trials, best, folder)
-    for trial in trials:
-        checkpoint = trial.tags.get(f"{PREFIX}checkpoint")
-        if checkpoint and settings.tracking.log_models != "none":
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    end_open_runs("FAILED" if failed else "FINISHED")
-    name = registry.registered_name(settings) if version else None
+    for plot in sorted((folder / "optuna").glob("*.png")):
+        tracking.log_file(root_run_id, plot, "optuna")
+    if settings.tracking.log_models != "none":
+        for trial in trials:
+            shutil.rmtree(registry.checkpoint_of(trial), ignore_errors=True)
+    tracking.end_open_runs("FAILED" if failed else "FINISHED")
     print_summary(trials, best, folder, name, settings.tracking)
     return failed
+
+
+def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | None:
+    """Stores the wanted models; returns the registered name when the best one is registered.
+
+    A sweep that went on may find that its best trial was stored and registered before.
+    """
+    from prune_exp import registry
+
+    wanted = {"all": trials, "best": [best.trial], "none": []}[settings.tracking.log_models]
+    name = registry.registered_name(settings)
+    registered = False
+    for trial in wanted:
+        chosen = settings.tracking.register and trial.run_id == best.trial.run_id
+        if trial.status != "FINISHED":
+            continue
+        checkpoint = registry.checkpoint_of(trial)
+        if checkpoint.is_dir():
+            uri = registry.log_model(trial, checkpoint)
+            if chosen:
+                registry.register(trial, uri, name)
+                registered = True
+        elif chosen:
+            registered = registry.point_at(trial, name)
+    return name if registered else None

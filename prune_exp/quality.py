@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 CHUNK_TOKENS = 128
+LARGEST_LOSS = 700.0
+"""exp of more overflows; such a model is beyond words anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,7 @@ def _quality(losses: list[float], text: TokenBlocks, own_tokens: int) -> Quality
     tokens = text.ids[:, 1:].numel()
     return Quality(
         bits_per_byte=mean * tokens / math.log(2) / text.bytes_scored,
-        perplexity=math.exp(mean),
+        perplexity=math.exp(min(mean, LARGEST_LOSS)),
         bytes_per_token=text.bytes_scored / own_tokens,
         tokens=tokens,
     )

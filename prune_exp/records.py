@@ -1,7 +1,8 @@
 """What a trial found out. Frozen, JSON-able, and flattened to metrics in one place."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +215,34 @@ class TrialResult:
         return 1 - self.pruned_shape.params_total / self.dense_shape.params_total
 
 
+def metric_keys(*, speed: bool, quality: bool) -> list[str]:
+    """The keys that a trial will have, known before it runs: those of a made-up result."""
+    result = _filled(TrialResult)
+    kept = replace(
+        result,
+        quality=result.quality if quality else None,
+        speed=result.speed if speed else None,
+        dense_shape=replace(result.dense_shape, params_total=2),
+    )
+    return sorted(metrics(kept))
+
+
+def _filled(kind: Any) -> Any:
+    """An instance of a result type with something of the right type in every field."""
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for one in fields(kind):
+        options = [arg for arg in get_args(hints[one.name]) if arg is not type(None)]
+        wanted = options[0] if isinstance(hints[one.name], UnionType) else hints[one.name]
+        plain = get_origin(wanted) or wanted
+        values[one.name] = _filled(plain) if is_dataclass(plain) else _some(plain)
+    return kind(**values)
+
+
+def _some(plain: Any) -> Any:
+    return 1 if plain is int else 1.0 if plain is float else plain()
+
+
 def metrics(result: TrialResult) -> dict[str, float]:
     """The one flattening of a result: the same keys in MLflow, in the report and in JSON."""
     flat = _size_metrics(result)
@@ -242,7 +271,13 @@ def _size_metrics(result: TrialResult) -> dict[str, float]:
         "pruned/kv_heads": pruned.kv_heads,
         "pruned/mlp_width": pruned.width,
         "pruned/vocabulary": pruned.vocab,
+        "weights_read_ratio": _read(pruned) / _read(dense),
     }
+
+
+def _read(shape: ModelShape) -> int:
+    """Parameters read for every token: all but the rows of an untied embedding."""
+    return shape.params_total - shape.params_embedding_only
 
 
 def _text_metrics(quality: QualityComparison, speed: SpeedComparison) -> dict[str, float]:

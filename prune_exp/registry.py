@@ -13,6 +13,23 @@ def registered_name(settings: Settings) -> str:
     return settings.tracking.registered_model or f"pruned-{settings.model.name}"
 
 
+def checkpoint_of(trial: TrackedTrial) -> Path:
+    """Where a trial left its checkpoint until the sweep ends."""
+    return Path(trial.tags.get(f"{PREFIX}checkpoint", "/nonexistent"))
+
+
+def point_at(trial: TrackedTrial, name: str) -> bool:
+    """Moves the alias `candidate` to the version of an earlier trial; false when it has none."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{trial.run_id}'")
+    if not versions:
+        return False
+    client.set_registered_model_alias(name, CANDIDATE, versions[0].version)
+    return True
+
+
 def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
     """Stores a checkpoint with its run and returns the logged model's URI.
 

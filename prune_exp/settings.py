@@ -1,8 +1,9 @@
 """What a user may set: typed, documented, checked. Mirrors the groups of `conf/`."""
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 BALLOTS = ("adaptive", "fixed")
@@ -10,6 +11,9 @@ UNITS = ("layers", "heads", "mlp", "vocab")
 HEAD_UNITS = ("group", "query")
 BEST_RULES = ("speedup_if_maintained", "quality", "speedup")
 LOG_MODELS = ("best", "all", "none")
+SAMPLERS = ("tpe", "random", "nsgaii", "gp", "qmc")
+SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
+DIRECTIONS = ("minimize", "maximize")
 
 
 class SettingError(ValueError):
@@ -67,9 +71,9 @@ class PruningSettings:
     """The MLP width left is a multiple of this."""
     refit: bool = True
     """Re-solve the weights that read the removed units by least squares."""
-    refit_damping: float = 1e-3
+    refit_damping: float = 1e-2
     """Ridge towards the original weights, as a share of the mean diagonal of the Gram matrix."""
-    refit_towards_dense: float = 0.5
+    refit_towards_dense: float = 0.25
     """Share, in [0, 1], of the refit's target that is the dense model's residual stream; the rest
     is what the untouched block makes of the pruned model's stream."""
     redundancy: float = 0.95
@@ -117,6 +121,52 @@ class QualitySettings:
 
 
 @dataclass(kw_only=True)
+class SearchSettings:
+    study_name: str | None = None
+    """Name of the Optuna study. The same name goes on where it stopped; a new study when null."""
+    storage: str | None = None
+    """Optuna storage URL, such as postgresql://...; a journal under tracking.root when null."""
+    sampler: str = "tpe"
+    """How points in intervals are chosen: tpe (multivariate), random, nsgaii, gp or qmc."""
+    seed: int = 0
+    """Seeds the sampler."""
+    n_trials: int = 20
+    """Trials in total, those of an earlier start of the study included. Lists set their own."""
+    parallel: int = 1
+    """Trials handed to the launcher at a time; more than one needs a parallel hydra/launcher."""
+    max_failures: int | None = None
+    """The sweep stops once this many trials have failed."""
+    objectives: list[str] = field(default_factory=list)
+    """Metrics to minimize, or to maximize as in `speedup:maximize`; several give a Pareto front."""
+    constraints: list[str] = field(default_factory=list)
+    """Metrics and the most they may be in a feasible trial, as in `perplexity_ratio:5`."""
+    space: list[str] = field(default_factory=list)
+    """Sweeps in Hydra's grammar, such as `sparsity=interval(0.2, 0.7)`; used by `-m` alone."""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Each constraint's metric and the most it may be.
+
+        Raises:
+            SettingError: a constraint has no number.
+        """
+        pairs = [one.partition(":") for one in self.constraints]
+        try:
+            return {metric.strip(): float(most) for metric, _, most in pairs}
+        except ValueError:
+            raise SettingError(
+                f"search.constraints={','.join(self.constraints)} is not metric:most; try"
+                " search.constraints=[perplexity_ratio:5]"
+            ) from None
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """Each objective's metric and whether to minimize or maximize it."""
+        pairs = (one.partition(":") for one in self.objectives)
+        return {metric.strip(): way.strip() or "minimize" for metric, _, way in pairs}
+
+
+@dataclass(kw_only=True)
 class TrackingSettings:
     root: str = "mlruns"
     """Folder of the local store: mlflow.db, artifacts/, outputs."""
@@ -152,6 +202,7 @@ class Settings:
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
     quality: QualitySettings = field(default_factory=QualitySettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
 
@@ -176,6 +227,26 @@ def from_config(config: Any) -> Settings:
     return settings
 
 
+def settings_of(config: Any, *, checked: bool = False) -> Settings:
+    """The settings of a full config, Hydra's own node left out.
+
+    Raises:
+        SettingError: when `checked`, and a value is outside what it may be.
+    """
+    import copy
+
+    from omegaconf import OmegaConf, open_dict, read_write
+
+    plain = copy.deepcopy(config)
+    with read_write(plain), open_dict(plain):
+        del plain["hydra"]
+    if checked:
+        return from_config(plain)
+    settings = OmegaConf.to_object(plain)
+    assert isinstance(settings, Settings)
+    return settings
+
+
 def check(settings: Settings) -> None:
     """Refuses values that cannot work, before anything is loaded or written.
 
@@ -193,6 +264,10 @@ def check(settings: Settings) -> None:
     for name, value, least in _counts(settings):
         if value < least:
             raise SettingError(f"{name}={value:g} is too small; use {name}={least:g} or more")
+    one_of("search.sampler", settings.search.sampler, SAMPLERS)
+    _ = settings.search.limits
+    for metric, direction in settings.search.directions.items():
+        one_of(f"search.objectives: {metric}", direction, DIRECTIONS)
     one_of("tracking.best", settings.tracking.best, BEST_RULES)
     one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
     one_of("recovery.name", settings.recovery.name, ("none",))
@@ -273,5 +348,25 @@ def _counts(settings: Settings) -> list[tuple[str, float, float]]:
         ("benchmark.threads", benchmark.threads or 1, 1),
         ("benchmark.bootstrap_resamples", benchmark.bootstrap_resamples, 100),
         ("benchmark.timeout_s", benchmark.timeout_s, 1),
+        ("search.n_trials", settings.search.n_trials, 1),
+        ("search.parallel", settings.search.parallel, 1),
+        ("search.max_failures", settings.search.max_failures or 1, 1),
         ("quality.max_perplexity_ratio", settings.quality.max_perplexity_ratio, 1),
     ]
+
+
+def flatten(settings: Settings) -> dict[str, str]:
+    """The whole resolved config by dotted name, without anything that looks like a secret."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, node: Mapping[str, Any]) -> None:
+        for key, value in node.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                walk(f"{name}.", value)
+            elif not SECRET.search(key):
+                shown = json.dumps(value) if isinstance(value, list) else str(value)
+                flat[name] = redact(shown)
+
+    walk("", asdict(settings))
+    return flat

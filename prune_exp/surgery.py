@@ -52,8 +52,8 @@ def prune(
     plan: PruningPlan,
     ids: "torch.Tensor | None",
     *,
-    damping: float = 1e-3,
-    towards_dense: float = 0.5,
+    damping: float = 1e-2,
+    towards_dense: float = 0.25,
 ) -> Any:
     """Removes what `plan` names and returns a stock model of the new shape.
 
@@ -116,49 +116,69 @@ def _refit_layer(run: _Refit, index: int, following: int) -> None:
     wrong before, and overfits; what the untouched block makes of the pruned stream alone lets the
     errors pile up.
     """
-    layer, states = run.layers[index], run.states
-    dense_middle, dense = _through(run, index, following, states.dense)
-    own_middle, own = _through(run, index, following, states.pruned)
-    share = run.towards_dense
+    layer, states, share = run.layers[index], run.states, run.towards_dense
+    dense = _through(run, index, following, states.dense)
+    own = _through(run, index, following, states.pruned)
+    width = mlp_output(layer).in_features
     _cut(layer, run.plan, index)
+    middle, channels = own.middle, own.channels[..., _others(width, run.plan.channels[index])]
     if run.plan.heads[index]:
-        middle = own_middle.lerp(dense_middle, share)
-        _refit_linear(run, attention_output(layer), index, middle)
-    states.pruned = _refit_linear(run, mlp_output(layer), index, own.lerp(dense, share))
-    states.dense = dense
+        target = own.middle.lerp(dense.middle, share)
+        heads = _inputs_of(run, attention_output(layer), index)
+        middle = _refit_linear(run, attention_output(layer), heads, states.pruned, target)
+        channels = _inputs_of(run, mlp_output(layer), index)
+    target = own.end.lerp(dense.end, share)
+    states.pruned = _refit_linear(run, mlp_output(layer), channels, middle, target)
+    states.dense = dense.end
 
 
-def _through(
-    run: _Refit, index: int, following: int, hidden: "torch.Tensor"
-) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """The residual stream after block `index`'s attention, and before block `following`."""
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """What one stream becomes on its way through a block and the removed ones after it."""
+
+    middle: "torch.Tensor"
+    """Residual stream between attention and MLP [blocks, tokens, hidden]."""
+    channels: "torch.Tensor"
+    """The MLP's channels [blocks, tokens, width]."""
+    end: "torch.Tensor"
+    """Residual stream before the next block that stays [blocks, tokens, hidden]."""
+
+
+def _through(run: _Refit, index: int, following: int, hidden: "torch.Tensor") -> _Pass:
     import torch
 
+    layer = run.layers[index]
     update: list[torch.Tensor] = []
-    with watch({}, {attention_output(run.layers[index]): update.append}):
-        output = run.stream.run(run.layers[index], index, hidden)
+    channels: list[torch.Tensor] = []
+    seen = {mlp_output(layer): channels.append}
+    with watch(seen, {attention_output(layer): update.append}):
+        output = run.stream.run(layer, index, hidden)
     for skipped in range(index + 1, following):
         output = run.stream.run(run.layers[skipped], skipped, output)
-    return hidden + torch.cat(update), output
+    return _Pass(middle=hidden + torch.cat(update), channels=torch.cat(channels), end=output)
+
+
+def _inputs_of(run: _Refit, linear: "nn.Linear", index: int) -> "torch.Tensor":
+    """What one of a block's projections reads of the pruned stream [blocks, tokens, n]."""
+    import torch
+
+    inputs: list[torch.Tensor] = []
+    with watch({linear: inputs.append}, {}):
+        run.stream.run(run.layers[index], index, run.states.pruned)
+    return torch.cat(inputs)
 
 
 def _refit_linear(
-    run: _Refit, linear: "nn.Linear", index: int, target: "torch.Tensor"
+    run: _Refit,
+    linear: "nn.Linear",
+    x: "torch.Tensor",
+    before: "torch.Tensor",
+    target: "torch.Tensor",
 ) -> "torch.Tensor":
-    """Refits one output projection towards `target`, the residual stream right after it.
+    """Refits a projection of x so that, added to the stream `before`, it comes close to `target`.
 
-    Returns the block's output with the new weight, from one run: what the projection adds is
-    linear in its weight. (That holds for the last projection of a block.)
+    Returns the residual stream after it.
     """
-    import torch
-
-    layer, hidden = run.layers[index], run.states.pruned
-    inputs: list[torch.Tensor] = []
-    added: list[torch.Tensor] = []
-    with watch({linear: inputs.append}, {linear: added.append}):
-        output = run.stream.run(layer, index, hidden)
-    x, old = torch.cat(inputs), torch.cat(added)
-    before = output - old if linear is mlp_output(layer) else hidden
     fit = Regression(linear.in_features, linear.out_features)
     bias = 0 if linear.bias is None else linear.bias
     scale = _row_scale(target)

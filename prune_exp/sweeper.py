@@ -1,21 +1,35 @@
-"""The sweeper behind `-m`: Optuna ask and tell, each listed point once and in order.
+"""The sweeper behind `-m`: lists are enumerated, intervals searched, by Optuna's ask and tell.
 
-A failed trial does not stop the others. The only file that imports Optuna.
+A failed trial does not stop the others, and a study goes on where it stopped.
 """
 
-import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.plugins.sweeper import Sweeper
 
-from prune_exp.settings import SettingError
+from prune_exp import study as studies
+from prune_exp.records import metric_keys
+from prune_exp.settings import SettingError, Settings, flatten, settings_of, unknown
+from prune_exp.space import Space, read_space
+
+if TYPE_CHECKING:
+    import optuna
 
 PLUGIN_MODULE = "hydra_plugins.prune_exp"
 """Hydra accepts plugins by this prefix of their module's name only."""
+FALLBACK = {"weights_read_ratio": "minimize"}
+UNCOMPARED = (
+    "search.study_name",
+    "search.n_trials",
+    "search.parallel",
+    "search.max_failures",
+    "search.space",
+)
 
 
 @dataclass
@@ -48,7 +62,7 @@ def register() -> None:
 
 
 class OptunaSweeper(Sweeper):
-    """Enumerates the product of all listed values."""
+    """Runs a space of trials as an Optuna study."""
 
     __module__ = PLUGIN_MODULE
 
@@ -63,86 +77,186 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Any]:
-        """Runs every point; returns Hydra's job returns, failed ones included.
+        """Runs what is left of the study; returns Hydra's job returns, failed ones included.
 
         Raises:
-            SettingError: an argument cannot be enumerated.
+            SettingError: an argument cannot be swept, an objective does not exist, or the study
+                exists with other settings.
         """
         from omegaconf import OmegaConf
 
-        fixed, listed = self._split(arguments)
-        rows = [
-            dict(zip(listed, values, strict=True)) for values in itertools.product(*listed.values())
-        ]
-        points = [fixed + _overrides(row) for row in rows]
+        settings = settings_of(self.config)
         loader = self.context.config_loader
-        configs = [loader.load_sweep_config(self.config, point) for point in points]
-        for callback in self.context.callbacks.callbacks:
-            planned = getattr(callback, "on_sweep_planned", None)
-            if planned is not None:
-                planned(self.config, configs)
+        space = read_space(arguments, settings.search.space, loader)
+        directions = objectives(settings, searching=bool(space.searched))
+        configs = [loader.load_sweep_config(self.config, point) for point in space.corners]
+        self._call("on_sweep_checked", configs)
+        root = Path(settings.tracking.root).expanduser().absolute()
         folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        return self._run(fixed, listed, rows)
-
-    def _split(self, arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
-        """Separates single values from lists of them; the last mention of a key counts."""
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
-        fixed: dict[str, str] = {}
-        listed: dict[str, list[str]] = {}
-        for override in parser.parse_overrides(arguments):
-            key = override.get_key_element()
-            fixed.pop(key, None)
-            listed.pop(key, None)
-            if not override.is_sweep_override():
-                fixed[key] = str(override.input_line)
-            elif override.is_discrete_sweep():
-                listed[key] = list(dict.fromkeys(override.sweep_string_iterator()))
-            else:
-                raise SettingError(
-                    f"{override.input_line} is an interval; list values, such as {key}=0.3,0.5"
-                )
-        return list(fixed.values()), listed
-
-    def _run(
-        self, fixed: list[str], listed: dict[str, list[str]], rows: list[dict[str, str]]
-    ) -> list[Any]:
-        """Asks Optuna for each point, launches it, tells how it went."""
-        import optuna
-        from hydra.core.utils import JobStatus
-        from optuna.distributions import BaseDistribution, CategoricalDistribution
-        from optuna.trial import TrialState
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(study_name=str(self.config.hydra.sweep.dir))
-        space: dict[str, BaseDistribution] = {
-            key: CategoricalDistribution(values) for key, values in listed.items()
-        }
-        for row in rows:
-            study.enqueue_trial(row, skip_if_exists=True)
-        returns: list[Any] = []
-        for number in range(len(rows)):
-            asked = study.ask(space)
-            point = fixed + _overrides(asked.params)
-            result = self.launcher.launch([point], initial_job_idx=number)[0]
-            returns.append(result)
-            value = _objective(result) if result.status == JobStatus.COMPLETED else None
-            state = TrialState.COMPLETE if value is not None else TrialState.FAIL
-            study.tell(asked, value, state=state)
+        name = settings.search.study_name or "/".join(folder.parts[-2:])
+        with studies.sole_driver(root, name):
+            study = studies.open_study(
+                settings.search, root, name, directions, _fingerprint(settings, space)
+            )
+            rows = self._resume(study, space, settings, directions, configs[0])
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+            run = _Run(self, study, space, settings, directions)
+            returns = run.all(rows)
+            run.finish(folder)
         return returns
 
+    def _call(self, hook: str, *args: Any) -> Any:
+        """Calls a hook on every callback that has it; returns the last answer."""
+        answer = None
+        for callback in self.context.callbacks.callbacks:
+            function = getattr(callback, hook, None)
+            if function is not None:
+                answer = function(self.config, *args)
+        return answer
 
-def _overrides(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={value}" for key, value in values.items()]
+    def _resume(
+        self,
+        study: "optuna.Study",
+        space: Space,
+        settings: Settings,
+        directions: dict[str, str],
+        first: Any,
+    ) -> list[dict[str, str]]:
+        """Opens the parent run, repairs what a killed driver left, returns what is left to run."""
+        parent = study.user_attrs.get(studies.PARENT)
+        cut_off = studies.running(study)
+        found = self._call("on_study_resumed", first, parent) if parent else None
+        for number in cut_off:
+            metrics = (found or {}).get(number)
+            if metrics is None:
+                studies.interrupt(study, number)
+            else:
+                studies.tell(study, number, metrics, directions, settings.search.limits)
+        rows = studies.remaining(study, space, settings.search.n_trials)
+        opened = self._call("on_sweep_planned", first, parent, study.study_name, len(rows))
+        if opened is not None:
+            study.set_user_attr(studies.PARENT, opened)
+        return rows
 
 
-def _objective(result: Any) -> float | None:
-    """What Optuna's record of an enumerated point holds: its latency ratio, if it was measured."""
-    values: dict[str, float] = result.return_value
-    for key in ("latency_ratio", "bits_per_byte_increase", "sparsity_achieved"):
-        if key in values:
-            return values[key]
-    return None
+class _Run:
+    """One start of a study: batches of trials, told as they end."""
+
+    def __init__(
+        self,
+        sweeper: OptunaSweeper,
+        study: "optuna.Study",
+        space: Space,
+        settings: Settings,
+        directions: dict[str, str],
+    ) -> None:
+        self.sweeper, self.study, self.space = sweeper, study, space
+        self.search, self.directions = settings.search, directions
+        self.failures = 0
+
+    def all(self, rows: Sequence[dict[str, str]]) -> list[Any]:
+        """Runs every row, `search.parallel` at a time."""
+        returns: list[Any] = []
+        size = self.search.parallel
+        for start in range(0, len(rows), size):
+            returns += self._batch(rows[start : start + size])
+            most = self.search.max_failures
+            if most is not None and self.failures >= most:
+                left = len(rows) - start - size
+                print(
+                    f"prune_exp: stopped after {self.failures} failed trials"
+                    f" (search.max_failures={most}), {max(left, 0)} not run",
+                    file=sys.stderr,
+                )
+                break
+        return returns
+
+    def _batch(self, rows: Sequence[dict[str, str]]) -> list[Any]:
+        asked = studies.ask(self.study, self.space, rows)
+        numbers = [trial.number for trial in asked]
+        points = [self.space.overrides(trial.params) for trial in asked]
+        try:
+            returns = self._launch(points, numbers)
+        except BaseException as error:
+            for number in numbers:
+                if isinstance(error, Exception):
+                    self._tell(number, None, f"{type(error).__name__}: {error}")
+                else:
+                    studies.interrupt(self.study, number)
+            if not isinstance(error, Exception):
+                raise
+            self.sweeper._call("on_trials_lost", numbers, str(error))
+            return []
+        for number, result in zip(numbers, returns, strict=True):
+            self._tell(number, *_outcome(result))
+        return returns
+
+    def _launch(self, points: list[list[str]], numbers: list[int]) -> list[Any]:
+        """Launches a batch; job numbers are trial numbers, which another driver may interleave."""
+        returns: list[Any] = []
+        start = 0
+        for place in range(1, len(numbers) + 1):
+            if place == len(numbers) or numbers[place] != numbers[place - 1] + 1:
+                batch = points[start:place]
+                returns += self.sweeper.launcher.launch(batch, initial_job_idx=numbers[start])
+                start = place
+        return returns
+
+    def _tell(self, number: int, metrics: dict[str, float] | None, error: str) -> None:
+        reason = studies.tell(
+            self.study, number, metrics, self.directions, self.search.limits, error
+        )
+        self.failures += bool(reason)
+        if self.space.searched:
+            from prune_exp.front import line
+
+            print(line(self.study, number, list(self.directions)), file=sys.stderr)
+
+    def finish(self, folder: Path) -> None:
+        """Shows the front and draws Optuna's plots, where something was searched."""
+        if not self.space.searched:
+            return
+        from prune_exp.front import print_front, write_plots
+
+        print_front(self.study, list(self.directions))
+        write_plots(self.study, list(self.directions), folder / "optuna")
+
+
+def _outcome(result: Any) -> tuple[dict[str, float] | None, str]:
+    """A job's metrics, or why it has none."""
+    from hydra.core.utils import JobStatus
+
+    if result.status == JobStatus.COMPLETED:
+        return result.return_value, ""
+    error = result._return_value
+    return None, f"{type(error).__name__}: {error}"
+
+
+def objectives(settings: Settings, *, searching: bool) -> dict[str, str]:
+    """The objectives' directions, checked against the keys that trials will have.
+
+    An enumeration runs the same points whatever its objectives are, so those that it does not
+    measure are left out of its record.
+
+    Raises:
+        SettingError: a search would optimize or constrain something that is not measured.
+    """
+    keys = metric_keys(speed=settings.benchmark.enabled, quality=settings.quality.enabled)
+    directions = settings.search.directions
+    if not searching:
+        measured = {key: way for key, way in directions.items() if key in keys}
+        return measured or FALLBACK
+    for name, wanted in (("objectives", directions), ("constraints", settings.search.limits)):
+        for key in wanted:
+            if key not in keys:
+                raise SettingError(unknown(f"search.{name}", key, keys))
+    return directions or FALLBACK
+
+
+def _fingerprint(settings: Settings, space: Space) -> dict[str, str]:
+    """What must stay the same for a study to go on."""
+    swept = {f"space of {key}": text for key, text in space.describe().items()}
+    ignored = {*UNCOMPARED, *space.describe()}
+    config = {key: value for key, value in flatten(settings).items() if key not in ignored}
+    return config | swept

@@ -8,6 +8,8 @@ from typing import Any
 from prune_exp.settings import SettingError, TrackingSettings
 
 PREFIX = "prune_exp."
+INTERRUPTED = f"{PREFIX}interrupted"
+"""Tag of runs whose process was killed: cut off, not failed on their own account."""
 CANDIDATE = "candidate"
 """Alias of the version that the latest sweep or trial registered."""
 
@@ -35,6 +37,11 @@ class TrackedTrial:
     def maintained(self) -> bool:
         """True when quality was measured and is within the limit."""
         return self.metrics.get("quality_maintained", 0.0) == 1.0
+
+    @property
+    def failed(self) -> bool:
+        """True when it ended without a result on its own account."""
+        return self.status != "FINISHED" and INTERRUPTED not in self.tags
 
     @property
     def error(self) -> str:

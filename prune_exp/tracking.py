@@ -1,18 +1,16 @@
 """MLflow runs: one parent a sweep, one nested run a trial, everything a trial found logged."""
 
 import json
-import re
+import os
+import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prune_exp.records import TrialResult, metrics
-from prune_exp.settings import SettingError, Settings, TrackingSettings, redact
-from prune_exp.tracked import PREFIX, store_uri
+from prune_exp.settings import SettingError, Settings, TrackingSettings, flatten, redact
+from prune_exp.tracked import INTERRUPTED, PREFIX, read_trials, store_uri
 
-SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
 ANSWER_TIMEOUT_S = 5
 
 
@@ -66,32 +64,27 @@ def _experiment_id(name: str, artifacts: str | None) -> str:
     return mlflow.create_experiment(name, artifact_location=artifacts)
 
 
-def flatten(settings: Settings) -> dict[str, str]:
-    """The whole resolved config by dotted name, without anything that looks like a secret."""
-    flat: dict[str, str] = {}
-
-    def walk(prefix: str, node: Mapping[str, Any]) -> None:
-        for key, value in node.items():
-            name = f"{prefix}{key}"
-            if isinstance(value, Mapping):
-                walk(f"{name}.", value)
-            elif not SECRET.search(key):
-                shown = json.dumps(value) if isinstance(value, list) else str(value)
-                flat[name] = redact(shown)
-
-    walk("", asdict(settings))
-    return flat
-
-
-def start_sweep(settings: Settings, folder: Path, trials: int) -> str:
-    """Opens the parent run and returns its id."""
+def start_sweep(
+    settings: Settings, folder: Path, *, study: str, trials: int, earlier: str | None
+) -> str:
+    """Opens the parent run, or an earlier one again, and returns its id."""
     import mlflow
 
-    tags = {f"{PREFIX}role": "sweep", f"{PREFIX}folder": str(folder)} | environment_tags()
-    run = mlflow.start_run(
-        experiment_id=open_store(settings.tracking), run_name=f"sweep of {trials}", tags=tags
-    )
-    mlflow.log_params({"trials": trials, "model.name": settings.model.name})
+    tags = {
+        f"{PREFIX}role": "sweep",
+        f"{PREFIX}folder": str(folder),
+        f"{PREFIX}study": study,
+        **process_tags(),
+        **environment_tags(),
+    }
+    experiment = open_store(settings.tracking)
+    if earlier is not None:
+        mlflow.start_run(run_id=earlier)
+        mlflow.set_tags(tags)
+        return earlier
+    name = f"sweep of {trials}" if trials else "sweep"
+    run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags)
+    mlflow.log_params({"model.name": settings.model.name, "study": study})
     return run.info.run_id
 
 
@@ -110,9 +103,76 @@ def start_trial(settings: Settings, folder: Path, number: int | None, parent: st
         run_name=f"s={settings.sparsity:.2f} t={settings.vote_threshold:.2f}",
         nested=parent is not None,
         parent_run_id=parent,
-        tags=tags | environment_tags(),
+        tags=tags | process_tags() | environment_tags(),
     )
     mlflow.log_params(flatten(settings))
+
+
+def process_tags() -> dict[str, str]:
+    """Which process a run belongs to, so that a later one can see whether it still lives."""
+    import socket
+
+    import psutil
+
+    started = psutil.Process().create_time()
+    return {f"{PREFIX}process": f"{socket.gethostname()} {os.getpid()} {started:.2f}"}
+
+
+def is_dead(process: str) -> bool:
+    """Whether the process of a run has gone; false for what another machine runs."""
+    import socket
+
+    import psutil
+
+    host, pid, started = process.split(" ")
+    if host != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1
+    except psutil.NoSuchProcess:
+        return True
+
+
+def reap(experiment_id: str) -> None:
+    """Marks runs as FAILED whose process was killed: nothing else would ever end them."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    asked = "attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment_id], asked, max_results=1000):
+        process = run.data.tags.get(f"{PREFIX}process")
+        if process is not None and is_dead(process):
+            fail_run(run.info.run_id, "interrupted: the process was killed", interrupted=True)
+            folder = run.data.tags.get(f"{PREFIX}folder")
+            if folder and run.data.tags.get(f"{PREFIX}role") == "trial":
+                shutil.rmtree(Path(folder) / "model", ignore_errors=True)
+
+
+def fail_run(run_id: str, reason: str, *, interrupted: bool = False) -> None:
+    """Marks a run as FAILED from outside, with the reason in a tag."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    client.set_tag(run_id, f"{PREFIX}error", redact(reason)[:5000])
+    if interrupted:
+        client.set_tag(run_id, INTERRUPTED, "true")
+    client.set_terminated(run_id, "FAILED")
+
+
+def finished_metrics(root_run_id: str) -> dict[int, dict[str, float]]:
+    """Metrics of a sweep's finished trials by number."""
+    return {
+        trial.number: trial.metrics
+        for trial in read_trials(root_run_id)
+        if trial.status == "FINISHED"
+    }
+
+
+def lose_trials(root_run_id: str, numbers: list[int], reason: str) -> None:
+    """Marks the runs of trials as FAILED that a launcher lost."""
+    for trial in read_trials(root_run_id):
+        if trial.number in numbers and trial.status == "RUNNING":
+            fail_run(trial.run_id, reason)
 
 
 def environment_tags() -> dict[str, str]:
@@ -182,7 +242,17 @@ def end_trial(error: BaseException | None) -> None:
 
     if error is not None:
         mlflow.set_tag(f"{PREFIX}error", redact(f"{type(error).__name__}: {error}")[:5000])
+        notes = getattr(error, "__notes__", [])
+        if notes:
+            mlflow.log_text(redact("\n".join(notes)), "traceback.txt")
     mlflow.end_run("FAILED" if error is not None else "FINISHED")
+
+
+def log_file(run_id: str, path: Path, artifact_path: str) -> None:
+    """Stores a file with a run."""
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient().log_artifact(run_id, str(path), artifact_path)
 
 
 def end_open_runs(status: str) -> None:

@@ -1,5 +1,6 @@
 """Tiny models and texts, made on the spot."""
 
+import os
 import random
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and often several at once
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 WORDS = [
@@ -142,3 +145,14 @@ def command(*args: str, cwd: Path, timeout: float = 300) -> subprocess.Completed
         timeout=timeout,
         check=False,
     )
+
+
+def runs_in(folder: Path) -> list[Any]:
+    """All runs of the store under a folder, the sweep's own first, then by trial number."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("prune_exp")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    return sorted(runs, key=lambda run: int(run.data.tags.get("hydra.job_num", -1)))

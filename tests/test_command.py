@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import command, make_tiny, make_tokenizer
+from conftest import command, make_tiny, make_tokenizer, runs_in
 
 BAD = [
     ("sparsity=0", "sparsity=0 is not between 0 and 1"),
@@ -123,17 +123,6 @@ def test_a_failing_trial_does_not_stop_the_others(tiny_args: list[str], tmp_path
     assert first.info.status == "FAILED"
     assert "MeasurementError" in first.data.tags["prune_exp.error"]
     assert second.info.status == "FINISHED"
-
-
-def runs_in(folder: Path) -> list[Any]:
-    """All runs of the store under a folder, the sweep's own first, then by trial number."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("prune_exp")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    return sorted(runs, key=lambda run: int(run.data.tags.get("hydra.job_num", -1)))
 
 
 def interrupt(arguments: list[str], folder: Path, checkpoint: str) -> tuple[int, str]:

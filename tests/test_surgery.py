@@ -88,15 +88,18 @@ def test_stock_loading_and_cached_generation_in_a_fresh_process(tmp_path: Path) 
     assert float(done.stdout) == pytest.approx(expected, abs=1e-3)
 
 
-def test_refit_brings_the_pruned_model_closer_on_unseen_text() -> None:
+@pytest.mark.parametrize(("towards_dense", "at_most"), [(0.25, 0.97), (1.0, 0.9)])
+def test_refit_brings_the_pruned_model_closer_on_unseen_text(
+    towards_dense: float, at_most: float
+) -> None:
     plan, dense = plan_for("group"), make_tiny("llama")
     calibration = torch.randint(1, 300, (64, 24), generator=torch.Generator().manual_seed(2))
     cut = surgery.prune(make_tiny("llama"), plan, None)
-    refit = surgery.prune(make_tiny("llama"), plan, calibration)
+    refit = surgery.prune(make_tiny("llama"), plan, calibration, towards_dense=towards_dense)
     target = dense.model(IDS).last_hidden_state
     before = (cut.model(IDS).last_hidden_state - target).square().mean()
     after = (refit.model(IDS).last_hidden_state - target).square().mean()
-    assert after < 0.9 * before
+    assert after < at_most * before
 
 
 def test_refit_of_nothing_changes_nothing() -> None:
