@@ -1,10 +1,14 @@
 """How many layers, heads, channels and tokens a budget of parameters comes to.
 
-All uniform shapes within reach of the request are listed; the one nearest to the wanted shares
-of the budget wins. MLP channels are the finest unit, so they close the budget.
+All uniform shapes within reach of the request are listed. Those that take no more tokens than
+wanted come first, then those that take no heads unasked, then those whose MLPs and vocabulary are
+not too thin, then the one nearest to the wanted shares of the budget. MLP channels are the finest
+unit, so they close the budget.
 """
 
+import math
 from collections.abc import Iterator
+from itertools import product
 
 from prune_exp.records import Allocation, ModelShape
 from prune_exp.settings import PruningSettings, SettingError
@@ -19,7 +23,7 @@ def allocate(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Al
     Raises:
         SettingError: no allowed shape comes within 0.5 % of the request; says what does.
     """
-    best: tuple[bool, float, float] | None = None
+    best: tuple[bool, bool, bool, float, float] | None = None
     tokens = _tokens(shape, sparsity, pruning)
     chosen: Allocation | None = None
     reach = [1.0, 0.0]
@@ -29,12 +33,26 @@ def allocate(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Al
         error = abs(achieved - sparsity)
         if error > TOLERANCE:
             continue
-        key = (option.tokens > tokens, _distance(shape, option, pruning), error)
+        key = (
+            option.tokens > tokens,
+            pruning.heads_share == 0 and option.kv_groups + option.queries_per_group > 0,
+            _is_thin(shape, option, pruning.keep_share),
+            _distance(shape, option, pruning),
+            error,
+        )
         if best is None or key < best:
             best, chosen = key, option
     if chosen is None:
         raise SettingError(_unreachable(shape, sparsity, pruning, reach))
     return chosen
+
+
+def _is_thin(shape: ModelShape, option: Allocation, share: float) -> bool:
+    """Whether less than `share` of the MLP channels or of the tokens stays."""
+    return (
+        shape.width - option.channels < share * shape.width
+        or shape.vocab - option.tokens < share * shape.vocab
+    )
 
 
 def _options(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Iterator[Allocation]:
@@ -44,24 +62,40 @@ def _options(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> It
     """
     budget = sparsity * shape.params_total
     tokens, most = _tokens(shape, sparsity, pruning), _most_tokens(shape, pruning)
+    floors = {_floor(shape, pruning.keep_share, pruning), _floor(shape, 0, pruning)}
     for layers in range(shape.layers if "layers" in pruning.units else 1):
         left = shape.layers - layers
-        for groups, queries, params in _head_options(shape, pruning):
+        for (groups, queries, params), floor in product(_head_options(shape, pruning), floors):
             gone = layers * shape.params_layer + left * params
             rest = budget - gone - tokens * shape.params_token
-            channels = _channels(shape, rest / (left * shape.params_channel), pruning)
-            rest = budget - gone - left * channels * shape.params_channel
-            more = min(max(round(rest / shape.params_token), tokens), most)
+            channels = _channels(shape, rest / (left * shape.params_channel), floor, pruning)
+            gone += left * channels * shape.params_channel
+            more = tokens
+            if channels == shape.width - floor or "mlp" not in pruning.units:
+                more = min(max(round((budget - gone) / shape.params_token), tokens), most)
             yield Allocation(
                 layers=layers,
                 kv_groups=groups,
                 queries_per_group=queries,
                 channels=channels,
                 tokens=more,
-                params_removed=gone
-                + left * channels * shape.params_channel
-                + more * shape.params_token,
+                params_removed=gone + more * shape.params_token,
             )
+
+
+def _floor(shape: ModelShape, share: float, pruning: PruningSettings) -> int:
+    """Least width that is at least `share` of the MLP and an allowed multiple."""
+    multiple = pruning.width_multiple
+    return min(max(multiple * math.ceil(share * shape.width / multiple), multiple), shape.width)
+
+
+def _channels(shape: ModelShape, wanted: float, floor: int, pruning: PruningSettings) -> int:
+    """MLP channels to remove per layer, so that an allowed width is left."""
+    if "mlp" not in pruning.units:
+        return 0
+    multiple = pruning.width_multiple
+    width = multiple * round((shape.width - wanted) / multiple)
+    return shape.width - min(max(width, floor), shape.width)
 
 
 def _most_tokens(shape: ModelShape, pruning: PruningSettings) -> int:
@@ -72,15 +106,6 @@ def _tokens(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> int
     """Tokens that make up the wanted share of the budget, as far as there are that many."""
     wanted = pruning.vocab_share * sparsity * shape.params_total / shape.params_token
     return min(round(wanted), _most_tokens(shape, pruning))
-
-
-def _channels(shape: ModelShape, wanted: float, pruning: PruningSettings) -> int:
-    """MLP channels to remove per layer, so that an allowed width is left."""
-    if "mlp" not in pruning.units:
-        return 0
-    multiple = pruning.width_multiple
-    width = multiple * round((shape.width - wanted) / multiple)
-    return shape.width - min(max(width, min(multiple, shape.width)), shape.width)
 
 
 def _head_options(shape: ModelShape, pruning: PruningSettings) -> Iterator[tuple[int, int, int]]:

@@ -33,8 +33,9 @@ def trial(config: Any) -> dict[str, float]:
     except KeyboardInterrupt:
         tracking.end_open_runs("KILLED")
         raise
-    for warning in warnings_about(result.plan, settings):
-        print(f"note: {warning}", file=sys.stderr)
+    if hydra.mode != RunMode.MULTIRUN or hydra.job.num == 0:
+        for warning in warnings_about(result.plan, settings):
+            print(f"note: {warning}", file=sys.stderr)
     found = metrics(result)
     if hydra.mode == RunMode.MULTIRUN:
         check_numbers(found, [*settings.search.directions, *settings.search.limits])

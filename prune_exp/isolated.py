@@ -1,15 +1,18 @@
 """A function in a process of its own: when that is killed, the caller lives on and can say so."""
 
-import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import tempfile
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+GRACE_S = 5
 
 
 class TrialDied(RuntimeError):
@@ -19,39 +22,55 @@ class TrialDied(RuntimeError):
 def run_isolated(function: Callable[..., T], *args: Any) -> T:
     """Calls `function(*args)` in a fresh process and returns what it returns.
 
+    A plain subprocess and not `multiprocessing`, whose start methods depend on who started us.
+
     Raises:
         TrialDied: the process was killed or ended early.
         Exception: whatever the function raised, its traceback in a note.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_child, args=(function, args, theirs, os.getpid()))
-    process.start()
-    theirs.close()
-    try:
-        succeeded, value = ours.recv()
-    except EOFError:
-        process.join()
-        raise TrialDied(_epitaph(process.exitcode)) from None
-    finally:
-        if process.is_alive():
-            process.join(5)
-            process.kill()
-        process.join()
+    with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
+        request, answer = Path(scratch) / "request", Path(scratch) / "answer"
+        request.write_bytes(pickle.dumps((function, args)))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prune_exp.isolated", request, answer, str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+        if not answer.exists():
+            raise TrialDied(_epitaph(code))
+        succeeded, value = pickle.loads(answer.read_bytes())  # noqa: S301
     if not succeeded:
         raise value
     return value
 
 
-def _child(function: Callable[..., Any], args: Any, answers: Connection, parent: int) -> None:
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process that Ctrl-C may already have told to end."""
+    try:
+        process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    """The other side: `python -m prune_exp.isolated REQUEST ANSWER PARENT`."""
+    request, answer, parent = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     _die_with_parent(parent)
     try:
-        answer = (True, function(*args))
+        function, args = pickle.loads(request.read_bytes())  # noqa: S301
+        found = (True, function(*args))
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        sys.exit(130)
     except Exception as error:
-        answer = (False, _portable(error))
-    answers.send(answer)
+        found = (False, _portable(error))
+    partial = answer.with_suffix(".partial")
+    partial.write_bytes(pickle.dumps(found))
+    partial.rename(answer)
 
 
 def _portable(error: Exception) -> Exception:
@@ -77,9 +96,13 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _epitaph(code: int | None) -> str:
-    if code is not None and code < 0:
+def _epitaph(code: int) -> str:
+    if code < 0:
         name = signal.Signals(-code).name
         why = "; running out of memory is the usual cause" if name == "SIGKILL" else ""
         return f"the trial's process was killed by {name}{why}"
     return f"the trial's process ended early with code {code}"
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from prune_exp import figures
@@ -155,7 +156,7 @@ def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
             _value(trial.metrics, "throughput_gain_pct", ".1f", " %"),
             _value(trial.metrics, "pruned/bits_per_byte", ".3f", ""),
             _value(trial.metrics, "perplexity_ratio", ".2f", "x"),
-            trial.error or ("yes" if trial.maintained else "no"),
+            shorten(trial.error, 120) or ("yes" if trial.maintained else "no"),
         ]
         for trial in trials
     ]

@@ -67,13 +67,16 @@ class PruningSettings:
     """Share of what then remains taken by heads, in [0, 1]; MLP channels close the budget."""
     head_unit: str = "group"
     """group: a key/value head with its query heads. query: one query head in every group."""
+    keep_share: float = 0.25
+    """Share of the MLP channels and of the tokens, in [0, 1], that stay as long as more layers can
+    go instead."""
     width_multiple: int = 1
     """The MLP width left is a multiple of this."""
     refit: bool = True
     """Re-solve the weights that read the removed units by least squares."""
-    refit_damping: float = 1e-2
+    refit_damping: float = 3e-2
     """Ridge towards the original weights, as a share of the mean diagonal of the Gram matrix."""
-    refit_towards_dense: float = 0.25
+    refit_towards_dense: float = 0.1
     """Share, in [0, 1], of the refit's target that is the dense model's residual stream; the rest
     is what the untouched block makes of the pruned model's stream."""
     redundancy: float = 0.95
@@ -132,8 +135,9 @@ class SearchSettings:
     """Seeds the sampler."""
     n_trials: int = 20
     """Trials in total, those of an earlier start of the study included. Lists set their own."""
-    parallel: int = 1
-    """Trials handed to the launcher at a time; more than one needs a parallel hydra/launcher."""
+    parallel: int | None = None
+    """Trials handed to the launcher at a time; when null, one to the basic launcher and as many as
+    there are cores to others."""
     max_failures: int | None = None
     """The sweep stops once this many trials have failed."""
     objectives: list[str] = field(default_factory=list)
@@ -309,7 +313,13 @@ def _check_pruning(pruning: PruningSettings) -> None:
         raise SettingError(f"pruning.units is empty; name some of {', '.join(UNITS)}")
     if not pruning.voters:
         raise SettingError("pruning.voters is empty; try pruning.voters=[wanda,gradient]")
-    for name in ("depth_share", "heads_share", "vocab_share", "refit_towards_dense"):
+    for name in (
+        "depth_share",
+        "heads_share",
+        "vocab_share",
+        "keep_share",
+        "refit_towards_dense",
+    ):
         if not 0 <= getattr(pruning, name) <= 1:
             given = getattr(pruning, name)
             raise SettingError(f"pruning.{name}={given:g} is not in [0, 1]; try pruning.{name}=0.5")
@@ -349,7 +359,7 @@ def _counts(settings: Settings) -> list[tuple[str, float, float]]:
         ("benchmark.bootstrap_resamples", benchmark.bootstrap_resamples, 100),
         ("benchmark.timeout_s", benchmark.timeout_s, 1),
         ("search.n_trials", settings.search.n_trials, 1),
-        ("search.parallel", settings.search.parallel, 1),
+        ("search.parallel", settings.search.parallel or 1, 1),
         ("search.max_failures", settings.search.max_failures or 1, 1),
         ("quality.max_perplexity_ratio", settings.quality.max_perplexity_ratio, 1),
     ]

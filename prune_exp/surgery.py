@@ -52,8 +52,8 @@ def prune(
     plan: PruningPlan,
     ids: "torch.Tensor | None",
     *,
-    damping: float = 1e-2,
-    towards_dense: float = 0.25,
+    damping: float = 3e-2,
+    towards_dense: float = 0.1,
 ) -> Any:
     """Removes what `plan` names and returns a stock model of the new shape.
 
@@ -150,8 +150,7 @@ def _through(run: _Refit, index: int, following: int, hidden: "torch.Tensor") ->
     layer = run.layers[index]
     update: list[torch.Tensor] = []
     channels: list[torch.Tensor] = []
-    seen = {mlp_output(layer): channels.append}
-    with watch(seen, {attention_output(layer): update.append}):
+    with watch({mlp_output(layer): channels.append}, {attention_output(layer): update.append}):
         output = run.stream.run(layer, index, hidden)
     for skipped in range(index + 1, following):
         output = run.stream.run(run.layers[skipped], skipped, output)

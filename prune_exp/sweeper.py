@@ -3,6 +3,7 @@
 A failed trial does not stop the others, and a study goes on where it stopped.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ class _Run:
     def all(self, rows: Sequence[dict[str, str]]) -> list[Any]:
         """Runs every row, `search.parallel` at a time."""
         returns: list[Any] = []
-        size = self.search.parallel
+        size = self.search.parallel or self._at_a_time()
         for start in range(0, len(rows), size):
             returns += self._batch(rows[start : start + size])
             most = self.search.max_failures
@@ -171,6 +172,10 @@ class _Run:
                 )
                 break
         return returns
+
+    def _at_a_time(self) -> int:
+        basic = type(self.sweeper.launcher).__name__ == "BasicLauncher"
+        return 1 if basic else os.cpu_count() or 1
 
     def _batch(self, rows: Sequence[dict[str, str]]) -> list[Any]:
         asked = studies.ask(self.study, self.space, rows)

@@ -12,6 +12,7 @@ from prune_exp.settings import SettingError, Settings, TrackingSettings, flatten
 from prune_exp.tracked import INTERRUPTED, PREFIX, read_trials, store_uri
 
 ANSWER_TIMEOUT_S = 5
+INPUT_ATTEMPTS = 5
 
 
 def open_store(tracking: TrackingSettings) -> str:
@@ -226,14 +227,30 @@ def log_result(result: TrialResult, folder: Path) -> None:
 
 def _log_texts(result: TrialResult) -> None:
     """Dataset inputs; the text itself is not stored, its digest identifies it."""
-    import mlflow
     import numpy as np
     from mlflow.data.numpy_dataset import from_numpy  # pyright: ignore[reportMissingImports]
 
     for text in result.texts:
         facts = np.array([[text.blocks, text.tokens]])
         dataset = from_numpy(facts, name=f"{text.source} ({text.role})", digest=text.digest)
-        mlflow.log_input(dataset, context=text.role)
+        _log_input(dataset, text.role)
+
+
+def _log_input(dataset: Any, role: str) -> None:
+    """Logs a dataset; when two trials store the same new one at once, MLflow refuses the second."""
+    import time
+
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(INPUT_ATTEMPTS):
+        try:
+            mlflow.log_input(dataset, context=role)
+            return
+        except MlflowException:
+            if attempt == INPUT_ATTEMPTS - 1:
+                raise
+            time.sleep(0.2 * (attempt + 1))
 
 
 def end_trial(error: BaseException | None) -> None:
