@@ -27,7 +27,7 @@ test: $(STAMP) ## the tests, without the slow ones on the real model
 	$(BIN)/python -m pytest
 
 test-real: $(STAMP) ## end to end on SmolLM2-135M
-	$(BIN)/python -m pytest -m real_model --timeout=1800
+	$(BIN)/python -m pytest -m real_model -n 0 --timeout=1800
 
 lint: $(STAMP) ## ruff, pyright and the import rules
 	$(BIN)/ruff format --check prune_exp tests
