@@ -30,6 +30,8 @@ def trial(config: Any) -> dict[str, float]:
     try:
         result = run_isolated(run_trial, settings, folder)
         tracking.log_result(result, folder)
+        if settings.tracking.log_models == "all":
+            store_here()
     except KeyboardInterrupt:
         tracking.end_open_runs("KILLED")
         raise
@@ -40,6 +42,19 @@ def trial(config: Any) -> dict[str, float]:
     if hydra.mode == RunMode.MULTIRUN:
         check_numbers(found, [*settings.search.directions, *settings.search.limits])
     return found
+
+
+def store_here() -> None:
+    """Stores the weights with the open run, from the machine that has them."""
+    import mlflow
+
+    from prune_exp.registry import checkpoint_of, log_model
+    from prune_exp.tracked import read_trials
+
+    run = mlflow.active_run()
+    assert run is not None
+    (trial,) = read_trials(run.info.run_id)
+    log_model(trial, checkpoint_of(trial))
 
 
 def check_numbers(found: dict[str, float], wanted: list[str]) -> None:

@@ -116,7 +116,7 @@ def measure(
     """Measures two checkpoints on tokenized prompts, taking turns so that noise hits both.
 
     Prompt by prompt the order alternates (dense first, pruned first, ...). Memory is measured in
-    pairs of further fresh processes, because a process's peak never falls.
+    pairs of fresh processes after the warm-up, because a process's peak never falls.
     """
     from filelock import FileLock
 
@@ -130,11 +130,16 @@ def measure(
             for side, folder in folders.items()
         }
         starts = {side: worker.receive() for side, worker in workers.items()}
-        _warm_up(workers, prompts, settings)
+        memory = [
+            {
+                side: _last_answer(worker, _start_warm_up(worker, prompts[side], settings))
+                for side, worker in workers.items()
+            }
+        ]
         requests = _requests(workers, prompts, settings)
         batches = _batches(workers, prompts, settings)
         machine["load_average_end"] = os.getloadavg()[0]
-    memory = _memory(folders, prompts, settings, threads)
+    memory += _memory(folders, prompts, settings, threads)
     machine["start_s"] = {side: start["ready_s"] for side, start in starts.items()}
     return _compare(requests, batches, memory, settings, machine)
 
@@ -158,12 +163,23 @@ def _processor() -> str:
     return "unknown"
 
 
-def _warm_up(
-    workers: dict[str, ModelProcess], prompts: Prompts, settings: BenchmarkSettings
-) -> None:
+def _start_warm_up(
+    worker: ModelProcess, prompts: list[list[int]], settings: BenchmarkSettings
+) -> int:
+    """Asks for requests and a batch that no clock counts, then for the memory they took.
+
+    Returns the number of answers to come, the last of which is the memory.
+    """
     for _ in range(settings.warmup_requests):
-        for side, worker in workers.items():
-            worker.ask(do="generate", ids=[prompts[side][0]], new_tokens=settings.new_tokens)
+        worker.send(do="generate", ids=[prompts[0]], new_tokens=settings.new_tokens)
+    batch = _batch(prompts, settings)
+    worker.send(do="generate", ids=batch, new_tokens=settings.new_tokens)
+    worker.send(do="memory")
+    return settings.warmup_requests + 2
+
+
+def _last_answer(worker: ModelProcess, count: int) -> dict[str, Any]:
+    return [worker.receive() for _ in range(count)][-1]
 
 
 def _turns(round_number: int) -> tuple[str, ...]:
@@ -207,7 +223,7 @@ def _memory(
     settings: BenchmarkSettings,
     threads: int,
 ) -> list[dict[str, dict[str, Any]]]:
-    """Both models' memory after one request and one batch, in pairs of fresh processes.
+    """Both models' memory after the warm-up, in further pairs of fresh processes.
 
     The two work at the same time, on half of the cores each: a clock would mind, the kernel's
     accounting does not.
@@ -215,8 +231,7 @@ def _memory(
     from tqdm import tqdm
 
     rounds = []
-    batch = {side: _batch(prompts[side], settings) for side in SIDES}
-    for _ in tqdm(range(settings.memory_rounds), "memory", unit="pair"):
+    for _ in tqdm(range(settings.memory_rounds - 1), "memory", unit="pair"):
         with ExitStack() as stack:
             workers = {
                 side: stack.enter_context(
@@ -224,15 +239,11 @@ def _memory(
                 )
                 for side, folder in folders.items()
             }
-            for side, worker in workers.items():
-                first = [prompts[side][0]]
-                worker.send(do="generate", ids=first, new_tokens=settings.new_tokens)
-                worker.send(do="generate", ids=batch[side], new_tokens=settings.new_tokens)
-                worker.send(do="memory")
-            answers = {
-                side: [worker.receive() for _ in range(4)] for side, worker in workers.items()
+            counts = {
+                side: _start_warm_up(worker, prompts[side], settings) + 1
+                for side, worker in workers.items()
             }
-            rounds.append({side: given[-1] for side, given in answers.items()})
+            rounds.append({side: _last_answer(workers[side], n) for side, n in counts.items()})
     return rounds
 
 

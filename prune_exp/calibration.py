@@ -21,7 +21,7 @@ from prune_exp.streaming import LayerStream, watch
 if TYPE_CHECKING:
     import torch
 
-VERSION = 3
+VERSION = 4
 INVERSE_DAMPING = 1e-2
 
 
@@ -70,6 +70,22 @@ class Statistics:
     """Number of key/value heads, a scalar."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What is kept of one model on one text."""
+
+    statistics: Statistics
+    stream: Path
+    """File with the residual stream before every block and after the last, in bfloat16."""
+
+    def states(self, index: int) -> "torch.Tensor":
+        """The dense residual stream before block `index` [blocks, tokens, hidden]."""
+        from safetensors import safe_open
+
+        with safe_open(self.stream, framework="pt") as file:
+            return file.get_tensor(str(index)).float()
+
+
 def calibrate(
     model: Any,
     model_digest: str,
@@ -78,8 +94,8 @@ def calibrate(
     *,
     gradient_blocks: int,
     cache_dir: Path,
-) -> Statistics:
-    """Returns the statistics of `model` on the calibration text, from disk when they are there.
+) -> Calibration:
+    """Returns what `model` makes of the calibration text, from disk when it is there.
 
     Tokens are counted in all documents that calibrate, everything else comes from the blocks.
     """
@@ -91,18 +107,20 @@ def calibrate(
 
     def build(folder: Path) -> None:
         frequency = token_frequency(corpus.documents, tokenizer, model.config.vocab_size)
-        statistics = compute(model, text.ids, frequency, gradient_blocks=gradient_blocks)
+        statistics, stream = compute(model, text.ids, frequency, gradient_blocks=gradient_blocks)
         tensors = {f.name: getattr(statistics, f.name).contiguous() for f in fields(statistics)}
         save_file(tensors, folder / "statistics.safetensors")
+        save_file(stream, folder / "stream.safetensors")
 
     folder = cached_folder(cache_dir / "calibration" / key, build)
-    return Statistics(**load_file(folder / "statistics.safetensors"))
+    statistics = Statistics(**load_file(folder / "statistics.safetensors"))
+    return Calibration(statistics=statistics, stream=folder / "stream.safetensors")
 
 
 def compute(
     model: Any, ids: "torch.Tensor", frequency: "torch.Tensor", *, gradient_blocks: int
-) -> Statistics:
-    """Computes the statistics of `model` on token ids [blocks, tokens].
+) -> tuple[Statistics, dict[str, "torch.Tensor"]]:
+    """Computes the statistics of `model` on token ids [blocks, tokens], and its residual stream.
 
     `frequency` is the share of each token in the text at large [vocab].
     """
@@ -111,6 +129,7 @@ def compute(
 
     stream, rows = LayerStream(model, ids), []
     hidden = stream.hidden
+    states = {"0": hidden.bfloat16()}
     for index, layer in enumerate(tqdm(layers_of(model), "calibrate", unit="layer")):
         mlp = _Moments(mlp_output(layer).in_features)
         heads = _Moments(attention_output(layer).in_features)
@@ -126,15 +145,17 @@ def compute(
             }
         )
         hidden = output
+        states[str(index + 1)] = hidden.bfloat16()
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     kv_heads = torch.tensor(model.config.num_key_value_heads)
-    return Statistics(
+    statistics = Statistics(
         **stacked,
         **taylor(model, ids[:gradient_blocks]),
         kv_heads=kv_heads,
         vocab_weight=model.get_input_embeddings().weight.square().sum(1),
         vocab_frequency=frequency,
     )
+    return statistics, states
 
 
 class _Moments:

@@ -31,12 +31,11 @@ class Lifecycle(Callback):
 
     def on_sweep_checked(self, config: Any, points: list[Any]) -> None:
         """Checks points that span the sweep, before anything is written."""
-        from prune_exp.inputs import prepare
+        from prune_exp.inputs import check_points
 
         del config
         with _Refusals():
-            for point in points:
-                prepare(settings_of(point, checked=True))
+            check_points([settings_of(point, checked=True) for point in points])
 
     def on_study_resumed(
         self, config: Any, first: Any, parent: str
@@ -169,25 +168,16 @@ def finish(settings: Settings, root_run_id: str, folder: Path) -> int:
 
 
 def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | None:
-    """Stores the wanted models; returns the registered name when the best one is registered.
-
-    A sweep that went on may find that its best trial was stored and registered before.
-    """
+    """Stores the wanted models; returns the registered name when the best one is registered."""
     from prune_exp import registry
 
     wanted = {"all": trials, "best": [best.trial], "none": []}[settings.tracking.log_models]
-    name = registry.registered_name(settings)
-    registered = False
+    name, registered = registry.registered_name(settings), False
     for trial in wanted:
-        chosen = settings.tracking.register and trial.run_id == best.trial.run_id
-        if trial.status != "FINISHED":
+        if trial.status != "FINISHED" or not registry.can_store(trial):
             continue
-        checkpoint = registry.checkpoint_of(trial)
-        if checkpoint.is_dir():
-            uri = registry.log_model(trial, checkpoint)
-            if chosen:
-                registry.register(trial, uri, name)
-                registered = True
-        elif chosen:
-            registered = registry.point_at(trial, name)
+        uri = registry.log_model(trial, registry.checkpoint_of(trial))
+        if settings.tracking.register and trial.run_id == best.trial.run_id:
+            registry.register(trial, uri, name)
+            registered = True
     return name if registered else None

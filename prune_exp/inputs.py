@@ -1,12 +1,13 @@
 """What a trial starts from: found, checked, cheap to get."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prune_exp import models
 from prune_exp.allocation import allocate
 from prune_exp.benchmark import read_prompts
+from prune_exp.cache import digest_of
 from prune_exp.corpus import Corpus, load_corpus
 from prune_exp.records import ModelShape
 from prune_exp.settings import Settings
@@ -51,3 +52,19 @@ def prepare(settings: Settings) -> Inputs:
         shape=shape,
         cache_dir=cache_dir,
     )
+
+
+def check_points(points: list[Settings]) -> None:
+    """Checks everything the trials of a sweep need; what they share, once.
+
+    Raises:
+        SettingError: as `prepare` does.
+    """
+    known: dict[str, Inputs] = {}
+    for point in points:
+        shared = (asdict(point.model), asdict(point.data), asdict(point.benchmark))
+        key = digest_of(*shared, point.seed, point.cache_dir)
+        if key not in known:
+            known[key] = prepare(point)
+        check_voters(point.pruning.voters)
+        allocate(known[key].shape, point.sparsity, point.pruning)

@@ -1,11 +1,12 @@
 """Store the best model's weights and register them as a candidate."""
 
 import logging
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
 from prune_exp.settings import Settings
-from prune_exp.tracked import CANDIDATE, PREFIX, TrackedTrial
+from prune_exp.tracked import CANDIDATE, MODEL_URI, PREFIX, TrackedTrial
 
 
 def registered_name(settings: Settings) -> str:
@@ -18,32 +19,31 @@ def checkpoint_of(trial: TrackedTrial) -> Path:
     return Path(trial.tags.get(f"{PREFIX}checkpoint", "/nonexistent"))
 
 
-def point_at(trial: TrackedTrial, name: str) -> bool:
-    """Moves the alias `candidate` to the version of an earlier trial; false when it has none."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient()
-    versions = client.search_model_versions(f"name = '{name}' and run_id = '{trial.run_id}'")
-    if not versions:
-        return False
-    client.set_registered_model_alias(name, CANDIDATE, versions[0].version)
-    return True
+def can_store(trial: TrackedTrial) -> bool:
+    """Whether the trial's weights are still there, or stored already."""
+    return MODEL_URI in trial.tags or checkpoint_of(trial).is_dir()
 
 
 def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
-    """Stores a checkpoint with its run and returns the logged model's URI.
+    """Stores a checkpoint with its run and returns the logged model's URI, once for each trial.
 
     The artifact's `model` folder stays a stock Hugging Face checkpoint.
     """
     import mlflow
     from mlflow import transformers as flavor  # pyright: ignore[reportPrivateImportUsage]
+    from mlflow.tracking import MlflowClient
 
     from prune_exp.models import load, load_tokenizer, quiet
 
+    if MODEL_URI in trial.tags:
+        return trial.tags[MODEL_URI]
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
     parts = {"model": load(checkpoint), "tokenizer": load_tokenizer(checkpoint)}
     requirements = [f"{name}=={version(name)}" for name in ("torch", "transformers", "accelerate")]
-    with quiet(), mlflow.start_run(run_id=trial.run_id, nested=True):
+    active = mlflow.active_run()
+    inside = active is not None and active.info.run_id == trial.run_id
+    run = nullcontext() if inside else mlflow.start_run(run_id=trial.run_id, nested=True)
+    with quiet(), run:
         info = flavor.log_model(
             transformers_model=parts,
             name="model",
@@ -51,15 +51,23 @@ def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
             pip_requirements=requirements,
             input_example=None,
         )
+    MlflowClient().set_tag(trial.run_id, MODEL_URI, info.model_uri)
     return info.model_uri
 
 
 def register(trial: TrackedTrial, model_uri: str, name: str) -> str:
-    """Registers a logged model as a new version with the alias `candidate`; returns the version."""
+    """Registers a logged model as a version with the alias `candidate`; returns the version.
+
+    A trial that was registered before keeps its version; only the alias moves.
+    """
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient()
+    known = client.search_model_versions(f"name = '{name}' and run_id = '{trial.run_id}'")
+    if known:
+        client.set_registered_model_alias(name, CANDIDATE, known[0].version)
+        return str(known[0].version)
     try:
         client.create_registered_model(name)
     except MlflowException as error:

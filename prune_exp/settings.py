@@ -99,14 +99,14 @@ class BenchmarkSettings:
     """A UTF-8 text file with one prompt a line."""
     new_tokens: int = 32
     """Tokens generated for every prompt."""
-    warmup_requests: int = 2
-    """Requests that each model answers before the clock counts."""
+    warmup_requests: int = 1
+    """Requests that each model answers, besides a batch, before the clock counts."""
     batch_size: int = 8
     """Sequences generated together in the batch throughput measurement."""
     batch_rounds: int = 5
     """Pairs of batch requests."""
     memory_rounds: int = 3
-    """Pairs of fresh processes that memory is measured in."""
+    """Pairs of fresh processes that memory is measured in, the timed pair included."""
     threads: int | None = None
     """CPU threads of each model's process; the cores this process may use when null."""
     bootstrap_resamples: int = 5000

@@ -5,6 +5,7 @@ the pruned model's own, so each refit sees the inputs that it will have to live 
 the dense residual stream, removed blocks included. One model in memory, changed in place.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class _Refit:
     states: _Streams
     damping: float
     towards_dense: float
+    known: Callable[[int], "torch.Tensor"] | None
 
 
 def prune(
@@ -54,6 +56,7 @@ def prune(
     *,
     damping: float = 3e-2,
     towards_dense: float = 0.1,
+    known: Callable[[int], "torch.Tensor"] | None = None,
 ) -> Any:
     """Removes what `plan` names and returns a stock model of the new shape.
 
@@ -61,7 +64,8 @@ def prune(
     removed units are refit; with None they only lose columns, and the result computes exactly
     what the dense model does with those units silenced. Ids are the dense model's, also where
     tokens are removed. `damping` and `towards_dense` are `pruning.refit_damping` and
-    `pruning.refit_towards_dense`.
+    `pruning.refit_towards_dense`. `known` gives the dense model's residual stream on `ids` before
+    a block [blocks, tokens, hidden], and so saves computing it.
     """
     from tqdm import tqdm
 
@@ -79,6 +83,7 @@ def prune(
         states=_Streams(dense=stream.hidden, pruned=stream.hidden),
         damping=damping,
         towards_dense=towards_dense,
+        known=known,
     )
     for index in range(kept[0]):
         run.states.dense = stream.run(layers[index], index, run.states.dense)
@@ -117,19 +122,24 @@ def _refit_layer(run: _Refit, index: int, following: int) -> None:
     errors pile up.
     """
     layer, states, share = run.layers[index], run.states, run.towards_dense
-    dense = _through(run, index, following, states.dense)
+    cut_heads, dense_middle = bool(run.plan.heads[index]), None
+    if run.known is not None and not cut_heads:
+        dense_end = run.known(following)
+    else:
+        dense = _through(run, index, following, states.dense)
+        dense_middle, dense_end = dense.middle, dense.end
     own = _through(run, index, following, states.pruned)
     width = mlp_output(layer).in_features
     _cut(layer, run.plan, index)
     middle, channels = own.middle, own.channels[..., _others(width, run.plan.channels[index])]
-    if run.plan.heads[index]:
-        target = own.middle.lerp(dense.middle, share)
+    if cut_heads and dense_middle is not None:
+        target = own.middle.lerp(dense_middle, share)
         heads = _inputs_of(run, attention_output(layer), index)
         middle = _refit_linear(run, attention_output(layer), heads, states.pruned, target)
         channels = _inputs_of(run, mlp_output(layer), index)
-    target = own.end.lerp(dense.end, share)
+    target = own.end.lerp(dense_end, share)
     states.pruned = _refit_linear(run, mlp_output(layer), channels, middle, target)
-    states.dense = dense.end
+    states.dense = dense_end
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from prune_exp.settings import SettingError, TrackingSettings
 PREFIX = "prune_exp."
 INTERRUPTED = f"{PREFIX}interrupted"
 """Tag of runs whose process was killed: cut off, not failed on their own account."""
+MODEL_URI = f"{PREFIX}model_uri"
+"""Tag of trials whose weights are stored with them."""
 CANDIDATE = "candidate"
 """Alias of the version that the latest sweep or trial registered."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_exp import benchmark, models, quality, surgery
 from prune_exp.allocation import allocate
-from prune_exp.calibration import Statistics, calibrate
+from prune_exp.calibration import Calibration, Statistics, calibrate
 from prune_exp.consensus import make_plan, redundant
 from prune_exp.corpus import Corpus, TokenBlocks, retokenized
 from prune_exp.export import export, weights_sha256
@@ -64,7 +64,7 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
         inputs = prepare(settings)
         model = models.load(inputs.source.folder)
     with watch.phase("calibrate"):
-        statistics = _calibrate(settings, inputs, model)
+        calibration = _calibrate(settings, inputs, model)
     baseline = None
     if settings.quality.enabled:
         with watch.phase("dense_quality"):
@@ -73,7 +73,7 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
             )
             baseline = replace(baseline, head=baseline.head.clone())
     with watch.phase("vote"):
-        plan = vote(settings, inputs, statistics)
+        plan = vote(settings, inputs, calibration.statistics)
     tokenizer, ids = _vocabulary(settings, inputs, plan)
     with watch.phase("prune"):
         pruned = surgery.prune(
@@ -82,6 +82,7 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
             ids,
             damping=settings.pruning.refit_damping,
             towards_dense=settings.pruning.refit_towards_dense,
+            known=None if plan.tokens else calibration.states,
         )
     with watch.phase("export"):
         checkpoint = export(pruned, tokenizer, folder / "model")
@@ -108,7 +109,7 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
     )
 
 
-def _calibrate(settings: Settings, inputs: Inputs, model: Any) -> Statistics:
+def _calibrate(settings: Settings, inputs: Inputs, model: Any) -> Calibration:
     return calibrate(
         model,
         inputs.source.digest,

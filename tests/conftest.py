@@ -135,7 +135,9 @@ def tiny_args(tiny_folder: Path, text_file: Path, tmp_path: Path) -> list[str]:
     ]
 
 
-def command(*args: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def command(
+    *args: str, cwd: Path, timeout: float = 300, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs `python -m prune_exp` as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "prune_exp", *args],
@@ -143,15 +145,16 @@ def command(*args: str, cwd: Path, timeout: float = 300) -> subprocess.Completed
         capture_output=True,
         text=True,
         timeout=timeout,
+        env=os.environ | (env or {}),
         check=False,
     )
 
 
-def runs_in(folder: Path) -> list[Any]:
+def runs_in(folder: Path, uri: str | None = None) -> list[Any]:
     """All runs of the store under a folder, the sweep's own first, then by trial number."""
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
+    client = MlflowClient(uri or f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("prune_exp")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,24 @@ def test_refit_of_nothing_changes_nothing() -> None:
     dense = make_tiny("llama")(IDS).logits
     refit = surgery.prune(make_tiny("llama"), plan, IDS)
     assert torch.allclose(refit(IDS).logits, dense, atol=1e-3)
+
+
+def test_refit_on_a_known_dense_stream_is_the_refit_on_a_computed_one(tmp_path: Path) -> None:
+    from prune_exp.calibration import calibrate
+    from prune_exp.corpus import Corpus, TokenBlocks
+
+    text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
+    found = calibrate(
+        make_tiny("llama"),
+        "m",
+        Corpus(calibration=text, heldout=text),
+        make_tokenizer(),
+        gradient_blocks=1,
+        cache_dir=tmp_path,
+    )
+    plan = replace(plan_for("group"), heads=dict.fromkeys((0, 2, 3), ()))
+    plain = surgery.prune(make_tiny("llama"), plan, IDS)(IDS).logits
+    known = surgery.prune(make_tiny("llama"), plan, IDS, known=found.states)(IDS).logits
+    assert torch.allclose(known, plain, atol=0.02 * float(plain.abs().max()))
+    wrong = surgery.prune(make_tiny("llama"), plan, IDS, known=lambda _: found.states(0))
+    assert not torch.allclose(wrong(IDS).logits, plain, atol=0.02 * float(plain.abs().max()))
