@@ -111,7 +111,7 @@ def _tokens(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> int
 def _head_options(shape: ModelShape, pruning: PruningSettings) -> Iterator[tuple[int, int, int]]:
     """(groups, queries per group, parameters) that may go from a layer; one of each stays."""
     yield 0, 0, 0
-    if "heads" not in pruning.units:
+    if "heads" not in pruning.units or not shape.free_heads:
         return
     if pruning.head_unit == "group":
         each = shape.params_kv_head + shape.queries_per_group * shape.params_query_head

@@ -1,16 +1,13 @@
 """Paired measurement: the dense and the pruned model, each in a fresh process, in turns."""
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from prune_exp.paired import median_ratio
+from prune_exp.processes import ModelProcess, available_threads, describe_machine
 from prune_exp.records import Interval, Speed, SpeedComparison
 from prune_exp.settings import BenchmarkSettings, SettingError
 
@@ -18,77 +15,6 @@ Samples = list[dict[str, Any]]
 SIDES = ("dense", "pruned")
 Prompts = dict[str, list[list[int]]]
 """Each side's prompts as its own tokens; the i-th of both are the same text."""
-
-
-class MeasurementError(RuntimeError):
-    """A model's process died or did not answer."""
-
-
-class ModelProcess:
-    """Speaks with one worker process; a context manager that ends it."""
-
-    def __init__(self, folder: Path, threads: int, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "prune_exp.worker", str(folder), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"},
-        )
-
-    def __enter__(self) -> "ModelProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
-
-    def receive(self) -> dict[str, Any]:
-        """The next answer.
-
-        Raises:
-            MeasurementError: the process ended or took longer than the timeout.
-        """
-        assert self._process.stdout is not None
-        watchdog = threading.Timer(self._timeout_s, self._process.kill)
-        watchdog.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            watchdog.cancel()
-        if not line:
-            raise MeasurementError(self._epitaph())
-        return json.loads(line)
-
-    def send(self, **request: Any) -> None:
-        """Sends a request, to be answered in its turn."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise MeasurementError(self._epitaph()) from None
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Sends a request and waits for its answer."""
-        self.send(**request)
-        return self.receive()
-
-    def _epitaph(self) -> str:
-        code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().strip().splitlines()
-        last = lines[-1] if lines else "it said nothing"
-        return f"the measured model's process ended with code {code}: {last}"
-
-
-def available_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def read_prompts(settings: BenchmarkSettings) -> list[str]:
@@ -124,7 +50,7 @@ def measure(
     folders: dict[str, Path] = dict(zip(SIDES, (dense, pruned), strict=True))
     lock = Path(tempfile.gettempdir()) / "prune_exp-measure.lock"
     with FileLock(str(lock), mode=0o666), ExitStack() as stack:
-        machine = _machine(threads)
+        machine = describe_machine(threads)
         workers = {
             side: stack.enter_context(ModelProcess(folder, threads, settings.timeout_s))
             for side, folder in folders.items()
@@ -142,25 +68,6 @@ def measure(
     memory += _memory(folders, prompts, settings, threads)
     machine["start_s"] = {side: start["ready_s"] for side, start in starts.items()}
     return _compare(requests, batches, memory, settings, machine)
-
-
-def _machine(threads: int) -> dict[str, Any]:
-    import platform
-
-    return {
-        "threads": threads,
-        "cores": os.cpu_count(),
-        "processor": _processor(),
-        "system": platform.platform(),
-        "load_average_start": os.getloadavg()[0],
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
 
 
 def _start_warm_up(

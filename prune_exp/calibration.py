@@ -7,15 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune_exp.architectures import Block, blocks_of, channel_rows, head_rows, matrix
 from prune_exp.cache import cached_folder, digest_of
 from prune_exp.corpus import Corpus, token_frequency
-from prune_exp.models import (
-    attention_of,
-    attention_output,
-    layers_of,
-    mlp_inputs,
-    mlp_output,
-)
 from prune_exp.streaming import LayerStream, watch
 
 if TYPE_CHECKING:
@@ -130,15 +124,14 @@ def compute(
     stream, rows = LayerStream(model, ids), []
     hidden = stream.hidden
     states = {"0": hidden.bfloat16()}
-    for index, layer in enumerate(tqdm(layers_of(model), "calibrate", unit="layer")):
-        mlp = _Moments(mlp_output(layer).in_features)
-        heads = _Moments(attention_output(layer).in_features)
-        with watch({mlp_output(layer): mlp.add, attention_output(layer): heads.add}, {}):
-            output = stream.run(layer, index, hidden)
+    for index, block in enumerate(tqdm(blocks_of(model), "calibrate", unit="layer")):
+        mlp, heads = _Moments(block.width), _Moments(block.heads.queries * block.heads.dim)
+        with watch({block.mlp_out: mlp.add, block.heads_out: heads.add}, {}):
+            output = stream.run(block, index, hidden)
         rows.append(
-            _weights(layer)
+            _weights(block)
             | mlp.summary("mlp")
-            | _per_head(heads.summary("heads"), attention_of(layer).head_dim)
+            | _per_head(heads.summary("heads"), block.heads.dim)
             | {
                 "layers_distance": _distance(hidden, output),
                 "layers_input": hidden.square().sum(-1).mean(),
@@ -147,7 +140,7 @@ def compute(
         hidden = output
         states[str(index + 1)] = hidden.bfloat16()
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    kv_heads = torch.tensor(model.config.num_key_value_heads)
+    kv_heads = torch.tensor(blocks_of(model)[0].heads.groups)
     statistics = Statistics(
         **stacked,
         **taylor(model, ids[:gradient_blocks]),
@@ -192,25 +185,17 @@ def _per_head(summary: dict[str, "torch.Tensor"], dim: int) -> dict[str, "torch.
     return {name: value.view(-1, dim) for name, value in summary.items()}
 
 
-def _weights(layer: Any) -> dict[str, "torch.Tensor"]:
-    attention, dim = attention_of(layer), attention_of(layer).head_dim
-    down = mlp_output(layer).weight.square().sum(0)
-    out = attention_output(layer).weight.square().sum(0).view(-1, dim)
-    shared = [m.weight.square().sum(1).view(-1, dim).sum(1) for m in _keys_values(attention)]
-    per_group = out.shape[0] // shared[0].shape[0]
-    query = attention.q_proj.weight.square().sum(1).view(-1, dim).sum(1)
-    borrowed = (shared[0] + shared[1]).repeat_interleave(per_group) / per_group
-    inputs = [m.weight.square().sum(1) for m in mlp_inputs(layer)]
+def _weights(block: Block) -> dict[str, "torch.Tensor"]:
+    heads, rows = block.heads, head_rows(block)
+    down = matrix(block.mlp_out).square().sum(0)
+    out = matrix(block.heads_out).square().sum(0).view(-1, heads.dim)
+    shared = (rows["keys"] + rows["values"]).repeat_interleave(heads.per_group) / heads.per_group
     return {
         "mlp_output": down,
-        "mlp_weight": (inputs[0] + inputs[1] + down).sqrt(),
+        "mlp_weight": (channel_rows(block) + down).sqrt(),
         "heads_output": out,
-        "heads_weight": (query + out.sum(1) + borrowed).sqrt(),
+        "heads_weight": (rows["queries"] + out.sum(1) + shared).sqrt(),
     }
-
-
-def _keys_values(attention: Any) -> tuple[Any, Any]:
-    return attention.k_proj, attention.v_proj
 
 
 def _distance(before: "torch.Tensor", after: "torch.Tensor") -> "torch.Tensor":
@@ -239,18 +224,18 @@ def _taylor_block(model: Any, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
     import torch
 
     seen: dict[str, list[torch.Tensor]] = {"mlp": [], "heads": []}
-    layers = layers_of(model)
-    inputs: dict[Any, Any] = {mlp_output(layer): seen["mlp"].append for layer in layers}
-    inputs |= {attention_output(layer): seen["heads"].append for layer in layers}
+    blocks = blocks_of(model)
+    inputs: dict[Any, Any] = {block.mlp_out: seen["mlp"].append for block in blocks}
+    inputs |= {block.heads_out: seen["heads"].append for block in blocks}
     embedded = model.get_input_embeddings()(ids).detach().requires_grad_(True)
     with torch.enable_grad(), watch(inputs, {}):
         output = model(inputs_embeds=embedded, labels=ids, use_cache=False)
         wanted = [*seen["mlp"], *seen["heads"], embedded, output.logits]
         gradients = torch.autograd.grad(output.loss, wanted)
-    n, dim = len(layers), attention_of(layers[0]).head_dim
+    n, dim = len(blocks), blocks[0].heads.dim
     products = [v.detach() * g for v, g in zip(wanted, gradients, strict=True)]
     read, written = products.pop(-2), products.pop()
-    effects = [product.sum((0, 1)) for product in products]
+    effects = [product.flatten(0, -2).sum(0) for product in products]
     return {
         "mlp_taylor": torch.stack(effects[:n]),
         "heads_taylor": torch.stack([e.view(-1, dim).sum(1) for e in effects[n:]]),

@@ -1,4 +1,4 @@
-"""Load, resize and save decoders. The only file that knows architectures' attribute names."""
+"""Find, load, rebuild and save models."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune_exp.architectures import Heads, blocks_of, check_variant, part
 from prune_exp.cache import cached_folder, digest_of, file_sha256
 from prune_exp.packaged import package_file
 from prune_exp.records import ModelShape
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 WEIGHTS_FILE = "model.safetensors"
 
 
@@ -30,68 +30,40 @@ class ModelSource:
     digest: str
 
 
-def layers_of(model: Any) -> "nn.ModuleList":
-    """The decoder blocks, in order."""
-    return model.model.layers
-
-
-def attention_of(layer: Any) -> Any:
-    """The block's attention."""
-    return layer.self_attn
-
-
-def attention_output(layer: Any) -> "nn.Linear":
-    """Reads the concatenated heads [.., heads * head_dim], writes the residual stream."""
-    return layer.self_attn.o_proj
-
-
-def mlp_inputs(layer: Any) -> tuple["nn.Linear", "nn.Linear"]:
-    """The gate and up projections: row j of each makes channel j."""
-    return layer.mlp.gate_proj, layer.mlp.up_proj
-
-
-def mlp_output(layer: Any) -> "nn.Linear":
-    """Reads the channels [.., width], writes the residual stream."""
-    return layer.mlp.down_proj
-
-
 def decoder_of(model: Any) -> Any:
     """The model without its language-model head; returns final hidden states."""
-    return model.model
+    return model.base_model
 
 
 def head_of(model: Any) -> "nn.Linear":
     """The language-model head: hidden [.., hidden] to logits [.., vocab]."""
-    return model.lm_head
+    return model.get_output_embeddings()
 
 
 def shape_of(model: Any) -> ModelShape:
     """Counts a model's sizes from its real tensors."""
-    config, layer = model.config, layers_of(model)[0]
-    attention = attention_of(layer)
-    head_dim = attention.head_dim
+    config, blocks = model.config, blocks_of(model)
+    first = blocks[0]
     embedding = model.get_input_embeddings().weight
     tied = embedding is head_of(model).weight
+    query_params, group_params = first.head_params
     return ModelShape(
-        layers=config.num_hidden_layers,
+        layers=len(blocks),
         hidden=config.hidden_size,
-        width=mlp_output(layer).in_features,
-        query_heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_dim=head_dim,
+        width=first.width,
+        query_heads=first.heads.queries,
+        kv_heads=first.heads.groups,
+        head_dim=first.heads.dim,
+        free_heads=first.family.free_heads,
         vocab=embedding.shape[0],
         params_total=sum(p.numel() for p in model.parameters()),
-        params_layer=sum(p.numel() for p in layer.parameters()),
-        params_channel=sum(_row_params(m) for m in mlp_inputs(layer)) + config.hidden_size,
-        params_query_head=head_dim * (_row_params(attention.q_proj) + config.hidden_size),
-        params_kv_head=head_dim * (_row_params(attention.k_proj) + _row_params(attention.v_proj)),
+        params_layer=sum(p.numel() for p in first.module.parameters()),
+        params_channel=first.channel_params,
+        params_query_head=query_params,
+        params_kv_head=group_params,
         params_embedding_only=0 if tied else embedding.numel(),
         params_token=embedding.shape[1] * (1 if tied else 2),
     )
-
-
-def _row_params(linear: "nn.Linear") -> int:
-    return linear.in_features + (linear.bias is not None)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -109,11 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SettingError(f"{path} is not valid JSON: {error}") from None
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise SettingError(
-            f"model type {model_type!r} is not supported; supported are {', '.join(MODEL_TYPES)}"
-        )
+    check_variant(config)
     if not any(folder.glob("*.safetensors")):
         raise SettingError(f"model.path={folder} has no .safetensors file; only those are read")
     return config
@@ -184,7 +152,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     plain.pop("quantization_config", None)
     plain.pop("_name_or_path", None)
     config = AutoConfig.for_model(**plain)
-    model = from_state(config, loaded.state_dict())
+    model = from_state(config, loaded.state_dict(), loaded)
     model.generation_config = loaded.generation_config
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     save(model, tokenizer, folder)
@@ -244,55 +212,31 @@ def quiet() -> Any:
             logging.enable_progress_bar()
 
 
-def from_state(config: Any, state: dict[str, "torch.Tensor"]) -> Any:
-    """Builds a model around existing tensors, without a second copy of them."""
+def from_state(config: Any, state: dict[str, "torch.Tensor"], like: Any) -> Any:
+    """Builds a model around existing tensors, without a second copy of them.
+
+    Buffers that checkpoints do not hold (rotary frequencies, scales) come from `like`, a model
+    of the same family.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    missing = model.load_state_dict(state, strict=False, assign=True).missing_keys
+    model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
-    assert not [key for key in missing if key != "lm_head.weight"], missing
-    _restore_buffers(model, config)
+    left = [name for name, value in model.named_parameters() if value.is_meta]
+    assert not left, left
+    _copy_buffers(model, like)
     return model.eval().requires_grad_(False)
 
 
-def _restore_buffers(model: Any, config: Any) -> None:
-    """Computes the buffers that checkpoints do not hold (rotary frequencies)."""
-    decoder = decoder_of(model)
-    decoder.rotary_emb = type(decoder.rotary_emb)(config=config)
-
-
-def keep_heads(layer: Any, kept: Sequence[int]) -> None:
-    """Removes all query heads but `kept` from a block, in place.
-
-    A key/value head goes when no query head of its group is left; groups that stay must be equal
-    in size, or stock attention could not run the block.
-    """
-    attention = attention_of(layer)
-    per_group, dim = attention.num_key_value_groups, attention.head_dim
-    groups = sorted({head // per_group for head in kept})
-    left = len(kept) // len(groups)
-    assert sorted(kept) == list(kept), kept
-    assert all(sum(head // per_group == g for head in kept) == left for g in groups), kept
-    queries, keys = _blocks(kept, dim), _blocks(groups, dim)
-    attention.q_proj = _rows(attention.q_proj, queries)
-    attention.k_proj = _rows(attention.k_proj, keys)
-    attention.v_proj = _rows(attention.v_proj, keys)
-    attention.o_proj = _columns(attention.o_proj, queries)
-    attention.num_key_value_groups = left
-
-
-def keep_channels(layer: Any, kept: Sequence[int]) -> None:
-    """Removes all MLP channels but `kept` from a block, in place."""
-    import torch
-
-    index = torch.tensor(kept, dtype=torch.long)
-    layer.mlp.gate_proj = _rows(layer.mlp.gate_proj, index)
-    layer.mlp.up_proj = _rows(layer.mlp.up_proj, index)
-    layer.mlp.down_proj = _columns(layer.mlp.down_proj, index)
-    layer.mlp.intermediate_size = len(kept)
+def _copy_buffers(model: Any, like: Any) -> None:
+    known = dict(like.named_buffers())
+    for name, buffer in list(model.named_buffers()):
+        if buffer.is_meta:
+            owner, _, last = name.rpartition(".")
+            part(model, owner)._buffers[last] = known[name].clone()
 
 
 def keep_tokens(model: Any, kept: Sequence[int]) -> Any:
@@ -312,7 +256,7 @@ def keep_tokens(model: Any, kept: Sequence[int]) -> Any:
     generation = copy.deepcopy(model.generation_config)
     for settings in (config, generation):
         _renumber_special(settings, {old: place for place, old in enumerate(kept)})
-    trimmed = from_state(config, state)
+    trimmed = from_state(config, state, model)
     trimmed.generation_config = generation
     return trimmed
 
@@ -330,51 +274,28 @@ def _renumber_special(settings: Any, new: dict[int, int]) -> None:
             setattr(settings, name, new.get(value))
 
 
-def _blocks(heads: Sequence[int], dim: int) -> "torch.Tensor":
-    import torch
+def rebuild(model: Any, kept_layers: Sequence[int], heads: Heads) -> Any:
+    """A stock model of the kept blocks, whose config says their (equal) new shape.
 
-    starts = torch.tensor(heads, dtype=torch.long) * dim
-    return (starts[:, None] + torch.arange(dim)).flatten()
-
-
-def _rows(linear: "nn.Linear", index: "torch.Tensor") -> "nn.Linear":
-    bias = None if linear.bias is None else linear.bias[index]
-    return _linear(linear.weight[index], bias)
-
-
-def _columns(linear: "nn.Linear", index: "torch.Tensor") -> "nn.Linear":
-    return _linear(linear.weight[:, index].contiguous(), linear.bias)
-
-
-def _linear(weight: "torch.Tensor", bias: "torch.Tensor | None") -> "nn.Linear":
-    import torch
-    from torch import nn
-
-    new = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    new.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    if bias is not None:
-        new.bias = nn.Parameter(bias.detach(), requires_grad=False)
-    assert new.weight.dtype == torch.float32
-    return new
-
-
-def rebuild(model: Any, kept_layers: Sequence[int]) -> Any:
-    """A stock model of the kept blocks, whose config says their (equal) new shape."""
+    `heads` is what every block that stays has left.
+    """
     import copy
 
     from torch import nn
 
-    config, blocks = copy.deepcopy(model.config), layers_of(model)
+    config, blocks = copy.deepcopy(model.config), blocks_of(model)
     first = blocks[kept_layers[0]]
-    attention = attention_of(first)
     config.num_hidden_layers = len(kept_layers)
-    config.intermediate_size = mlp_output(first).in_features
-    config.head_dim = attention.head_dim
-    config.num_attention_heads = attention.q_proj.out_features // attention.head_dim
-    config.num_key_value_heads = attention.k_proj.out_features // attention.head_dim
+    setattr(config, first.family.width, first.width)
+    if first.family.free_heads:
+        config.head_dim = heads.dim
+        config.num_attention_heads = heads.queries
+        config.num_key_value_heads = heads.groups
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[i] for i in kept_layers]
-    model.model.layers = nn.ModuleList(blocks[i] for i in kept_layers)
-    pruned = from_state(config, model.state_dict())
+    owner, _, name = first.family.blocks.rpartition(".")
+    holder = part(model.base_model, owner) if owner else model.base_model
+    setattr(holder, name, nn.ModuleList(blocks[i].module for i in kept_layers))
+    pruned = from_state(config, model.state_dict(), model)
     pruned.generation_config = model.generation_config
     return pruned

@@ -16,6 +16,8 @@ class ModelShape:
     query_heads: int
     kv_heads: int
     head_dim: int
+    free_heads: bool
+    """Whether heads can be removed: not where the config derives their size from their number."""
     vocab: int
     params_total: int
     """Parameters, tied weights counted once."""

@@ -27,6 +27,8 @@ def can_store(trial: TrackedTrial) -> bool:
 def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
     """Stores a checkpoint with its run and returns the logged model's URI, once for each trial.
 
+    A run that had ended keeps its time of end.
+
     The artifact's `model` folder stays a stock Hugging Face checkpoint.
     """
     import mlflow
@@ -42,6 +44,8 @@ def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
     requirements = [f"{name}=={version(name)}" for name in ("torch", "transformers", "accelerate")]
     active = mlflow.active_run()
     inside = active is not None and active.info.run_id == trial.run_id
+    client = MlflowClient()
+    ended = client.get_run(trial.run_id).info.end_time
     run = nullcontext() if inside else mlflow.start_run(run_id=trial.run_id, nested=True)
     with quiet(), run:
         info = flavor.log_model(
@@ -51,7 +55,9 @@ def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
             pip_requirements=requirements,
             input_example=None,
         )
-    MlflowClient().set_tag(trial.run_id, MODEL_URI, info.model_uri)
+    client.set_tag(trial.run_id, MODEL_URI, info.model_uri)
+    if not inside:
+        client.set_terminated(trial.run_id, "FINISHED", ended)
     return info.model_uri
 
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from prune_exp.models import decoder_of, layers_of
+from prune_exp.architectures import Block, blocks_of
+from prune_exp.models import decoder_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+CACHES = ("past_key_value", "past_key_values", "layer_past", "use_cache")
 Watch = Callable[["torch.Tensor"], None]
 
 
@@ -27,16 +29,17 @@ class LayerStream:
         """Embeds `ids` [blocks, tokens] and records how the model calls each of its blocks."""
         import torch
 
-        self.kwargs = [_without_cache(call) for call in _record_calls(model, ids[:1])]
+        self.calls = _record_calls(model, ids[:1])
         with torch.no_grad():
             self.hidden = torch.cat([_first_input(model, block[None]) for block in ids])
 
-    def run(self, layer: Any, index: int, hidden: "torch.Tensor") -> "torch.Tensor":
+    def run(self, block: Block, index: int, hidden: "torch.Tensor") -> "torch.Tensor":
         """One block's output [blocks, tokens, hidden], computed block of text by block of text."""
         import torch
 
         with torch.no_grad():
-            outputs = [_tensor(layer(one[None], **self.kwargs[index])) for one in hidden]
+            args, kwargs = self.calls[index]
+            outputs = [_tensor(block.module(one[None], *args, **kwargs)) for one in hidden]
         return torch.cat(outputs)
 
 
@@ -44,21 +47,22 @@ def _tensor(output: Any) -> "torch.Tensor":
     return output[0] if isinstance(output, tuple) else output
 
 
-def _without_cache(call: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in call.items() if "past_key_value" not in key}
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a block is called with besides its hidden states."""
 
 
-def _record_calls(model: Any, ids: "torch.Tensor") -> list[dict[str, Any]]:
+def _record_calls(model: Any, ids: "torch.Tensor") -> list[Call]:
     import torch
 
-    calls: list[dict[str, Any]] = []
+    calls: list[Call] = []
 
     def record(_module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        assert len(args) == 1, "blocks are called with hidden states and keywords"
-        calls.append(kwargs)
+        kept = {key: value for key, value in kwargs.items() if key not in CACHES}
+        calls.append((args[1:], kept))
 
     hooks = [
-        layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers_of(model)
+        block.module.register_forward_pre_hook(record, with_kwargs=True)
+        for block in blocks_of(model)
     ]
     try:
         with torch.no_grad():
@@ -76,7 +80,7 @@ def _first_input(model: Any, ids: "torch.Tensor") -> "torch.Tensor":
         found.append(args[0])
         raise _Stop
 
-    hook = layers_of(model)[0].register_forward_pre_hook(stop)
+    hook = blocks_of(model)[0].module.register_forward_pre_hook(stop)
     try:
         decoder_of(model)(input_ids=ids, use_cache=False)
     except _Stop:

@@ -9,23 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prune_exp.models import (
-    attention_of,
-    attention_output,
+from prune_exp.architectures import (
+    Block,
+    Heads,
+    blocks_of,
     keep_channels,
     keep_heads,
-    keep_tokens,
-    layers_of,
-    mlp_output,
-    rebuild,
+    matrix,
+    set_matrix,
 )
+from prune_exp.models import keep_tokens, rebuild
 from prune_exp.records import PruningPlan
 from prune_exp.refit import Regression
 from prune_exp.streaming import LayerStream, watch
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 
 @dataclass
@@ -40,7 +39,7 @@ class _Streams:
 class _Refit:
     """What refitting a block needs to know."""
 
-    layers: Any
+    blocks: list[Block]
     plan: PruningPlan
     stream: LayerStream
     states: _Streams
@@ -69,15 +68,15 @@ def prune(
     """
     from tqdm import tqdm
 
-    layers = layers_of(model)
-    kept = [i for i in range(len(layers)) if i not in plan.layers]
+    blocks = blocks_of(model)
+    kept = [i for i in range(len(blocks)) if i not in plan.layers]
     if ids is None:
         for index in kept:
-            _cut(layers[index], plan, index)
+            _cut(blocks[index], plan, index)
         return _rebuild(model, plan, kept)
     stream = LayerStream(model, ids)
     run = _Refit(
-        layers=layers,
+        blocks=blocks,
         plan=plan,
         stream=stream,
         states=_Streams(dense=stream.hidden, pruned=stream.hidden),
@@ -86,27 +85,29 @@ def prune(
         known=known,
     )
     for index in range(kept[0]):
-        run.states.dense = stream.run(layers[index], index, run.states.dense)
+        run.states.dense = stream.run(blocks[index], index, run.states.dense)
     for place, index in enumerate(tqdm(kept, "refit", unit="layer")):
-        following = kept[place + 1] if place + 1 < len(kept) else len(layers)
+        following = kept[place + 1] if place + 1 < len(kept) else len(blocks)
         _refit_layer(run, index, following)
     return _rebuild(model, plan, kept)
 
 
 def _rebuild(model: Any, plan: PruningPlan, kept: list[int]) -> Any:
-    pruned = rebuild(model, kept)
+    dense = blocks_of(model)[kept[0]].heads
+    left = _others(dense.queries, plan.heads[kept[0]])
+    groups = len({head // dense.per_group for head in left})
+    pruned = rebuild(model, kept, Heads(queries=len(left), groups=groups, dim=dense.dim))
     if not plan.tokens:
         return pruned
     return keep_tokens(pruned, _others(pruned.config.vocab_size, plan.tokens))
 
 
-def _cut(layer: Any, plan: PruningPlan, index: int) -> None:
+def _cut(block: Block, plan: PruningPlan, index: int) -> None:
     gone_heads, gone_channels = plan.heads[index], plan.channels[index]
-    heads = attention_output(layer).in_features // attention_of(layer).head_dim
     if gone_heads:
-        keep_heads(layer, _others(heads, gone_heads))
+        keep_heads(block, _others(block.heads.queries, gone_heads))
     if gone_channels:
-        keep_channels(layer, _others(mlp_output(layer).in_features, gone_channels))
+        keep_channels(block, _others(block.width, gone_channels))
 
 
 def _others(count: int, gone: tuple[int, ...]) -> list[int]:
@@ -121,7 +122,7 @@ def _refit_layer(run: _Refit, index: int, following: int) -> None:
     wrong before, and overfits; what the untouched block makes of the pruned stream alone lets the
     errors pile up.
     """
-    layer, states, share = run.layers[index], run.states, run.towards_dense
+    block, states, share = run.blocks[index], run.states, run.towards_dense
     cut_heads, dense_middle = bool(run.plan.heads[index]), None
     if run.known is not None and not cut_heads:
         dense_end = run.known(following)
@@ -129,17 +130,38 @@ def _refit_layer(run: _Refit, index: int, following: int) -> None:
         dense = _through(run, index, following, states.dense)
         dense_middle, dense_end = dense.middle, dense.end
     own = _through(run, index, following, states.pruned)
-    width = mlp_output(layer).in_features
-    _cut(layer, run.plan, index)
-    middle, channels = own.middle, own.channels[..., _others(width, run.plan.channels[index])]
-    if cut_heads and dense_middle is not None:
-        target = own.middle.lerp(dense_middle, share)
-        heads = _inputs_of(run, attention_output(layer), index)
-        middle = _refit_linear(run, attention_output(layer), heads, states.pruned, target)
-        channels = _inputs_of(run, mlp_output(layer), index)
-    target = own.end.lerp(dense_end, share)
-    states.pruned = _refit_linear(run, mlp_output(layer), channels, middle, target)
+    width = block.width
+    _cut(block, run.plan, index)
+    if block.family.post_norm:
+        _refit_normed(run, index, own)
+        states.pruned = run.stream.run(block, index, states.pruned)
+    else:
+        middle, channels = own.middle, own.channels[..., _others(width, run.plan.channels[index])]
+        if cut_heads and dense_middle is not None:
+            target = own.middle.lerp(dense_middle, share)
+            heads = _inputs_of(run, block.heads_out, index)
+            middle = states.pruned + _refit_linear(
+                run, block.heads_out, heads, target - states.pruned, _row_scale(target)
+            )
+            channels = _inputs_of(run, block.mlp_out, index)
+        target = own.end.lerp(dense_end, share)
+        added = _refit_linear(run, block.mlp_out, channels, target - middle, _row_scale(target))
+        states.pruned = middle + added
     states.dense = dense_end
+
+
+def _refit_normed(run: _Refit, index: int, own: "_Pass") -> None:
+    """Refits a block that normalizes what it adds: towards what the untouched block would add.
+
+    The residual stream is no linear function of these projections, so neither the dense stream
+    nor removed blocks can be aimed at.
+    """
+    block = run.blocks[index]
+    if run.plan.heads[index]:
+        heads = _inputs_of(run, block.heads_out, index)
+        _refit_linear(run, block.heads_out, heads, own.attention, _row_scale(own.attention))
+    channels = _inputs_of(run, block.mlp_out, index)
+    _refit_linear(run, block.mlp_out, channels, own.mlp, _row_scale(own.mlp))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +172,10 @@ class _Pass:
     """Residual stream between attention and MLP [blocks, tokens, hidden]."""
     channels: "torch.Tensor"
     """The MLP's channels [blocks, tokens, width]."""
+    attention: "torch.Tensor"
+    """What attention's output projection wrote [blocks, tokens, hidden]."""
+    mlp: "torch.Tensor"
+    """What the MLP's output projection wrote [blocks, tokens, hidden]."""
     end: "torch.Tensor"
     """Residual stream before the next block that stays [blocks, tokens, hidden]."""
 
@@ -157,44 +183,49 @@ class _Pass:
 def _through(run: _Refit, index: int, following: int, hidden: "torch.Tensor") -> _Pass:
     import torch
 
-    layer = run.layers[index]
-    update: list[torch.Tensor] = []
+    block = run.blocks[index]
+    heads: list[torch.Tensor] = []
     channels: list[torch.Tensor] = []
-    with watch({mlp_output(layer): channels.append}, {attention_output(layer): update.append}):
-        output = run.stream.run(layer, index, hidden)
+    mlp: list[torch.Tensor] = []
+    seen = {block.heads_out: heads.append, block.mlp_out: mlp.append}
+    with watch({block.mlp_out: channels.append}, seen):
+        output = run.stream.run(block, index, hidden)
     for skipped in range(index + 1, following):
-        output = run.stream.run(run.layers[skipped], skipped, output)
-    return _Pass(middle=hidden + torch.cat(update), channels=torch.cat(channels), end=output)
+        output = run.stream.run(run.blocks[skipped], skipped, output)
+    attention = torch.cat(heads).view_as(hidden)
+    return _Pass(
+        middle=hidden + attention,
+        channels=torch.cat(channels).view(*hidden.shape[:2], -1),
+        attention=attention,
+        mlp=torch.cat(mlp).view_as(hidden),
+        end=output,
+    )
 
 
-def _inputs_of(run: _Refit, linear: "nn.Linear", index: int) -> "torch.Tensor":
+def _inputs_of(run: _Refit, linear: Any, index: int) -> "torch.Tensor":
     """What one of a block's projections reads of the pruned stream [blocks, tokens, n]."""
     import torch
 
     inputs: list[torch.Tensor] = []
     with watch({linear: inputs.append}, {}):
-        run.stream.run(run.layers[index], index, run.states.pruned)
-    return torch.cat(inputs)
+        run.stream.run(run.blocks[index], index, run.states.pruned)
+    return torch.cat(inputs).view(*run.states.pruned.shape[:2], -1)
 
 
 def _refit_linear(
-    run: _Refit,
-    linear: "nn.Linear",
-    x: "torch.Tensor",
-    before: "torch.Tensor",
-    target: "torch.Tensor",
+    run: _Refit, linear: Any, x: "torch.Tensor", target: "torch.Tensor", scale: "torch.Tensor"
 ) -> "torch.Tensor":
-    """Refits a projection of x so that, added to the stream `before`, it comes close to `target`.
+    """Refits a projection of x [blocks, tokens, n] towards `target`; returns what it now gives.
 
-    Returns the residual stream after it.
+    `scale` weights the tokens [blocks, tokens, 1].
     """
-    fit = Regression(linear.in_features, linear.out_features)
+    weight = matrix(linear)
+    fit = Regression(weight.shape[1], weight.shape[0])
     bias = 0 if linear.bias is None else linear.bias
-    scale = _row_scale(target)
-    for one_x, one_y in zip(x * scale, (target - before - bias) * scale, strict=True):
+    for one_x, one_y in zip(x * scale, (target - bias) * scale, strict=True):
         fit.add(one_x, one_y)
-    linear.weight.data = fit.solve(linear.weight, run.damping)
-    return before + linear(x)
+    set_matrix(linear, fit.solve(weight, run.damping), linear.bias)
+    return linear(x)
 
 
 def _row_scale(target: "torch.Tensor") -> "torch.Tensor":

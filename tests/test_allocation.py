@@ -15,6 +15,7 @@ SMOLLM2 = ModelShape(
     query_heads=9,
     kv_heads=3,
     head_dim=64,
+    free_heads=True,
     vocab=49152,
     params_total=134_515_008,
     params_layer=3_540_096,

@@ -11,6 +11,7 @@ from conftest import make_tiny
 from prune_exp import benchmark, quality
 from prune_exp.corpus import TokenBlocks, load_corpus
 from prune_exp.paired import exp_mean_difference, median_ratio
+from prune_exp.processes import MeasurementError, ModelProcess
 from prune_exp.settings import BenchmarkSettings, DataSettings, SettingError
 
 
@@ -79,8 +80,8 @@ def test_measured_processes_answer_and_alternate(tiny_folder: Path) -> None:
 
 def test_a_dead_process_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
     with (
-        benchmark.ModelProcess(tmp_path / "nothing", 1, 60) as process,
-        pytest.raises(benchmark.MeasurementError, match="ended with code"),
+        ModelProcess(tmp_path / "nothing", 1, 60) as process,
+        pytest.raises(MeasurementError, match="ended with code"),
     ):
         process.receive()
     assert sys.executable

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MODEL_TYPES, make_tiny, make_tokenizer
+from conftest import GROUPED, MODEL_TYPES, make_tiny, make_tokenizer
 
 from prune_exp import models, surgery
+from prune_exp.architectures import blocks_of, matrix
 from prune_exp.records import Allocation, PruningPlan
 
 IDS = torch.randint(1, 300, (4, 24), generator=torch.Generator().manual_seed(1))
@@ -38,21 +39,26 @@ def plan_for(kind: str) -> PruningPlan:
 
 def silence(model: Any, plan: PruningPlan) -> None:
     """The dense model with the plan's units zeroed where they are read."""
-    for index, layer in enumerate(models.layers_of(model)):
-        out, down = models.attention_output(layer), models.mlp_output(layer)
+    for index, block in enumerate(blocks_of(model)):
+        out, down = matrix(block.heads_out), matrix(block.mlp_out)
         if index in plan.layers:
-            out.weight.zero_()
-            down.weight.zero_()
+            out.zero_()
+            down.zero_()
+            for one in (block.heads_out, block.mlp_out):
+                if one.bias is not None:
+                    one.bias.zero_()
             continue
         for head in plan.heads[index]:
-            out.weight[:, 8 * head : 8 * head + 8] = 0
-        down.weight[:, list(plan.channels[index])] = 0
+            out[:, 8 * head : 8 * head + 8] = 0
+        down[:, list(plan.channels[index])] = 0
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @pytest.mark.parametrize("kind", ["group", "query"])
 def test_pruned_logits_equal_silenced_dense(model_type: str, kind: str, tmp_path: Path) -> None:
     plan = plan_for(kind)
+    if model_type not in GROUPED:
+        plan = replace(plan, heads=dict.fromkeys(plan.heads, ()))
     dense = make_tiny(model_type)
     silence(dense, plan)
     pruned = surgery.prune(make_tiny(model_type), plan, None)
@@ -65,8 +71,14 @@ def test_pruned_logits_equal_silenced_dense(model_type: str, kind: str, tmp_path
     assert torch.allclose(again(IDS).logits, expected, atol=1e-4)
 
 
-def test_stock_loading_and_cached_generation_in_a_fresh_process(tmp_path: Path) -> None:
-    pruned = surgery.prune(make_tiny("llama"), plan_for("group"), None)
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_stock_loading_and_cached_generation_in_a_fresh_process(
+    model_type: str, tmp_path: Path
+) -> None:
+    plan = plan_for("group")
+    if model_type not in GROUPED:
+        plan = replace(plan, heads=dict.fromkeys(plan.heads, ()))
+    pruned = surgery.prune(make_tiny(model_type), plan, None)
     models.save(pruned, make_tokenizer(), tmp_path / "pruned")
     script = (
         "import sys, torch\n"
@@ -103,7 +115,8 @@ def test_refit_brings_the_pruned_model_closer_on_unseen_text(
     assert after < at_most * before
 
 
-def test_refit_of_nothing_changes_nothing() -> None:
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_refit_of_nothing_changes_nothing(model_type: str) -> None:
     plan = PruningPlan(
         sparsity_requested=0.1,
         vote_threshold=1.0,
@@ -116,9 +129,9 @@ def test_refit_of_nothing_changes_nothing() -> None:
         channels=dict.fromkeys(range(4), ()),
         voters={},
     )
-    dense = make_tiny("llama")(IDS).logits
-    refit = surgery.prune(make_tiny("llama"), plan, IDS)
-    assert torch.allclose(refit(IDS).logits, dense, atol=1e-3)
+    dense = make_tiny(model_type)(IDS).logits
+    refit = surgery.prune(make_tiny(model_type), plan, IDS)
+    assert torch.allclose(refit(IDS).logits, dense, atol=2e-3 * float(dense.abs().max()))
 
 
 def test_refit_on_a_known_dense_stream_is_the_refit_on_a_computed_one(tmp_path: Path) -> None:

@@ -1,0 +1,97 @@
+"""Every supported family goes the whole way: calibrate, vote, prune, judge."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import GROUPED, MODEL_TYPES, make_tiny, make_tokenizer
+
+from prune_exp import models, surgery
+from prune_exp.architectures import blocks_of, check_variant, head_rows, matrix
+from prune_exp.calibration import compute
+from prune_exp.corpus import Corpus, TokenBlocks
+from prune_exp.inputs import Inputs
+from prune_exp.settings import SettingError, Settings
+from prune_exp.trial import vote
+
+IDS = torch.randint(1, 300, (4, 24), generator=torch.Generator().manual_seed(1))
+VOTERS = ["magnitude", "gradient", "wanda", "fluctuation", "obs", "similarity", "random"]
+
+
+def inputs_for(model: Any) -> Inputs:
+    text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
+    return Inputs(
+        source=models.ModelSource(folder=Path(), digest="d"),
+        tokenizer=make_tokenizer(),
+        corpus=Corpus(calibration=text, heldout=text),
+        prompts=[],
+        shape=models.shape_of(model),
+        cache_dir=Path(),
+    )
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_calibrate_vote_and_prune(model_type: str) -> None:
+    dense = make_tiny(model_type)
+    statistics, stream = compute(dense, IDS, torch.full((300,), 1 / 300), gradient_blocks=2)
+    settings = Settings(sparsity=0.3)
+    settings.pruning.voters = VOTERS
+    settings.pruning.heads_share = 0.3 if model_type in GROUPED else 0.0
+    settings.pruning.units = ["layers", "heads", "mlp"]
+    inputs = inputs_for(dense)
+    plan = vote(settings, inputs, statistics)
+    assert bool(any(plan.heads.values())) == (model_type in GROUPED)
+    assert plan.voters["mlp"] == tuple(sorted(set(VOTERS) - {"similarity"}))
+    pruned = surgery.prune(make_tiny(model_type), plan, IDS)
+    achieved = 1 - models.shape_of(pruned).params_total / inputs.shape.params_total
+    assert achieved == pytest.approx(0.3, abs=0.005)
+    assert achieved * inputs.shape.params_total == pytest.approx(plan.allocation.params_removed)
+    assert pruned(IDS).logits.isfinite().all()
+    last = dense.base_model(input_ids=IDS, output_hidden_states=True).hidden_states[-2]
+    assert torch.allclose(stream["3"].float(), last, atol=0.02 * float(last.abs().max()))
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_parts_add_up_to_a_layer(model_type: str) -> None:
+    """Channels and heads hold all of a block but its norms and the biases of its outputs."""
+    model = make_tiny(model_type)
+    shape, block = models.shape_of(model), blocks_of(model)[0]
+    parts = (
+        shape.width * shape.params_channel
+        + shape.query_heads * shape.params_query_head
+        + shape.kv_heads * shape.params_kv_head
+    )
+    rest = sum(p.numel() for name, p in block.module.named_parameters() if "norm" in name.lower())
+    rest += sum(p.numel() for name, p in block.module.named_parameters() if "ln_" in name)
+    for out in (block.heads_out, block.mlp_out):
+        rest += 0 if out.bias is None else out.bias.numel()
+    assert parts + rest == shape.params_layer
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_head_rows_are_the_whole_projections(model_type: str) -> None:
+    from prune_exp.architectures import part
+
+    block = blocks_of(make_tiny(model_type))[0]
+    whole = sum(matrix(part(block.module, n)).square().sum() for n in block.family.qkv)
+    rows = head_rows(block)
+    assert float(sum(one.sum() for one in rows.values())) == pytest.approx(float(whole), rel=1e-5)
+    assert [len(rows[role]) for role in ("queries", "keys", "values")] == [
+        block.heads.queries,
+        block.heads.groups,
+        block.heads.groups,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "mamba"}, "supported are llama, mistral"),
+        ({"model_type": "opt", "do_layer_norm_before": False}, "another size"),
+        ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "not supported"),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        check_variant(config)
