@@ -13,6 +13,7 @@ from itertools import product
 from prune_exp.records import Allocation, ModelShape
 from prune_exp.settings import PruningSettings, SettingError
 
+NOTHING = Allocation(layers=0, kv_groups=0, queries_per_group=0, channels=0, params_removed=0)
 TOLERANCE = 0.005
 """Largest accepted distance between the requested and the achieved sparsity."""
 

@@ -247,10 +247,19 @@ def keep_heads(block: Block, kept: Sequence[int]) -> None:
         rows = torch.cat([queries, first + keys, second + keys])
         keep_rows(part(block.module, names[0]), rows)
     keep_columns(block.heads_out, queries)
-    attention = part(block.module, block.family.attention)
-    attention.num_key_value_groups = left
+    _recount(part(block.module, block.family.attention), len(kept), len(groups))
+
+
+def _recount(attention: Any, queries: int, groups: int) -> None:
+    """Tells an attention module its new head counts; some read them from the config as they run."""
+    import copy
+
+    attention.num_key_value_groups = queries // groups
+    attention.config = copy.copy(attention.config)
+    attention.config.num_attention_heads = queries
+    attention.config.num_key_value_heads = groups
     if hasattr(attention, "num_key_value_heads"):
-        attention.num_key_value_heads = len(groups)
+        attention.num_key_value_heads = groups
 
 
 def keep_channels(block: Block, kept: Sequence[int]) -> None:

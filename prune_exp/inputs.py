@@ -9,6 +9,7 @@ from prune_exp.allocation import allocate
 from prune_exp.benchmark import read_prompts
 from prune_exp.cache import digest_of
 from prune_exp.corpus import Corpus, load_corpus
+from prune_exp.masks import check_masks
 from prune_exp.records import ModelShape
 from prune_exp.settings import Settings
 from prune_exp.vocabulary import removable_tokens
@@ -33,7 +34,6 @@ def prepare(settings: Settings) -> Inputs:
     Raises:
         SettingError: something the user named is missing, or the request cannot be met.
     """
-    check_voters(settings.pruning.voters)
     prompts = read_prompts(settings.benchmark)
     cache_dir = Path(settings.cache_dir).expanduser()
     source = models.locate(settings.model, cache_dir)
@@ -42,7 +42,7 @@ def prepare(settings: Settings) -> Inputs:
         models.shape_of(models.skeleton(source.folder)),
         vocab_removable=removable_tokens(tokenizer),
     )
-    allocate(shape, settings.sparsity, settings.pruning)
+    check_request(settings, shape)
     corpus = load_corpus(settings.data, tokenizer, seed=settings.seed)
     return Inputs(
         source=source,
@@ -66,5 +66,15 @@ def check_points(points: list[Settings]) -> None:
         key = digest_of(*shared, point.seed, point.cache_dir)
         if key not in known:
             known[key] = prepare(point)
-        check_voters(point.pruning.voters)
-        allocate(known[key].shape, point.sparsity, point.pruning)
+        check_request(point, known[key].shape)
+
+
+def check_request(settings: Settings, shape: ModelShape) -> None:
+    """Raises SettingError unless the voters exist and the sparsity can be reached."""
+    pruning = settings.pruning
+    if pruning.method == "structured":
+        check_voters(pruning.voters)
+        allocate(shape, settings.sparsity, pruning)
+    else:
+        in_blocks = shape.layers * shape.params_layer / shape.params_total
+        check_masks(pruning, settings.sparsity, in_blocks)

@@ -80,6 +80,11 @@ def limit(m: Metrics) -> str | None:
 def sparsity(m: Metrics) -> str | None:
     """Whether the request was met."""
     asked, got = 100 * m["sparsity_requested"], m["params_pruned_pct"]
+    if m.get("weights_zeroed_pct"):
+        return (
+            f"{m['weights_zeroed_pct']:.1f} % of all parameters were set to zero ({asked:.1f} %"
+            " requested) and none is gone: zeros are stored and multiplied like other numbers."
+        )
     if abs(asked - got) <= 0.5:
         return f"{got:.1f} % of all parameters are gone, as requested ({asked:.1f} %)."
     return f"{got:.1f} % of all parameters are gone; {asked:.1f} % were requested."

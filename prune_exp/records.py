@@ -75,6 +75,8 @@ class PruningPlan:
     """Who voted, by kind of unit."""
     tokens: tuple[int, ...] = ()
     """Token ids removed from the vocabulary."""
+    weights_zeroed: int = 0
+    """Single weights that were set to zero and are all still there."""
     agreement: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """Mean rank correlation of every two voters, by kind of unit."""
 
@@ -273,6 +275,7 @@ def _size_metrics(result: TrialResult) -> dict[str, float]:
         "pruned/kv_heads": pruned.kv_heads,
         "pruned/mlp_width": pruned.width,
         "pruned/vocabulary": pruned.vocab,
+        "weights_zeroed_pct": 100 * result.plan.weights_zeroed / dense.params_total,
         "weights_read_ratio": _read(pruned) / _read(dense),
     }
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 BALLOTS = ("adaptive", "fixed")
+METHODS = ("structured", "weight_masks", "stochastic")
 UNITS = ("layers", "heads", "mlp", "vocab")
 HEAD_UNITS = ("group", "query")
 BEST_RULES = ("speedup_if_maintained", "quality", "speedup")
@@ -52,6 +53,9 @@ class DataSettings:
 
 @dataclass(kw_only=True)
 class PruningSettings:
+    method: str = "structured"
+    """structured: units are removed. weight_masks, stochastic: single weights become zero, and
+    nothing gets smaller."""
     voters: list[str] = field(default_factory=list)
     """Importance criteria that vote; a criterion that cannot judge a kind of unit abstains."""
     ballot: str = "adaptive"
@@ -79,6 +83,10 @@ class PruningSettings:
     refit_towards_dense: float = 0.1
     """Share, in [0, 1], of the refit's target that is the dense model's residual stream; the rest
     is what the untouched block makes of the pruned model's stream."""
+    masks: int = 32
+    """Random masks that `stochastic` tries."""
+    elite: int = 5
+    """How many of them, those with the least calibration loss, vote."""
     redundancy: float = 0.95
     """Warn when two voters rank units with at least this mean rank correlation."""
 
@@ -305,6 +313,7 @@ def _open_interval(name: str, value: float, *, example: str) -> None:
 
 
 def _check_pruning(pruning: PruningSettings) -> None:
+    one_of("pruning.method", pruning.method, METHODS)
     one_of("pruning.ballot", pruning.ballot, BALLOTS)
     one_of("pruning.head_unit", pruning.head_unit, HEAD_UNITS)
     for unit in pruning.units:
@@ -347,6 +356,8 @@ def _counts(settings: Settings) -> list[tuple[str, float, float]]:
         ("data.calibration_blocks", data.calibration_blocks, 1),
         ("data.gradient_blocks", data.gradient_blocks, 1),
         ("data.heldout_blocks", data.heldout_blocks, 2),
+        ("pruning.masks", settings.pruning.masks, 2),
+        ("pruning.elite", settings.pruning.elite, 1),
         ("pruning.width_multiple", settings.pruning.width_multiple, 1),
         ("pruning.refit_damping", settings.pruning.refit_damping, 1e-8),
         ("benchmark.prompts", benchmark.prompts, 2),

@@ -1,19 +1,15 @@
 """One trial: plan, prune, export, judge, measure."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune_exp import benchmark, models, quality, surgery
-from prune_exp.allocation import allocate
-from prune_exp.calibration import Calibration, Statistics, calibrate
-from prune_exp.consensus import make_plan, redundant
-from prune_exp.corpus import Corpus, TokenBlocks, retokenized
+from prune_exp import benchmark, models, quality
+from prune_exp.consensus import redundant
+from prune_exp.corpus import Corpus, TokenBlocks
 from prune_exp.export import export, weights_sha256
 from prune_exp.inputs import Inputs, prepare
+from prune_exp.pruner import prune_model
 from prune_exp.records import (
     PruningPlan,
     QualityComparison,
@@ -21,34 +17,15 @@ from prune_exp.records import (
     TextUsed,
     TrialResult,
 )
-from prune_exp.settings import UNITS, Settings
+from prune_exp.settings import Settings
+from prune_exp.stopwatch import Stopwatch
 from prune_exp.vocabulary import (
     encode_bytes,
-    order_scores,
-    read_vocabulary,
     text_bytes,
-    trim,
 )
-from prune_exp.voters import score
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass
-class Stopwatch:
-    """Wall seconds by phase."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Times the body as `name`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = time.perf_counter() - start
 
 
 def run_trial(settings: Settings, folder: Path) -> TrialResult:
@@ -63,8 +40,6 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
     with watch.phase("load"):
         inputs = prepare(settings)
         model = models.load(inputs.source.folder)
-    with watch.phase("calibrate"):
-        calibration = _calibrate(settings, inputs, model)
     baseline = None
     if settings.quality.enabled:
         with watch.phase("dense_quality"):
@@ -72,26 +47,15 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
                 model, inputs.source.digest, inputs.corpus.heldout, cache_dir=inputs.cache_dir
             )
             baseline = replace(baseline, head=baseline.head.clone())
-    with watch.phase("vote"):
-        plan = vote(settings, inputs, calibration.statistics)
-    tokenizer, ids = _vocabulary(settings, inputs, plan)
-    with watch.phase("prune"):
-        pruned = surgery.prune(
-            model,
-            plan,
-            ids,
-            damping=settings.pruning.refit_damping,
-            towards_dense=settings.pruning.refit_towards_dense,
-            known=None if plan.tokens else calibration.states,
-        )
+    done = prune_model(settings, inputs, model, watch)
     with watch.phase("export"):
-        checkpoint = export(pruned, tokenizer, folder / "model")
+        checkpoint = export(done.model, done.tokenizer, folder / "model")
     judged = None
     if baseline is not None:
         with watch.phase("quality"):
-            judged = _judge(settings, inputs, pruned, baseline, tokenizer)
-    pruned_shape = models.shape_of(pruned)
-    del model, pruned, baseline
+            judged = _judge(settings, inputs, done.model, baseline, done.tokenizer)
+    plan, tokenizer, pruned_shape = done.plan, done.tokenizer, models.shape_of(done.model)
+    del model, done, baseline
     measured = None
     if settings.benchmark.enabled:
         with watch.phase("measure"):
@@ -107,59 +71,6 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
         speed=measured,
         seconds=watch.seconds,
     )
-
-
-def _calibrate(settings: Settings, inputs: Inputs, model: Any) -> Calibration:
-    return calibrate(
-        model,
-        inputs.source.digest,
-        inputs.corpus,
-        inputs.tokenizer,
-        gradient_blocks=settings.data.gradient_blocks,
-        cache_dir=inputs.cache_dir,
-    )
-
-
-def vote(settings: Settings, inputs: Inputs, statistics: Statistics) -> PruningPlan:
-    """Scores every unit and lets the voters decide."""
-    pruning, shape = settings.pruning, inputs.shape
-    allocation = allocate(shape, settings.sparsity, pruning)
-    kinds = [kind for kind in UNITS if kind != "vocab" or allocation.tokens]
-    scores = {
-        kind: score(
-            pruning.voters, statistics, kind, head_unit=pruning.head_unit, seed=settings.seed
-        )
-        for kind in kinds
-    }
-    if allocation.tokens:
-        vocabulary = read_vocabulary(inputs.tokenizer)
-        scores["vocab"] = {
-            name: order_scores(values[0], vocabulary)[None]
-            for name, values in scores["vocab"].items()
-        }
-    return make_plan(
-        scores,
-        shape,
-        allocation,
-        sparsity=settings.sparsity,
-        vote_threshold=settings.vote_threshold,
-        pruning=pruning,
-    )
-
-
-def _vocabulary(
-    settings: Settings, inputs: Inputs, plan: PruningPlan
-) -> tuple[Any, "torch.Tensor | None"]:
-    """The pruned model's tokenizer, and the text to refit on in the dense model's ids."""
-    import torch
-
-    ids = inputs.corpus.calibration.ids if settings.pruning.refit else None
-    if not plan.tokens:
-        return inputs.tokenizer, ids
-    trimmed, kept = trim(inputs.tokenizer, plan.tokens)
-    if ids is not None:
-        ids = torch.tensor(kept)[retokenized(inputs.corpus, settings.data, trimmed)]
-    return trimmed, ids
 
 
 def warnings_about(plan: PruningPlan, settings: Settings) -> list[str]:

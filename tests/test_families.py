@@ -12,8 +12,8 @@ from prune_exp.architectures import blocks_of, check_variant, head_rows, matrix
 from prune_exp.calibration import compute
 from prune_exp.corpus import Corpus, TokenBlocks
 from prune_exp.inputs import Inputs
+from prune_exp.pruner import vote
 from prune_exp.settings import SettingError, Settings
-from prune_exp.trial import vote
 
 IDS = torch.randint(1, 300, (4, 24), generator=torch.Generator().manual_seed(1))
 VOTERS = ["magnitude", "gradient", "wanda", "fluctuation", "obs", "similarity", "random"]
@@ -37,7 +37,8 @@ def test_calibrate_vote_and_prune(model_type: str) -> None:
     statistics, stream = compute(dense, IDS, torch.full((300,), 1 / 300), gradient_blocks=2)
     settings = Settings(sparsity=0.3)
     settings.pruning.voters = VOTERS
-    settings.pruning.heads_share = 0.3 if model_type in GROUPED else 0.0
+    settings.pruning.depth_share = 0.3
+    settings.pruning.heads_share = 0.9 if model_type in GROUPED else 0.0
     settings.pruning.units = ["layers", "heads", "mlp"]
     inputs = inputs_for(dense)
     plan = vote(settings, inputs, statistics)

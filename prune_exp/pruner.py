@@ -1,0 +1,127 @@
+"""From a dense model to a pruned one, by the configured method."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prune_exp import masks, surgery
+from prune_exp.allocation import NOTHING, allocate
+from prune_exp.calibration import Calibration, Statistics, calibrate
+from prune_exp.consensus import make_plan
+from prune_exp.corpus import retokenized
+from prune_exp.inputs import Inputs
+from prune_exp.records import PruningPlan
+from prune_exp.settings import UNITS, Settings
+from prune_exp.stopwatch import Stopwatch
+from prune_exp.vocabulary import order_scores, read_vocabulary, trim
+from prune_exp.voters import score
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """A pruned model with what belongs to it."""
+
+    model: Any
+    tokenizer: Any
+    plan: PruningPlan
+
+
+def prune_model(settings: Settings, inputs: Inputs, model: Any, watch: Stopwatch) -> Pruned:
+    """Prunes `model`, which is used up; phases are timed by `watch`."""
+    if settings.pruning.method != "structured":
+        with watch.phase("prune"):
+            return _masked(settings, inputs, model)
+    pruning = settings.pruning
+    with watch.phase("calibrate"):
+        calibration = _calibrate(settings, inputs, model)
+    with watch.phase("vote"):
+        plan = vote(settings, inputs, calibration.statistics)
+    tokenizer, ids = _vocabulary(settings, inputs, plan)
+    with watch.phase("prune"):
+        smaller = surgery.prune(
+            model,
+            plan,
+            ids,
+            damping=pruning.refit_damping,
+            towards_dense=pruning.refit_towards_dense,
+            known=None if plan.tokens else calibration.states,
+        )
+    return Pruned(model=smaller, tokenizer=tokenizer, plan=plan)
+
+
+def _masked(settings: Settings, inputs: Inputs, model: Any) -> Pruned:
+    zeroed = masks.zero_weights(
+        model,
+        inputs.corpus.calibration.ids[: settings.data.gradient_blocks],
+        settings.pruning,
+        sparsity=settings.sparsity,
+        vote_threshold=settings.vote_threshold,
+        seed=settings.seed,
+    )
+    plan = PruningPlan(
+        sparsity_requested=settings.sparsity,
+        vote_threshold=settings.vote_threshold,
+        ballot=settings.pruning.ballot,
+        allocation=NOTHING,
+        layers=(),
+        heads={},
+        channels={},
+        voters={"weights": tuple(sorted(settings.pruning.voters))},
+        weights_zeroed=zeroed,
+    )
+    return Pruned(model=model, tokenizer=inputs.tokenizer, plan=plan)
+
+
+def _calibrate(settings: Settings, inputs: Inputs, model: Any) -> Calibration:
+    return calibrate(
+        model,
+        inputs.source.digest,
+        inputs.corpus,
+        inputs.tokenizer,
+        gradient_blocks=settings.data.gradient_blocks,
+        cache_dir=inputs.cache_dir,
+    )
+
+
+def vote(settings: Settings, inputs: Inputs, statistics: Statistics) -> PruningPlan:
+    """Scores every unit and lets the voters decide."""
+    pruning, shape = settings.pruning, inputs.shape
+    allocation = allocate(shape, settings.sparsity, pruning)
+    kinds = [kind for kind in UNITS if kind != "vocab" or allocation.tokens]
+    scores = {
+        kind: score(
+            pruning.voters, statistics, kind, head_unit=pruning.head_unit, seed=settings.seed
+        )
+        for kind in kinds
+    }
+    if allocation.tokens:
+        vocabulary = read_vocabulary(inputs.tokenizer)
+        scores["vocab"] = {
+            name: order_scores(values[0], vocabulary)[None]
+            for name, values in scores["vocab"].items()
+        }
+    return make_plan(
+        scores,
+        shape,
+        allocation,
+        sparsity=settings.sparsity,
+        vote_threshold=settings.vote_threshold,
+        pruning=pruning,
+    )
+
+
+def _vocabulary(
+    settings: Settings, inputs: Inputs, plan: PruningPlan
+) -> tuple[Any, "torch.Tensor | None"]:
+    """The pruned model's tokenizer, and the text to refit on in the dense model's ids."""
+    import torch
+
+    ids = inputs.corpus.calibration.ids if settings.pruning.refit else None
+    if not plan.tokens:
+        return inputs.tokenizer, ids
+    trimmed, kept = trim(inputs.tokenizer, plan.tokens)
+    if ids is not None:
+        ids = torch.tensor(kept)[retokenized(inputs.corpus, settings.data, trimmed)]
+    return trimmed, ids
