@@ -22,6 +22,8 @@ class Lifecycle(Callback):
     def __init__(self) -> None:
         self.parent_run_id: str | None = None
         self.last_run_id: str | None = None
+        self.lost = 0
+        """Trials that a broken launcher took along, perhaps before they had a run."""
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         """Opens the parent run under a sweeper that does not announce its points."""
@@ -71,6 +73,7 @@ class Lifecycle(Callback):
         from prune_exp.tracking import lose_trials
 
         del config
+        self.lost += len(numbers)
         if self.parent_run_id is not None:
             lose_trials(self.parent_run_id, numbers, reason)
 
@@ -120,7 +123,7 @@ class Lifecycle(Callback):
         with _Refusals():
             settings = settings_of(config)
             failed = finish(settings, self.parent_run_id, folder)
-        if failed:
+        if failed or self.lost:
             raise SystemExit(1)
 
 

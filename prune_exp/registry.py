@@ -87,6 +87,12 @@ def register(trial: TrackedTrial, model_uri: str, name: str) -> str:
     for key in ("speedup", "perplexity_ratio"):
         if key in trial.metrics:
             facts[key] = f"{trial.metrics[key]:.3f}"
-    created = client.create_model_version(name, source=model_uri, run_id=trial.run_id, tags=facts)
+    created = client.create_model_version(
+        name,
+        source=model_uri,
+        run_id=trial.run_id,
+        tags=facts,
+        model_id=model_uri.removeprefix("models:/"),
+    )
     client.set_registered_model_alias(name, CANDIDATE, created.version)
     return str(created.version)

@@ -2,11 +2,13 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,22 +76,21 @@ def postgresql() -> Iterator[str]:
                     break
                 time.sleep(0.2)
         yield f"postgresql://me@127.0.0.1:{port}"
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # its fast shutdown: clients are cut off
         server.wait(20)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def mlflow_server(postgresql: str, tmp_path: Path) -> Iterator[str]:
-    """An MLflow server on that PostgreSQL; its address."""
+@contextmanager
+def serving(store: str, artifacts: Path) -> Iterator[str]:
+    """An MLflow server on a store; its address."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"{postgresql}/runs"),
-            *("--artifacts-destination", str(tmp_path / "artifacts")),
+            *("--backend-store-uri", store, "--artifacts-destination", str(artifacts)),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -97,16 +98,31 @@ def mlflow_server(postgresql: str, tmp_path: Path) -> Iterator[str]:
     import requests
 
     try:
-        for _ in range(150):
+        for _ in range(240):
             try:
                 if requests.get(f"{address}/health", timeout=2).ok:
                     break
             except requests.RequestException:
                 time.sleep(0.5)
+        else:
+            raise AssertionError("the server did not start")
         yield address
     finally:
         server.terminate()
         server.wait(20)
+
+
+def test_an_mlflow_server_holds_runs_and_models(tiny_args: list[str], tmp_path: Path) -> None:
+    with serving(f"sqlite:///{tmp_path / 'server.db'}", tmp_path / "artifacts") as address:
+        arguments = ["tracking=server", f"tracking.uri={address}", "benchmark=off"]
+        done = command(*tiny_args, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (run,) = runs_in(tmp_path, address)
+        assert run.info.status == "FINISHED"
+        from mlflow.tracking import MlflowClient
+
+        version = MlflowClient(address).get_model_version_by_alias("pruned-tiny", "candidate")
+        assert version.run_id == run.info.run_id
 
 
 @pytest.fixture
@@ -123,26 +139,28 @@ def ray_cluster() -> Iterator[Any]:
 
 @pytest.mark.cluster
 def test_two_ray_nodes_an_mlflow_server_and_postgresql(
-    ray_cluster: Any, postgresql: str, mlflow_server: str, tiny_args: list[str], tmp_path: Path
+    ray_cluster: Any, postgresql: str, tiny_args: list[str], tmp_path: Path
 ) -> None:
-    surroundings = {
-        "RAY_ADDRESS": ray_cluster.address,
-        "MLFLOW_TRACKING_URI": mlflow_server,
-        "PRUNE_EXP_STUDIES": f"{postgresql}/studies",
-    }
-    arguments = [
-        *("-m", "experiment=cluster", *tiny_args, "benchmark=off", "search.study_name=X"),
-        *("search.parallel=2", f"tracking.root={tmp_path / 'mlruns'}", "sparsity=0.3,0.5"),
-    ]
-    done = command(*arguments, cwd=tmp_path, env=surroundings, timeout=500)
-    assert done.returncode == 0, done.stderr
-    parent, *children = runs_in(tmp_path, mlflow_server)
-    assert [run.data.params["sparsity"] for run in children] == ["0.3", "0.5"]
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
-    import optuna
-    from mlflow.tracking import MlflowClient
+    with serving(f"{postgresql}/runs", tmp_path / "artifacts") as mlflow_server:
+        surroundings = {
+            "RAY_ADDRESS": ray_cluster.address,
+            "MLFLOW_TRACKING_URI": mlflow_server,
+            "PRUNE_EXP_STUDIES": f"{postgresql}/studies",
+        }
+        arguments = [
+            *("-m", "experiment=cluster", *tiny_args, "benchmark=off", "search.study_name=X"),
+            *("search.parallel=2", f"tracking.root={tmp_path / 'mlruns'}", "sparsity=0.3,0.5"),
+        ]
+        done = command(*arguments, cwd=tmp_path, env=surroundings, timeout=500)
+        assert done.returncode == 0, done.stderr
+        parent, *children = runs_in(tmp_path, mlflow_server)
+        assert children, done.stdout + done.stderr
+        assert [run.data.params["sparsity"] for run in children] == ["0.3", "0.5"]
+        assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+        assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+        import optuna
+        from mlflow.tracking import MlflowClient
 
-    study = optuna.load_study(study_name="X", storage=f"{postgresql}/studies")
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
-    assert MlflowClient(mlflow_server).get_model_version_by_alias("pruned-tiny", "candidate")
+        study = optuna.load_study(study_name="X", storage=f"{postgresql}/studies")
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
+        assert MlflowClient(mlflow_server).get_model_version_by_alias("pruned-tiny", "candidate")
