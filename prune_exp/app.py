@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from prune_exp.checks import from_config
 from prune_exp.errors import conf_dir, explain
-from prune_exp.settings import from_config, store_schema
+from prune_exp.settings import store_schema
 
 
 def trial(config: Any) -> dict[str, float]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from prune_exp.checks import settings_of
 from prune_exp.errors import explain
-from prune_exp.settings import Settings, settings_of
+from prune_exp.settings import Settings
 
 OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
 

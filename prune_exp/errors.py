@@ -4,7 +4,8 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from prune_exp.settings import SettingError, Settings, redact, unknown
+from prune_exp.checks import unknown
+from prune_exp.settings import SettingError, Settings, redact
 
 
 def conf_dir() -> Path:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from prune_exp.architectures import blocks_of
+from prune_exp.checks import one_of
 from prune_exp.consensus import needed_votes
-from prune_exp.settings import PruningSettings, SettingError, one_of
+from prune_exp.settings import PruningSettings, SettingError
 
 if TYPE_CHECKING:
     import torch

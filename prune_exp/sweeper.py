@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.plugins.sweeper import Sweeper
 
 from prune_exp import study as studies
+from prune_exp.checks import settings_of
 from prune_exp.driver import Driver, fingerprint, objectives
-from prune_exp.settings import Settings, settings_of
+from prune_exp.settings import Settings
 from prune_exp.space import Space, read_space
 
 if TYPE_CHECKING:

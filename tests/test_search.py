@@ -13,6 +13,7 @@ import pytest
 from conftest import command, runs_in
 
 from prune_exp import study as studies
+from prune_exp.app import check_numbers
 from prune_exp.records import metric_keys
 from prune_exp.settings import SearchSettings, SettingError
 from prune_exp.space import Interval, Space
@@ -128,8 +129,16 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
 def test_metric_keys_are_known_before_any_trial() -> None:
     everything = metric_keys(speed=True, quality=True)
     assert {"latency_ratio", "bits_per_byte_increase", "speedup_ci95_low"} <= set(everything)
+    assert "seconds/prune" in everything
     assert "latency_ratio" not in metric_keys(speed=False, quality=True)
     assert "perplexity_ratio" not in metric_keys(speed=True, quality=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_objective_that_is_no_number_fails_the_trial(value: float) -> None:
+    with pytest.raises(ValueError, match="speedup is (nan|inf)"):
+        check_numbers({"speedup": value, "other": value}, ["speedup", "latency_ratio"])
+    check_numbers({"speedup": 1.0, "other": value}, ["speedup"])
 
 
 @pytest.mark.parametrize(

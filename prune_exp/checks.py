@@ -1,0 +1,164 @@
+"""Refuses settings that cannot work: what was given, what is allowed, what to type."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prune_exp.settings import (
+    BALLOTS,
+    BEST_RULES,
+    DIRECTIONS,
+    HEAD_UNITS,
+    LOG_MODELS,
+    METHODS,
+    SAMPLERS,
+    UNITS,
+    PruningSettings,
+    SettingError,
+    Settings,
+)
+
+
+def from_config(config: Any) -> Settings:
+    """Turns a composed config into checked settings.
+
+    Raises:
+        SettingError: a value is outside what it may be.
+    """
+    from omegaconf import OmegaConf
+
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, Settings)
+    check(settings)
+    return settings
+
+
+def settings_of(config: Any, *, checked: bool = False) -> Settings:
+    """The settings of a full config, Hydra's own node left out.
+
+    Raises:
+        SettingError: when `checked`, and a value is outside what it may be.
+    """
+    import copy
+
+    from omegaconf import OmegaConf, open_dict, read_write
+
+    plain = copy.deepcopy(config)
+    with read_write(plain), open_dict(plain):
+        del plain["hydra"]
+    if checked:
+        return from_config(plain)
+    settings = OmegaConf.to_object(plain)
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Refuses values that cannot work, before anything is loaded or written.
+
+    Raises:
+        SettingError: says what was given, what is allowed and what to type.
+    """
+    _open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
+    if not 0 < settings.vote_threshold <= 1:
+        raise SettingError(
+            f"vote_threshold={settings.vote_threshold:g} is not in (0, 1]: it is the share"
+            " of voters that must agree; try vote_threshold=0.5"
+        )
+    _check_pruning(settings.pruning)
+    _check_sources(settings)
+    for name, value, least in _counts(settings):
+        if value < least:
+            raise SettingError(f"{name}={value:g} is too small; use {name}={least:g} or more")
+    one_of("search.sampler", settings.search.sampler, SAMPLERS)
+    _ = settings.search.limits
+    for metric, direction in settings.search.directions.items():
+        one_of(f"search.objectives: {metric}", direction, DIRECTIONS)
+    one_of("tracking.best", settings.tracking.best, BEST_RULES)
+    one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
+    one_of("recovery.name", settings.recovery.name, ("none",))
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises SettingError with the valid names, the nearest first, unless `value` is one."""
+    if value not in allowed:
+        raise SettingError(unknown(name, value, allowed))
+
+
+def unknown(name: str, value: str, allowed: Sequence[str]) -> str:
+    """Says that a value is not one of the allowed ones, and which is nearest."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(value, allowed, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{name}={value} is unknown; use one of {', '.join(allowed)}{hint}"
+
+
+def _open_interval(name: str, value: float, *, example: str) -> None:
+    if not 0 < value < 1:
+        raise SettingError(
+            f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}"
+        )
+
+
+def _check_pruning(pruning: PruningSettings) -> None:
+    one_of("pruning.method", pruning.method, METHODS)
+    one_of("pruning.ballot", pruning.ballot, BALLOTS)
+    one_of("pruning.head_unit", pruning.head_unit, HEAD_UNITS)
+    for unit in pruning.units:
+        one_of("pruning.units", unit, UNITS)
+    if not pruning.units:
+        raise SettingError(f"pruning.units is empty; name some of {', '.join(UNITS)}")
+    if not pruning.voters:
+        raise SettingError("pruning.voters is empty; try pruning.voters=[wanda,gradient]")
+    for name in (
+        "depth_share",
+        "heads_share",
+        "vocab_share",
+        "keep_share",
+        "refit_towards_dense",
+    ):
+        if not 0 <= getattr(pruning, name) <= 1:
+            given = getattr(pruning, name)
+            raise SettingError(f"pruning.{name}={given:g} is not in [0, 1]; try pruning.{name}=0.5")
+
+
+def _check_sources(settings: Settings) -> None:
+    model = settings.model
+    if sum(source is not None for source in (model.package, model.path, model.hub_id)) != 1:
+        raise SettingError(
+            "the model needs exactly one source: model=smollm2_135m, or model=folder"
+            " model.path=DIR, or model=hub model.hub_id=ID model.revision=COMMIT"
+        )
+    if model.hub_id is not None and not model.revision:
+        raise SettingError(
+            f"model.hub_id={model.hub_id} has no revision; pin one with model.revision=COMMIT"
+        )
+    if settings.data.path is None:
+        raise SettingError("the text needs a file: data=wikipedia, or data=file data.path=FILE")
+
+
+def _counts(settings: Settings) -> list[tuple[str, float, float]]:
+    data, benchmark = settings.data, settings.benchmark
+    return [
+        ("data.context_tokens", data.context_tokens, 8),
+        ("data.calibration_blocks", data.calibration_blocks, 1),
+        ("data.gradient_blocks", data.gradient_blocks, 1),
+        ("data.heldout_blocks", data.heldout_blocks, 2),
+        ("pruning.masks", settings.pruning.masks, 2),
+        ("pruning.elite", settings.pruning.elite, 1),
+        ("pruning.width_multiple", settings.pruning.width_multiple, 1),
+        ("pruning.refit_damping", settings.pruning.refit_damping, 1e-8),
+        ("benchmark.prompts", benchmark.prompts, 2),
+        ("benchmark.new_tokens", benchmark.new_tokens, 2),
+        ("benchmark.warmup_requests", benchmark.warmup_requests, 0),
+        ("benchmark.batch_size", benchmark.batch_size, 1),
+        ("benchmark.batch_rounds", benchmark.batch_rounds, 2),
+        ("benchmark.memory_rounds", benchmark.memory_rounds, 2),
+        ("benchmark.threads", benchmark.threads or 1, 1),
+        ("benchmark.bootstrap_resamples", benchmark.bootstrap_resamples, 100),
+        ("benchmark.timeout_s", benchmark.timeout_s, 1),
+        ("search.n_trials", settings.search.n_trials, 1),
+        ("search.parallel", settings.search.parallel or 1, 1),
+        ("search.max_failures", settings.search.max_failures or 1, 1),
+        ("quality.max_perplexity_ratio", settings.quality.max_perplexity_ratio, 1),
+    ]
