@@ -136,7 +136,7 @@ def test_metric_keys_are_known_before_any_trial() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_objective_that_is_no_number_fails_the_trial(value: float) -> None:
-    with pytest.raises(ValueError, match="speedup is (nan|inf)"):
+    with pytest.raises(ValueError, match=r"speedup is (nan|inf)"):
         check_numbers({"speedup": value, "other": value}, ["speedup", "latency_ratio"])
     check_numbers({"speedup": 1.0, "other": value}, ["speedup"])
 
