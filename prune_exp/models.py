@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_exp.architectures import Heads, blocks_of, check_variant, part
 from prune_exp.cache import cached_folder, digest_of, file_sha256
-from prune_exp.packaged import package_file
+from prune_exp.packaged import package_file, package_parts
 from prune_exp.records import ModelShape
 from prune_exp.settings import ModelSettings, SettingError
 
@@ -120,9 +122,24 @@ def _weights_digest(folder: Path, cache_dir: Path) -> list[str]:
 
 
 def _from_package(package: str, cache_dir: Path) -> Path:
-    gguf = package_file(package, ".gguf", setting="model.package")
-    target = cache_dir / "models" / f"{package}-{version(package)}-{gguf.stat().st_size}"
-    return cached_folder(target, lambda folder: _convert_gguf(gguf, folder))
+    parts = package_parts(package) or [package_file(package, ".gguf", setting="model.package")]
+    size = sum(one.stat().st_size for one in parts)
+    target = cache_dir / "models" / f"{package}-{version(package)}-{size}"
+    return cached_folder(target, lambda folder: _convert_parts(parts, folder))
+
+
+def _convert_parts(parts: list[Path], folder: Path) -> None:
+    """Converts a GGUF file, put together first when it comes in several parts."""
+    if len(parts) == 1:
+        _convert_gguf(parts[0], folder)
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        whole = Path(scratch) / "model.gguf"
+        with whole.open("wb") as out:
+            for one in parts:
+                with one.open("rb") as piece:
+                    shutil.copyfileobj(piece, out)
+        _convert_gguf(whole, folder)
 
 
 def _from_hub(hub_id: str, revision: str) -> Path:

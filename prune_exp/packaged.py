@@ -1,9 +1,25 @@
 """Files that installed packages carry: models and texts that need no hub."""
 
+import re
 from importlib import metadata
 from pathlib import Path
 
 from prune_exp.settings import SettingError
+
+MOST_PARTS = 100
+PART = re.compile(r"\.part\d+$")
+
+
+def package_parts(package: str) -> list[Path]:
+    """Pieces of one file that companion packages carry (PACKAGE-part1, ...), in order."""
+    parts: list[Path] = []
+    for number in range(1, MOST_PARTS):
+        try:
+            files = metadata.files(f"{package}-part{number}") or []
+        except metadata.PackageNotFoundError:
+            break
+        parts += [Path(str(file.locate())) for file in files if PART.search(str(file))]
+    return parts
 
 
 def package_file(package: str, ending: str, *, setting: str) -> Path:

