@@ -6,28 +6,20 @@ if TYPE_CHECKING:
     import torch
 
 
-class Regression:
-    """Collects inputs x [.., n] and targets y [.., m] and solves for W [m, n] in y = x W^T."""
+def solve(
+    x: "torch.Tensor", y: "torch.Tensor", prior: "torch.Tensor", damping: float
+) -> "torch.Tensor":
+    """W [m, n] in y = x W^T for inputs x [.., n] and targets y [.., m], kept near `prior` [m, n].
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        import torch
+    Minimizes |x W^T - y|^2 + damping * mean(diag(x^T x)) * |W - prior|^2. Products are taken in
+    the inputs' precision, the system is solved in double.
+    """
+    import torch
 
-        self.gram = torch.zeros(inputs, inputs, dtype=torch.float64)
-        self.cross = torch.zeros(outputs, inputs, dtype=torch.float64)
-
-    def add(self, x: "torch.Tensor", y: "torch.Tensor") -> None:
-        """Adds pairs of rows of x [.., n] and y [.., m]."""
-        x, y = x.flatten(0, -2), y.flatten(0, -2)
-        self.gram += x.T @ x
-        self.cross += y.T @ x
-
-    def solve(self, prior: "torch.Tensor", damping: float) -> "torch.Tensor":
-        """argmin over W of |x W^T - y|^2 + damping * mean(diag(x^T x)) * |W - prior|^2."""
-        import torch
-
-        ridge = damping * self.gram.diagonal().mean().clamp_min(1e-12)
-        system = self.gram.clone()
-        system.diagonal().add_(ridge)
-        right = self.cross + ridge * prior.double()
-        factor = torch.linalg.cholesky(system)
-        return torch.cholesky_solve(right.T, factor).T.to(prior.dtype).contiguous()
+    x, y = x.flatten(0, -2), y.flatten(0, -2)
+    system, cross = (x.T @ x).double(), (y.T @ x).double()
+    ridge = damping * system.diagonal().mean().clamp_min(1e-12)
+    system.diagonal().add_(ridge)
+    factor = torch.linalg.cholesky(system)
+    right = cross + ridge * prior.double()
+    return torch.cholesky_solve(right.T, factor).T.to(prior.dtype).contiguous()

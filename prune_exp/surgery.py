@@ -20,7 +20,7 @@ from prune_exp.architectures import (
 )
 from prune_exp.models import keep_tokens, rebuild
 from prune_exp.records import PruningPlan
-from prune_exp.refit import Regression
+from prune_exp.refit import solve
 from prune_exp.streaming import LayerStream, watch
 
 if TYPE_CHECKING:
@@ -219,12 +219,9 @@ def _refit_linear(
 
     `scale` weights the tokens [blocks, tokens, 1].
     """
-    weight = matrix(linear)
-    fit = Regression(weight.shape[1], weight.shape[0])
     bias = 0 if linear.bias is None else linear.bias
-    for one_x, one_y in zip(x * scale, (target - bias) * scale, strict=True):
-        fit.add(one_x, one_y)
-    set_matrix(linear, fit.solve(weight, run.damping), linear.bias)
+    fitted = solve(x * scale, (target - bias) * scale, matrix(linear), run.damping)
+    set_matrix(linear, fitted, linear.bias)
     return linear(x)
 
 

@@ -129,7 +129,7 @@ def test_an_mlflow_server_holds_runs_and_models(tiny_args: list[str], tmp_path: 
 def ray_cluster() -> Iterator[Any]:
     """Two Ray nodes on this machine."""
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
-    from ray.cluster_utils import Cluster
+    from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     cluster.add_node(num_cpus=1)

@@ -153,3 +153,17 @@ def test_refit_on_a_known_dense_stream_is_the_refit_on_a_computed_one(tmp_path: 
     assert torch.allclose(known, plain, atol=0.02 * float(plain.abs().max()))
     wrong = surgery.prune(make_tiny("llama"), plan, IDS, known=lambda _: found.states(0))
     assert not torch.allclose(wrong(IDS).logits, plain, atol=0.02 * float(plain.abs().max()))
+
+
+def test_least_squares_by_hand() -> None:
+    from prune_exp.refit import solve
+
+    chance = torch.Generator().manual_seed(0)
+    x, true = torch.randn(2, 50, 4, generator=chance), torch.randn(3, 4, generator=chance)
+    prior = torch.zeros(3, 4)
+    assert torch.allclose(solve(x, x @ true.T, prior, 1e-9), true, atol=1e-4)
+    assert torch.allclose(solve(x, x @ true.T, prior, 1e9), prior, atol=1e-4)
+    # one input: (sum x y + ridge * prior) / (sum x^2 + ridge), ridge = damping * sum x^2
+    one, target = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]])
+    found = solve(one, target, torch.tensor([[1.0]]), 0.5)
+    assert float(found) == pytest.approx((3 + 8 + 2.5) / (5 + 2.5))
