@@ -1,16 +1,24 @@
 """SmolLM2-135M from its package, end to end."""
 
+import os
 from pathlib import Path
 
 import pytest
 from conftest import command, runs_in
 
 pytestmark = pytest.mark.real_model
+ALL_CORES = {"OMP_NUM_THREADS": str(os.cpu_count())}
 
 
 def test_half_of_smollm2_is_gone_and_tracked(tmp_path: Path) -> None:
     done = command(
-        "-m", "experiment=quick", "sparsity=0.5", "benchmark.prompts=2", cwd=tmp_path, timeout=1500
+        "-m",
+        "experiment=quick",
+        "sparsity=0.5",
+        "benchmark.prompts=2",
+        cwd=tmp_path,
+        timeout=1500,
+        env=ALL_CORES,
     )
     assert done.returncode == 0, done.stderr
     from mlflow.tracking import MlflowClient
@@ -39,6 +47,7 @@ def test_a_second_family_goes_the_whole_way(tmp_path: Path) -> None:
         *("model=gemma3_270m", "experiment=quick", "sparsity=0.2", "benchmark.prompts=2"),
         cwd=tmp_path,
         timeout=1500,
+        env=ALL_CORES,
     )
     assert done.returncode == 0, done.stderr
     (run,) = runs_in(tmp_path)
