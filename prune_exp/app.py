@@ -1,6 +1,5 @@
 """The Hydra entry: compose, check, run a trial; errors of the user's become one line."""
 
-import math
 import os
 import signal
 import sys
@@ -60,9 +59,11 @@ def store_here() -> None:
 
 def check_numbers(found: dict[str, float], wanted: list[str]) -> None:
     """Raises ValueError when a metric that a search relies on is there and no finite number."""
-    bad = [f"{key} is {found[key]}" for key in wanted if not math.isfinite(found.get(key, 0.0))]
-    if bad:
-        raise ValueError(", ".join(bad))
+    from prune_exp.study import unusable
+
+    reason = unusable(found, [key for key in wanted if key in found])
+    if reason:
+        raise ValueError(reason)
 
 
 def main() -> None:

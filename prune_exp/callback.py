@@ -48,7 +48,7 @@ class Lifecycle(Callback):
 
         del config
         with _Refusals():
-            tracking.reap(tracking.open_store(settings_of(first).tracking))
+            tracking.reap(settings_of(first).tracking)
             return tracking.finished_metrics(parent)
 
     def on_sweep_planned(
@@ -59,7 +59,7 @@ class Lifecycle(Callback):
 
         with _Refusals():
             settings = settings_of(first)
-            tracking.reap(tracking.open_store(settings.tracking))
+            tracking.reap(settings.tracking)
             self.parent_run_id = tracking.start_sweep(
                 settings,
                 Path(config.hydra.sweep.dir).absolute(),
@@ -88,7 +88,7 @@ class Lifecycle(Callback):
             settings = settings_of(config, checked=True)
             if self.parent_run_id is None:
                 prepare(settings)
-                tracking.reap(tracking.open_store(settings.tracking))
+                tracking.reap(settings.tracking)
             number = config.hydra.job.get("num") if self.parent_run_id else 0
             folder = Path(config.hydra.runtime.output_dir)
             tracking.start_trial(settings, folder, number, self.parent_run_id)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune_exp.study import ERROR, INTERRUPTED, feasible
+from prune_exp.study import ERROR, feasible
 
 if TYPE_CHECKING:
     import optuna
@@ -31,7 +31,7 @@ def _short(value: Any) -> str:
 
 
 def _best(study: "optuna.Study", objectives: list[str]) -> str:
-    front = study.best_trials if len(objectives) > 1 else _single(study)
+    front = _front(study)
     if not front:
         return "no feasible trial yet"
     if len(objectives) > 1:
@@ -39,8 +39,10 @@ def _best(study: "optuna.Study", objectives: list[str]) -> str:
     return f"best so far: trial {front[0].number} with {_short(front[0].values[0])}"
 
 
-def _single(study: "optuna.Study") -> "list[FrozenTrial]":
-    """The best feasible trial of a study with one objective, in a list; empty when none is."""
+def _front(study: "optuna.Study") -> "list[FrozenTrial]":
+    """Feasible trials that no other beats in every objective; one at most for one objective."""
+    if len(study.directions) > 1:
+        return study.best_trials
     done = [trial for trial in study.trials if trial.values and feasible(trial)]
     sign = 1 if study.direction.name == "MINIMIZE" else -1
     return sorted(done, key=lambda trial: sign * trial.values[0])[:1]
@@ -52,7 +54,7 @@ def print_front(study: "optuna.Study", objectives: list[str]) -> None:
     from rich.table import Table
 
     several = len(objectives) > 1
-    front = study.best_trials if several else _single(study)
+    front = _front(study)
     console = Console(markup=False, highlight=False)
     if not front:
         console.print("No trial met all constraints, so there is no best one.")
@@ -127,12 +129,3 @@ def _save(axes: Any, path: Path) -> Path:
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return path
-
-
-def failures(study: "optuna.Study") -> list[tuple[int, str]]:
-    """Failed trials with their reasons, interrupted ones left out."""
-    return [
-        (trial.number, trial.user_attrs.get(ERROR, ""))
-        for trial in study.trials
-        if trial.state.name == "FAIL" and INTERRUPTED not in trial.user_attrs
-    ]

@@ -4,7 +4,7 @@ Here to be measured beside structured removal. The weight matrices of the blocks
 their weights being one group; a weight is zeroed when k of N voters nominate it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from prune_exp.architectures import blocks_of
@@ -93,6 +93,15 @@ def _count(model: Any) -> int:
     return sum(p.numel() for p in _matrices(model))
 
 
+def _zero(model: Any, masks: Iterable["torch.Tensor"]) -> int:
+    """Zeroes what is masked in every matrix; returns how many weights that is."""
+    zeroed = 0
+    for weight, mask in zip(_matrices(model), masks, strict=True):
+        weight.data[mask] = 0
+        zeroed += int(mask.sum())
+    return zeroed
+
+
 def _by_votes(
     model: Any,
     ids: "torch.Tensor",
@@ -118,12 +127,7 @@ def _by_votes(
     if pruning.ballot == "adaptive":
         depth = _adaptive_depth(sample, share, needed)
     ends = sample.sort(dim=1).values[:, min(int(depth * sample.shape[1]), sample.shape[1] - 1)]
-    zeroed = 0
-    for weight, one in zip(_matrices(model), scores(), strict=True):
-        gone = (one < ends[:, None, None]).sum(0) >= needed
-        weight.data[gone] = 0
-        zeroed += int(gone.sum())
-    return zeroed
+    return _zero(model, ((one < ends[:, None, None]).sum(0) >= needed for one in scores()))
 
 
 def _adaptive_depth(sample: "torch.Tensor", share: float, needed: int) -> float:
@@ -169,21 +173,15 @@ def _stochastic(
     losses = []
     originals = [weight.data.clone() for weight in _matrices(model)]
     for number in tqdm(range(pruning.masks), "masks", unit="mask"):
-        masks = _random_masks(model, share, seed, number)
-        for weight, mask in zip(_matrices(model), masks, strict=True):
-            weight.data[mask] = 0
+        _zero(model, _random_masks(model, share, seed, number))
         losses.append((_loss(model, ids), number))
         for weight, original in zip(_matrices(model), originals, strict=True):
             weight.data.copy_(original)
     best = [number for _, number in sorted(losses)[: pruning.elite]]
     needed = needed_votes(vote_threshold, len(best))
     voters = [_random_masks(model, share, seed, number) for number in best]
-    zeroed = 0
-    for weight, given in zip(_matrices(model), zip(*voters, strict=True), strict=True):
-        gone = torch.stack(given).sum(0) >= needed
-        weight.data[gone] = 0
-        zeroed += int(gone.sum())
-    return zeroed
+    ballots = zip(*voters, strict=True)
+    return _zero(model, (torch.stack(given).sum(0) >= needed for given in ballots))
 
 
 def _random_masks(model: Any, share: float, seed: int, number: int) -> Iterator["torch.Tensor"]:

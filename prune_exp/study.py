@@ -162,6 +162,12 @@ def ask(study: "optuna.Study", space: Space, rows: Iterable[Mapping[str, str]]) 
     return asked
 
 
+def _open_trial(study: "optuna.Study", number: int) -> "optuna.Trial":
+    from optuna.trial import Trial
+
+    return Trial(study, study.trials[number]._trial_id)
+
+
 def tell(
     study: "optuna.Study",
     number: int,
@@ -171,10 +177,9 @@ def tell(
     error: str = "",
 ) -> str:
     """Records how a trial went; returns why it failed, or an empty string."""
-    from optuna.trial import Trial, TrialState
+    from optuna.trial import TrialState
 
-    frozen = study.trials[number]
-    trial = Trial(study, frozen._trial_id)
+    trial = _open_trial(study, number)
     reason = error or unusable(metrics or {}, [*directions, *constraints])
     if metrics is None or reason:
         trial.set_user_attr(ERROR, reason or "no result")
@@ -201,9 +206,9 @@ def unusable(metrics: Mapping[str, float], wanted: Iterable[str]) -> str:
 
 def interrupt(study: "optuna.Study", number: int) -> None:
     """Records that a trial was cut off, so that it does not count."""
-    from optuna.trial import Trial, TrialState
+    from optuna.trial import TrialState
 
-    trial = Trial(study, study.trials[number]._trial_id)
+    trial = _open_trial(study, number)
     trial.set_user_attr(INTERRUPTED, True)
     trial.set_user_attr(ERROR, "interrupted")
     study.tell(number, state=TrialState.FAIL)

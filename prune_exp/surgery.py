@@ -1,8 +1,8 @@
 """Carry a plan out: a smaller model whose weights make up for what is gone.
 
 Blocks are visited in order. Two streams of hidden states run side by side: the dense model's and
-the pruned model's own, so each refit sees the inputs that it will have to live with and aims at
-the dense residual stream, removed blocks included. One model in memory, changed in place.
+the pruned model's own, so each refit sees the inputs that it will have to live with and aims at a
+blend of both, removed blocks included. One model in memory, changed in place.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from prune_exp.architectures import (
 from prune_exp.models import keep_tokens, rebuild
 from prune_exp.records import PruningPlan
 from prune_exp.refit import solve
+from prune_exp.settings import PruningSettings
 from prune_exp.streaming import LayerStream, watch
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def prune(
     plan: PruningPlan,
     ids: "torch.Tensor | None",
     *,
-    damping: float = 3e-2,
-    towards_dense: float = 0.1,
+    damping: float = PruningSettings.refit_damping,
+    towards_dense: float = PruningSettings.refit_towards_dense,
     known: Callable[[int], "torch.Tensor"] | None = None,
 ) -> Any:
     """Removes what `plan` names and returns a stock model of the new shape.

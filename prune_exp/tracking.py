@@ -134,11 +134,15 @@ def is_dead(process: str) -> bool:
         return True
 
 
-def reap(experiment_id: str) -> None:
-    """Marks runs as FAILED whose process was killed: nothing else would ever end them."""
+def reap(tracking: TrackingSettings) -> None:
+    """Marks runs as FAILED whose process was killed: nothing else would ever end them.
+
+    Raises:
+        SettingError: as `open_store` does.
+    """
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient()
+    experiment_id, client = open_store(tracking), MlflowClient()
     asked = "attributes.status = 'RUNNING'"
     for run in client.search_runs([experiment_id], asked, max_results=1000):
         process = run.data.tags.get(f"{PREFIX}process")

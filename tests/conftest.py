@@ -103,6 +103,24 @@ def make_bpe_tokenizer(size: int = 300) -> Any:
     )
 
 
+def empty_plan(**changes: Any) -> Any:
+    """A plan for a tiny decoder that removes nothing but what is given."""
+    from prune_exp.allocation import NOTHING
+    from prune_exp.records import PruningPlan
+
+    nothing: dict[str, Any] = {
+        "sparsity_requested": 0.1,
+        "vote_threshold": 0.5,
+        "ballot": "adaptive",
+        "allocation": NOTHING,
+        "layers": (),
+        "heads": dict.fromkeys(range(4), ()),
+        "channels": dict.fromkeys(range(4), ()),
+        "voters": {},
+    }
+    return PruningPlan(**nothing | changes)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama checkpoint on disk."""

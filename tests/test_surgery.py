@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import GROUPED, MODEL_TYPES, make_tiny, make_tokenizer
+from conftest import GROUPED, MODEL_TYPES, empty_plan, make_tiny, make_tokenizer
 
 from prune_exp import models, surgery
 from prune_exp.architectures import blocks_of, matrix
-from prune_exp.records import Allocation, PruningPlan
+from prune_exp.records import PruningPlan
 
 IDS = torch.randint(1, 300, (4, 24), generator=torch.Generator().manual_seed(1))
 
@@ -23,17 +23,10 @@ def plan_for(kind: str) -> PruningPlan:
         "group": {0: (0, 1), 2: (2, 3), 3: (0, 1)},
         "query": {0: (0, 2), 2: (1, 3), 3: (0, 3)},
     }[kind]
-    return PruningPlan(
-        sparsity_requested=0.4,
-        vote_threshold=0.5,
-        ballot="adaptive",
-        allocation=Allocation(
-            layers=1, kv_groups=0, queries_per_group=0, channels=10, params_removed=0
-        ),
+    return empty_plan(
         layers=(1,),
         heads=heads,
         channels={i: tuple(range(i, i + 20, 2)) for i in (0, 2, 3)},
-        voters={},
     )
 
 
@@ -117,18 +110,7 @@ def test_refit_brings_the_pruned_model_closer_on_unseen_text(
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_refit_of_nothing_changes_nothing(model_type: str) -> None:
-    plan = PruningPlan(
-        sparsity_requested=0.1,
-        vote_threshold=1.0,
-        ballot="fixed",
-        allocation=Allocation(
-            layers=0, kv_groups=0, queries_per_group=0, channels=0, params_removed=0
-        ),
-        layers=(),
-        heads=dict.fromkeys(range(4), ()),
-        channels=dict.fromkeys(range(4), ()),
-        voters={},
-    )
+    plan = empty_plan()
     dense = make_tiny(model_type)(IDS).logits
     refit = surgery.prune(make_tiny(model_type), plan, IDS)
     assert torch.allclose(refit(IDS).logits, dense, atol=2e-3 * float(dense.abs().max()))

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WORDS, make_bpe_tokenizer, make_tiny, make_tokenizer
+from conftest import WORDS, empty_plan, make_bpe_tokenizer, make_tiny, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prune_exp import models, quality, surgery
 from prune_exp.consensus import condemn
 from prune_exp.corpus import TokenBlocks, token_frequency
-from prune_exp.records import Allocation, PruningPlan
 from prune_exp.settings import SettingError
 from prune_exp.vocabulary import (
     encode_bytes,
@@ -31,22 +30,6 @@ def lowest(count: int, seed: int = 0) -> list[int]:
     """The first `count` tokens to go under random opinions."""
     noise = torch.rand(len(TOKENIZER), generator=torch.Generator().manual_seed(seed))
     return order_scores(noise, VOCABULARY).argsort()[:count].tolist()
-
-
-def plan_for(tokens: list[int]) -> PruningPlan:
-    return PruningPlan(
-        sparsity_requested=0.1,
-        vote_threshold=0.5,
-        ballot="adaptive",
-        allocation=Allocation(
-            layers=0, kv_groups=0, queries_per_group=0, channels=0, params_removed=0
-        ),
-        layers=(),
-        heads=dict.fromkeys(range(4), ()),
-        channels=dict.fromkeys(range(4), ()),
-        voters={},
-        tokens=tuple(tokens),
-    )
 
 
 @given(st.integers(0, len(VOCABULARY.removable)), st.integers(0, 5), st.text(max_size=30))
@@ -93,7 +76,7 @@ def test_logits_are_the_dense_models_at_the_tokens_left(tie: bool, tmp_path: Pat
     gone = lowest(30)
     trimmed, kept = trim(TOKENIZER, gone)
     dense = make_tiny("llama", tie=tie)
-    pruned = surgery.prune(make_tiny("llama", tie=tie), plan_for(gone), None)
+    pruned = surgery.prune(make_tiny("llama", tie=tie), empty_plan(tokens=tuple(gone)), None)
     ids = torch.tensor(trimmed(TEXT)["input_ids"])[None]
     expected = dense(torch.tensor(kept)[ids]).logits[..., kept]
     assert torch.allclose(pruned(ids).logits, expected, atol=1e-4)
