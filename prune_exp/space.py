@@ -67,13 +67,20 @@ class Space:
 
 
 def read_space(arguments: list[str], default: list[str], config_loader: Any) -> Space:
-    """Sorts a command line's overrides; `default` sweeps count when it has none of its own.
+    """Sorts a command line's overrides.
+
+    `default` sweeps count when the command line has none of its own and gives none of their
+    settings a value: `sparsity=0.5` is a list of one.
 
     Raises:
         SettingError: a sweep is neither a list nor a range nor an interval.
     """
     space = _sorted(arguments, config_loader)
-    if space.listed or space.searched or not default:
+    if space.listed or space.searched:
+        return space
+    swept = _sorted(default, config_loader)
+    given = {text.lstrip("+").partition("=")[0] for text in space.fixed}
+    if given & (swept.listed.keys() | swept.searched.keys()):
         return space
     return _sorted([*space.fixed, *default], config_loader)
 

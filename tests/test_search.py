@@ -16,7 +16,7 @@ from prune_exp import study as studies
 from prune_exp.app import check_numbers
 from prune_exp.records import metric_keys
 from prune_exp.settings import SearchSettings, SettingError
-from prune_exp.space import Interval, Space
+from prune_exp.space import Interval, Space, read_space
 
 CHEAP = ("benchmark=off", "search.objectives=[weights_read_ratio,bits_per_byte_increase]")
 
@@ -193,6 +193,17 @@ def test_the_configured_space_is_searched_by_m_alone(tiny_args: list[str], tmp_p
     assert "pruning.depth_share=" in done.stderr
     (_, child) = runs_in(tmp_path)
     assert 0.1 <= float(child.data.params["sparsity"]) <= 0.6
+
+
+def test_a_value_on_the_command_line_is_never_searched_over() -> None:
+    default = ["sparsity=interval(0.1,0.7)", "vote_threshold=interval(0.2,1.0)"]
+    given = read_space(["model=folder", "sparsity=0.5"], default, None)
+    assert given.rows == [{}] and not given.searched
+    assert given.fixed == ("model=folder", "sparsity=0.5")
+    assert read_space(["model=folder"], default, None).searched.keys() == {
+        "sparsity",
+        "vote_threshold",
+    }
 
 
 KILLER = """
