@@ -212,6 +212,8 @@ class TrialResult:
     speed: SpeedComparison | None
     seconds: dict[str, float]
     """Wall time of every phase."""
+    peak_mib: dict[str, float] = field(default_factory=dict)
+    """Peak resident memory of the trial's process in every phase, where the kernel tells."""
 
     @property
     def sparsity(self) -> float:
@@ -261,6 +263,7 @@ def metrics(result: TrialResult) -> dict[str, float]:
     if result.quality is not None and result.speed is not None:
         flat |= _text_metrics(result.quality, result.speed)
     flat |= {f"seconds/{phase}": value for phase, value in result.seconds.items()}
+    flat |= {f"peak_memory_mib/{phase}": value for phase, value in result.peak_mib.items()}
     return {key: float(value) for key, value in flat.items()}
 
 

@@ -70,6 +70,7 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
         quality=judged,
         speed=measured,
         seconds=watch.seconds,
+        peak_mib=watch.peak_mib,
     )
 
 
