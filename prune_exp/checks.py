@@ -5,6 +5,7 @@ from typing import Any
 
 from prune_exp.settings import (
     BALLOTS,
+    DTYPES,
     BEST_RULES,
     DIRECTIONS,
     HEAD_UNITS,
@@ -104,6 +105,7 @@ def _check_pruning(pruning: PruningSettings) -> None:
     one_of("pruning.method", pruning.method, METHODS)
     one_of("pruning.ballot", pruning.ballot, BALLOTS)
     one_of("pruning.head_unit", pruning.head_unit, HEAD_UNITS)
+    one_of("pruning.refit_dtype", pruning.refit_dtype, DTYPES)
     for unit in pruning.units:
         one_of("pruning.units", unit, UNITS)
     if not pruning.units:

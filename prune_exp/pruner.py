@@ -47,6 +47,7 @@ def prune_model(settings: Settings, inputs: Inputs, model: Any, watch: Stopwatch
             damping=pruning.refit_damping,
             towards_dense=pruning.refit_towards_dense,
             known=None if plan.tokens else calibration.states,
+            bfloat16=pruning.refit_dtype == "bfloat16",
         )
     return Pruned(model=smaller, tokenizer=tokenizer, plan=plan)
 

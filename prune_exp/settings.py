@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 BALLOTS = ("adaptive", "fixed")
+DTYPES = ("float32", "bfloat16")
 METHODS = ("structured", "weight_masks", "stochastic")
 UNITS = ("layers", "heads", "mlp", "vocab")
 HEAD_UNITS = ("group", "query")
@@ -83,6 +84,9 @@ class PruningSettings:
     refit_towards_dense: float = 0.1
     """Share, in [0, 1], of the refit's target that is the dense model's residual stream; the rest
     is what the untouched block makes of the pruned model's stream."""
+    refit_dtype: str = "float32"
+    """Precision of the forward passes that the refit needs; bfloat16 is faster where the hardware
+    has it. Calibration and least squares stay in float32 and float64."""
     masks: int = 32
     """Random masks that `stochastic` tries."""
     elite: int = 5

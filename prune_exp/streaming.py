@@ -23,12 +23,17 @@ class _Stop(Exception):
 
 
 class LayerStream:
-    """What is needed to call a model's blocks directly: first hidden states and call arguments."""
+    """What is needed to call a model's blocks directly: first hidden states and call arguments.
 
-    def __init__(self, model: Any, ids: "torch.Tensor") -> None:
+    With `bfloat16` the products inside blocks are taken in that precision; the residual stream
+    and all that `watch` shows stay in float32.
+    """
+
+    def __init__(self, model: Any, ids: "torch.Tensor", *, bfloat16: bool = False) -> None:
         """Embeds `ids` [blocks, tokens] and records how the model calls each of its blocks."""
         import torch
 
+        self.bfloat16 = bfloat16
         self.calls = _record_calls(model, ids[:1])
         with torch.no_grad():
             self.hidden = torch.cat([_first_input(model, block[None]) for block in ids])
@@ -37,7 +42,8 @@ class LayerStream:
         """One block's output [blocks, tokens, hidden], computed block of text by block of text."""
         import torch
 
-        with torch.no_grad():
+        reduced = torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.bfloat16)
+        with torch.no_grad(), reduced:
             args, kwargs = self.calls[index]
             outputs = [_tensor(block.module(one[None], *args, **kwargs)) for one in hidden]
         return torch.cat(outputs)
@@ -107,13 +113,13 @@ def watch(inputs: dict["nn.Module", Watch], outputs: dict["nn.Module", Watch]) -
 
 def _see_input(see: Watch) -> Callable[..., None]:
     def hook(_module: Any, args: Any) -> None:
-        see(args[0])
+        see(args[0].float())
 
     return hook
 
 
 def _see_output(see: Watch) -> Callable[..., None]:
     def hook(_module: Any, _args: Any, output: Any) -> None:
-        see(_tensor(output))
+        see(_tensor(output).float())
 
     return hook

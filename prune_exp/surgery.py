@@ -57,6 +57,7 @@ def prune(
     damping: float = PruningSettings.refit_damping,
     towards_dense: float = PruningSettings.refit_towards_dense,
     known: Callable[[int], "torch.Tensor"] | None = None,
+    bfloat16: bool = False,
 ) -> Any:
     """Removes what `plan` names and returns a stock model of the new shape.
 
@@ -65,7 +66,8 @@ def prune(
     what the dense model does with those units silenced. Ids are the dense model's, also where
     tokens are removed. `damping` and `towards_dense` are `pruning.refit_damping` and
     `pruning.refit_towards_dense`. `known` gives the dense model's residual stream on `ids` before
-    a block [blocks, tokens, hidden], and so saves computing it.
+    a block [blocks, tokens, hidden], and so saves computing it. With `bfloat16` the streams go
+    through the blocks in that precision; the least squares do not.
     """
     from tqdm import tqdm
 
@@ -75,7 +77,7 @@ def prune(
         for index in kept:
             _cut(blocks[index], plan, index)
         return _rebuild(model, plan, kept)
-    stream = LayerStream(model, ids)
+    stream = LayerStream(model, ids, bfloat16=bfloat16)
     run = _Refit(
         blocks=blocks,
         plan=plan,

@@ -108,6 +108,19 @@ def test_refit_brings_the_pruned_model_closer_on_unseen_text(
     assert after < at_most * before
 
 
+def test_a_refit_in_bfloat16_is_nearly_the_refit_in_float32() -> None:
+    plan, dense = plan_for("group"), make_tiny("llama").model(IDS).last_hidden_state
+    plain, reduced, cut = (
+        surgery.prune(make_tiny("llama"), plan, ids, bfloat16=bfloat16)
+        for ids, bfloat16 in ((IDS, False), (IDS, True), (None, False))
+    )
+    assert {value.dtype for value in reduced.parameters()} == {torch.float32}
+    wanted = plain.model(IDS).last_hidden_state
+    apart = (reduced.model(IDS).last_hidden_state - wanted).square().mean()
+    assert 0 < apart < 0.02 * (cut.model(IDS).last_hidden_state - wanted).square().mean()
+    assert apart < 0.02 * (dense - wanted).square().mean()
+
+
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_refit_of_nothing_changes_nothing(model_type: str) -> None:
     plan = empty_plan()
