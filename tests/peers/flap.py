@@ -60,17 +60,16 @@ def standardized(scores: "torch.Tensor") -> "torch.Tensor":
 def masks(task: Task, stats: Statistics) -> tuple["torch.Tensor", "torch.Tensor"]:
     """Key/value groups [layers, groups] and channels [layers, width] that stay, by one threshold.
 
-    Standardized scores of all layers are ranked together (the paper's AL-AM), each unit weighing
-    its parameters. The best unit of a kind in a layer always stays.
+    Scores are standardized per feature within a layer, averaged over a group's features, and
+    ranked together (the paper's AL-AM), each unit weighing its parameters. The best unit of a kind
+    in a layer always stays.
     """
     import torch
 
     shape = task.shape
-    heads = VOTERS["fluctuation"](stats, "heads", 0)
-    channels = VOTERS["fluctuation"](stats, "mlp", 0)
-    assert heads is not None
-    assert channels is not None
-    by_kind = [standardized(heads.view(shape.layers, shape.kv_heads, -1).mean(2))]
+    heads = stats.heads_output * (stats.heads_square - stats.heads_mean.square())
+    channels = stats.mlp_output * (stats.mlp_square - stats.mlp_mean.square())
+    by_kind = [standardized(heads.flatten(1)).view(shape.layers, shape.kv_heads, -1).mean(2)]
     by_kind.append(standardized(channels))
     group = shape.params_kv_head + shape.queries_per_group * shape.params_query_head
     sizes = [torch.full_like(by_kind[0], group), torch.full_like(by_kind[1], shape.params_channel)]
@@ -126,6 +125,6 @@ METHODS = {
         prune=adaptive,
         statistics=True,
         stock=False,
-        note="key/value groups and MLP channels, a threshold for all layers, bias compensation",
+        note="key/value groups and MLP channels, one threshold for all layers, bias compensation",
     ),
 }
