@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-real lint ui lock clean
+.PHONY: help setup run test test-real compare lint ui lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: $(STAMP) ## the tests, without the slow ones on the real model
 
 test-real: $(STAMP) ## end to end on SmolLM2-135M
 	$(BIN)/python -m pytest -m real_model -n 0 --timeout=1800
+
+compare: $(STAMP) ## prune SmolLM2-135M with other methods too, and print the tables
+	PYTHONPATH=tests $(BIN)/python -m peers.compare --speed
 
 lint: $(STAMP) ## ruff, pyright and the import rules
 	$(BIN)/ruff format --check prune_exp tests

@@ -1,0 +1,81 @@
+"""A peer's row: prune, judge and measure as a trial does."""
+
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prune_exp import benchmark, quality
+from prune_exp.cache import digest_of
+from prune_exp.export import export
+from prune_exp.records import Interval
+
+from .rows import Missing, Row, row_of
+from .task import Method, Task
+
+
+def digest(method: Method) -> str:
+    """Identifies everything about a row that is not the same for all of them."""
+    return digest_of(method.note, _version(method.package) if method.package else None)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def measure(
+    name: str, method: Method, task: Task, *, calibration_s: float, speed: bool
+) -> Row | Missing:
+    """Prunes with a method and measures what is left; a failure of the peer's is its row."""
+    missing = {"name": name, "kind": "peer", "requested": task.settings.sparsity}
+    if method.package and _version(method.package) is None:
+        return Missing(reason=f"not installed: pip install {method.package}", **missing)
+    start, loads = time.perf_counter(), len(task.load_s)
+    try:
+        model = method.prune(task)
+    except Exception as error:
+        return Missing(reason=f"{type(error).__name__}: {error}", **missing)
+    seconds = time.perf_counter() - start - sum(task.load_s[loads:])
+    left = sum(p.numel() for p in model.parameters())
+    return row_of(
+        judge(task, model),
+        speedup=_speedup(task, model) if speed and method.stock else None,
+        timed=speed,
+        name=name,
+        kind="peer",
+        requested=task.settings.sparsity,
+        achieved=1 - left / task.shape.params_total,
+        prune_s=seconds + (calibration_s if method.statistics else 0),
+        note=method.note,
+    )
+
+
+def judge(task: Task, model: Any) -> Any:
+    """Held-out quality of a pruned model with the dense model's tokenizer."""
+    inputs, settings = task.inputs, task.settings
+    baseline = quality.dense_baseline(
+        task.model(), inputs.source.digest, inputs.corpus.heldout, cache_dir=inputs.cache_dir
+    )
+    return quality.compare(
+        model,
+        baseline,
+        inputs.corpus.heldout,
+        max_perplexity_ratio=settings.quality.max_perplexity_ratio,
+        resamples=settings.benchmark.bootstrap_resamples,
+    )
+
+
+def _speedup(task: Task, model: Any) -> Interval:
+    inputs = task.inputs
+    ids = [inputs.tokenizer(text)["input_ids"] for text in inputs.prompts]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = export(model, inputs.tokenizer, Path(folder) / "model")
+        prompts: benchmark.Prompts = dict.fromkeys(benchmark.SIDES, ids)
+        found = benchmark.measure(
+            inputs.source.folder, checkpoint, prompts, task.settings.benchmark
+        )
+    return found.speedup
