@@ -103,23 +103,48 @@ def _log(checkpoint: Path, card: Any) -> str:
 
 
 def register(trial: TrackedTrial, model_uri: str, name: str) -> str:
-    """Registers a logged model as a version with the alias `candidate`; returns the version.
+    """Registers a logged model as a version with the alias `candidate`; returns the version."""
+    from mlflow.tracking import MlflowClient
 
-    A trial that was registered before keeps its version; only the alias moves.
-    """
+    version = ensure_version(trial, model_uri, name)
+    MlflowClient().set_registered_model_alias(name, CANDIDATE, version)
+    return version
+
+
+def ensure_version(trial: TrackedTrial, model_uri: str, name: str) -> str:
+    """The version that a trial's model has, made when it has none."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient()
-    known = client.search_model_versions(f"name = '{name}' and run_id = '{trial.run_id}'")
-    if known:
-        client.set_registered_model_alias(name, CANDIDATE, known[0].version)
-        return str(known[0].version)
+    known = known_version(trial, name)
+    if known is not None:
+        return known
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    created = client.create_model_version(
+        name,
+        source=model_uri,
+        run_id=trial.run_id,
+        tags=_facts(trial),
+        description=summary(trial),
+        model_id=model_uri.removeprefix("models:/"),
+    )
+    return str(created.version)
+
+
+def known_version(trial: TrackedTrial, name: str) -> str | None:
+    """The version under which a trial's model is registered, if it is."""
+    from mlflow.tracking import MlflowClient
+
+    known = MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{trial.run_id}'")
+    return str(known[0].version) if known else None
+
+
+def _facts(trial: TrackedTrial) -> dict[str, str]:
     facts = {
         "run_id": trial.run_id,
         "weights_sha256": trial.tags[f"{PREFIX}weights_sha256"],
@@ -128,13 +153,4 @@ def register(trial: TrackedTrial, model_uri: str, name: str) -> str:
     for key in ("speedup", "perplexity_ratio"):
         if key in trial.metrics:
             facts[key] = f"{trial.metrics[key]:.3f}"
-    created = client.create_model_version(
-        name,
-        source=model_uri,
-        run_id=trial.run_id,
-        tags=facts,
-        description=summary(trial),
-        model_id=model_uri.removeprefix("models:/"),
-    )
-    client.set_registered_model_alias(name, CANDIDATE, created.version)
-    return str(created.version)
+    return facts
