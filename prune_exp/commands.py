@@ -83,9 +83,19 @@ def command(name: str, schema: type, act: Callable[[Any], int]) -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     codes: list[int] = []
+    errors: list[Exception] = []
+
+    def task(config: Any) -> None:
+        try:
+            codes.append(act(OmegaConf.to_object(config)))
+        except Exception as error:  # Hydra would add a line of its own
+            errors.append(error)
+
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
     try:
-        main(lambda config: codes.append(act(OmegaConf.to_object(config))))()
+        main(task)()
+        for error in errors:
+            raise error
     except KeyboardInterrupt:
         print(f"prune_exp.{name}: interrupted", file=sys.stderr)
         sys.exit(130)

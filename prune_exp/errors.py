@@ -31,7 +31,7 @@ def explain(error: Exception, schema: type = Settings) -> str:
     missing_option = re.search(r"find '([\w/]+)/([^']*)'", text)
     if missing_option:
         return unknown_option(*missing_option.groups())
-    missing = re.search(r"Missing mandatory value: ([\w.]+)", text)
+    missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", text)
     if missing:
         return f"{missing.group(1)} must be given; type {missing.group(1)}=..."
     key = re.search(r"full_key: ([\w.]+)", text)

@@ -12,6 +12,7 @@ from typing import Any
 
 from prune_exp.cache import folder_sha256
 from prune_exp.card import summary, write_card
+from prune_exp.checks import check_name
 from prune_exp.models import load, load_tokenizer, quiet
 from prune_exp.settings import Settings
 from prune_exp.tracked import (
@@ -29,13 +30,26 @@ NEW_TOKENS = 32
 
 
 def registered_name(settings: Settings) -> str:
-    """The model's name in the registry."""
-    return settings.tracking.registered_model or f"pruned-{settings.model.name}"
+    """The model's name in the registry.
+
+    Raises:
+        SettingError: it is none that can be looked up again.
+    """
+    name = settings.tracking.registered_model or f"pruned-{settings.model.name}"
+    check_name("tracking.registered_model", name)
+    return name
 
 
 def checkpoint_of(trial: TrackedTrial) -> Path:
     """Where a trial left its checkpoint until the sweep ends."""
     return Path(trial.tags.get(f"{PREFIX}checkpoint", "/nonexistent"))
+
+
+def discard_checkpoint(trial: TrackedTrial, roots: list[Path]) -> None:
+    """Removes what a trial left, unless its tag points anywhere but below one of the roots."""
+    folder = checkpoint_of(trial).resolve()
+    if any(folder.is_relative_to(root.resolve()) and folder != root.resolve() for root in roots):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def can_store(trial: TrackedTrial) -> bool:

@@ -104,10 +104,10 @@ def text_digests(run_id: str) -> dict[str, str]:
     """Digests of the texts that a trial used, by role: calibration, heldout."""
     from mlflow.tracking import MlflowClient
 
-    inputs = MlflowClient().get_run(run_id).inputs.dataset_inputs
+    inputs = MlflowClient().get_run(run_id).inputs
     return {
         tag.value: one.dataset.digest
-        for one in inputs
+        for one in (inputs.dataset_inputs if inputs is not None else [])
         for tag in one.tags
         if tag.key == "mlflow.data.context"
     }
