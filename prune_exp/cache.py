@@ -22,6 +22,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def folder_sha256(folder: Path) -> str:
+    """sha256 over the names and the bytes of all files of a folder, in hex."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def cached_folder(target: Path, build: Callable[[Path], None]) -> Path:
     """Returns `target`, built at most once even when several processes ask at the same time.
 

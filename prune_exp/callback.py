@@ -3,7 +3,6 @@
 Hydra turns a callback's exceptions into warnings, so refusals leave as SystemExit.
 """
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hydra.experimental.callback import Callback
 
 from prune_exp.checks import settings_of
 from prune_exp.errors import explain
+from prune_exp.redaction import redact_files
 from prune_exp.settings import Settings
 
 OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
@@ -91,6 +91,7 @@ class Lifecycle(Callback):
                 tracking.reap(settings.tracking)
             number = config.hydra.job.get("num") if self.parent_run_id else 0
             folder = Path(config.hydra.runtime.output_dir)
+            redact_files(folder / ".hydra")
             tracking.start_trial(settings, folder, number, self.parent_run_id)
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
@@ -164,8 +165,9 @@ def finish(settings: Settings, root_run_id: str, folder: Path) -> int:
     for plot in sorted((folder / "optuna").glob("*.png")):
         tracking.log_file(root_run_id, plot, "optuna")
     if settings.tracking.log_models != "none":
+        root = Path(settings.tracking.root).expanduser().absolute()
         for trial in trials:
-            shutil.rmtree(registry.checkpoint_of(trial), ignore_errors=True)
+            registry.discard_checkpoint(trial, [folder.absolute(), root])
     tracking.end_open_runs("FAILED" if failed else "FINISHED")
     print_summary(trials, best, folder, name, settings.tracking)
     return failed

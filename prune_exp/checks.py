@@ -1,5 +1,6 @@
 """Refuses settings that cannot work: what was given, what is allowed, what to type."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,6 +67,9 @@ def check(settings: Settings) -> None:
             " of voters that must agree; try vote_threshold=0.5"
         )
     _check_pruning(settings.pruning)
+    check_name("model.name", settings.model.name)
+    if settings.tracking.registered_model is not None:
+        check_name("tracking.registered_model", settings.tracking.registered_model)
     _check_sources(settings)
     for name, value, least in _counts(settings):
         if value < least:
@@ -77,6 +81,15 @@ def check(settings: Settings) -> None:
     one_of("tracking.best", settings.tracking.best, BEST_RULES)
     one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
     one_of("recovery.name", settings.recovery.name, ("none",))
+
+
+def check_name(setting: str, value: str) -> None:
+    """Raises SettingError unless a name is safe in registries, queries and paths."""
+    if not re.fullmatch(r"\w[\w. -]{0,99}", value):
+        raise SettingError(
+            f"{setting}={value} is no name: letters, digits, dots, dashes, underscores and spaces,"
+            " at most 100"
+        )
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

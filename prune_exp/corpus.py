@@ -79,13 +79,7 @@ def load_corpus(settings: DataSettings, tokenizer: Any, *, seed: int) -> Corpus:
         SettingError: the file is missing, empty, not UTF-8, or too short.
     """
     file = text_path(settings)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise SettingError(f"data.path={file} is not UTF-8 text; convert it first") from None
-    parts = documents(text)
-    if not parts:
-        raise SettingError(f"data.path={file} holds no text; give a file with text in it")
+    parts = _read(file)
     held_out = parts[::HELD_OUT_EVERY]
     rest = [p for i, p in enumerate(parts) if i % HELD_OUT_EVERY not in (0, RESERVED)]
     random.Random(seed).shuffle(rest)
@@ -95,6 +89,28 @@ def load_corpus(settings: DataSettings, tokenizer: Any, *, seed: int) -> Corpus:
         heldout=_cut(held_out, tokenizer, settings.heldout_blocks, context, file),
         documents=tuple(rest),
     )
+
+
+def load_reserved(settings: DataSettings, tokenizer: Any, *, blocks: int) -> TokenBlocks:
+    """Cuts blocks from the documents that neither calibrate nor are held out in trials.
+
+    Raises:
+        SettingError: as `load_corpus` does.
+    """
+    file = text_path(settings)
+    reserved = _read(file)[RESERVED::HELD_OUT_EVERY]
+    return _cut(reserved, tokenizer, blocks, settings.context_tokens, file, "limits.blocks")
+
+
+def _read(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SettingError(f"data.path={file} is not UTF-8 text; convert it first") from None
+    parts = documents(text)
+    if not parts:
+        raise SettingError(f"data.path={file} holds no text; give a file with text in it")
+    return parts
 
 
 def token_frequency(documents: Sequence[str], tokenizer: Any, vocab: int) -> "torch.Tensor":
@@ -115,7 +131,14 @@ def retokenized(corpus: Corpus, settings: DataSettings, tokenizer: Any) -> "torc
     return _cut(parts, tokenizer, wanted, context, file).ids
 
 
-def _cut(parts: list[str], tokenizer: Any, wanted: int, context: int, file: Path) -> TokenBlocks:
+def _cut(
+    parts: list[str],
+    tokenizer: Any,
+    wanted: int,
+    context: int,
+    file: Path,
+    counts: str = "data.calibration_blocks and data.heldout_blocks",
+) -> TokenBlocks:
     """Tokenizes just enough documents for `wanted` blocks of `context` tokens."""
     import torch
 
@@ -131,8 +154,7 @@ def _cut(parts: list[str], tokenizer: Any, wanted: int, context: int, file: Path
     if blocks < wanted:
         raise SettingError(
             f"data.path={file.name} gives {blocks} of the {wanted} blocks of {context} tokens asked"
-            " for; use a longer text, a smaller data.context_tokens, or fewer"
-            " data.calibration_blocks and data.heldout_blocks"
+            f" for; use a longer text, a smaller data.context_tokens, or fewer {counts}"
         )
     used = torch.tensor(ids[: blocks * context]).view(blocks, context)
     scored = torch.tensor(sizes[: blocks * context]).view(blocks, context)[:, 1:].sum()

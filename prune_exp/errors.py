@@ -15,7 +15,7 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, schema: type = Settings) -> str:
     """One line for a user: what was wrong and what to type, the nearest valid name included."""
     text = redact(" ".join(f"{error} {error.__cause__ or ''}".split())) or type(error).__name__
     if isinstance(error, SettingError):
@@ -27,11 +27,11 @@ def explain(error: Exception) -> str:
         )
     unknown = re.search(r"(?:override|append to) '?([\w./@]+)'?", text)
     if "Could not override" in text and unknown:
-        return unknown_key(unknown.group(1))
+        return unknown_key(unknown.group(1), schema)
     missing_option = re.search(r"find '([\w/]+)/([^']*)'", text)
     if missing_option:
         return unknown_option(*missing_option.groups())
-    missing = re.search(r"Missing mandatory value: ([\w.]+)", text)
+    missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", text)
     if missing:
         return f"{missing.group(1)} must be given; type {missing.group(1)}=..."
     key = re.search(r"full_key: ([\w.]+)", text)
@@ -45,9 +45,9 @@ def explain(error: Exception) -> str:
     )
 
 
-def unknown_key(key: str) -> str:
+def unknown_key(key: str, schema: type = Settings) -> str:
     """Names the nearest setting or config group."""
-    known = [*setting_names(Settings), *groups()]
+    known = [*setting_names(schema), *groups()]
     near = get_close_matches(key, known, n=1, cutoff=0.5)
     leaf = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     best = (near or leaf or ["one listed by --help"])[0]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS_FILE = "model.safetensors"
+STOCK_FILES = (".safetensors", ".json", ".jinja", ".md", ".txt", ".model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     loaded = AutoModelForCausalLM.from_pretrained(
-        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
     )
     plain = loaded.config.to_dict()
     plain.pop("quantization_config", None)
@@ -171,19 +172,29 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     config = AutoConfig.for_model(**plain)
     model = from_state(config, loaded.state_dict(), loaded)
     model.generation_config = loaded.generation_config
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False
+    )
     save(model, tokenizer, folder)
 
 
 def load(folder: Path) -> Any:
-    """Loads a checkpoint in fp32 for inference; its weights come from safetensors only."""
+    """Loads a checkpoint in fp32 for inference; its weights come from safetensors only.
+
+    Code that comes with it is never run, and what refers to such code is forgotten.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
         )
+    vars(model.config).pop("auto_map", None)
     return model.eval().requires_grad_(False)
 
 
@@ -193,7 +204,8 @@ def skeleton(folder: Path) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with quiet(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     model.tie_weights()
     return model
 
@@ -203,7 +215,26 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     with quiet():
-        return AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer.init_kwargs.pop("auto_map", None)
+    return tokenizer
+
+
+def foreign_parts(folder: Path) -> list[str]:
+    """What a stock checkpoint has no need of: code, pickles, links, references to code."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink() or (path.is_file() and path.suffix not in STOCK_FILES):
+            found.append(name)
+        elif path.suffix == ".json" and "auto_map" in _json_keys(path):
+            found.append(f"{name} (auto_map)")
+    return found
+
+
+def _json_keys(path: Path) -> set[str]:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    return set(value) if isinstance(value, dict) else set()
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:

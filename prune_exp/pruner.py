@@ -33,22 +33,34 @@ def prune_model(settings: Settings, inputs: Inputs, model: Any, watch: Stopwatch
     if settings.pruning.method != "structured":
         with watch.phase("prune"):
             return _masked(settings, inputs, model)
-    pruning = settings.pruning
     with watch.phase("calibrate"):
         calibration = _calibrate(settings, inputs, model)
     with watch.phase("vote"):
         plan = vote(settings, inputs, calibration.statistics)
-    tokenizer, ids = _vocabulary(settings, inputs, plan)
     with watch.phase("prune"):
-        smaller = surgery.prune(
-            model,
-            plan,
-            ids,
-            damping=pruning.refit_damping,
-            towards_dense=pruning.refit_towards_dense,
-            known=None if plan.tokens else calibration.states,
-            bfloat16=pruning.refit_dtype == "bfloat16",
-        )
+        return _carry_out(settings, inputs, model, plan, calibration)
+
+
+def rebuild_model(settings: Settings, inputs: Inputs, model: Any, plan: PruningPlan) -> Pruned:
+    """What `prune_model` made of the same inputs when it decided on `plan`; nobody votes."""
+    if settings.pruning.method != "structured":
+        return _masked(settings, inputs, model)
+    return _carry_out(settings, inputs, model, plan, _calibrate(settings, inputs, model))
+
+
+def _carry_out(
+    settings: Settings, inputs: Inputs, model: Any, plan: PruningPlan, calibration: Calibration
+) -> Pruned:
+    tokenizer, ids = _vocabulary(settings, inputs, plan)
+    smaller = surgery.prune(
+        model,
+        plan,
+        ids,
+        damping=settings.pruning.refit_damping,
+        towards_dense=settings.pruning.refit_towards_dense,
+        known=None if plan.tokens else calibration.states,
+        bfloat16=settings.pruning.refit_dtype == "bfloat16",
+    )
     return Pruned(model=smaller, tokenizer=tokenizer, plan=plan)
 
 

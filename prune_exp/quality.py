@@ -108,15 +108,7 @@ def _compare_across(
     max_perplexity_ratio: float,
     resamples: int,
 ) -> QualityComparison:
-    from tqdm import tqdm
-
-    losses, own_tokens = [], 0
-    for block in tqdm(text.ids, "quality", unit="block"):
-        first, ids = reencode(block)
-        hidden, head = _final_hidden(pruned, ids), head_of(pruned).weight
-        loss = _loss(_log_probs(hidden[first - 1 : -1], head), ids[first:])
-        losses.append(loss / (len(block) - 1))
-        own_tokens += len(ids) - first
+    losses, own_tokens = block_losses(pruned, text, reencode)
     ratio = exp_mean_difference(losses, dense.losses.tolist(), resamples=resamples)
     return QualityComparison(
         dense=_quality(dense.losses.tolist(), text, text.ids[:, 1:].numel()),
@@ -126,6 +118,25 @@ def _compare_across(
         top1_agreement=None,
         max_perplexity_ratio=max_perplexity_ratio,
     )
+
+
+def block_losses(
+    model: Any, text: TokenBlocks, reencode: Reencode | None = None
+) -> tuple[list[float], int]:
+    """Mean loss of each block per token of the text's tokenizer, in nats, and tokens predicted.
+
+    The tokens predicted are the model's own: others than the text's with `reencode`.
+    """
+    from tqdm import tqdm
+
+    losses, own_tokens = [], 0
+    for block in tqdm(text.ids, "quality", unit="block"):
+        first, ids = reencode(block) if reencode is not None else (1, block)
+        hidden, head = _final_hidden(model, ids), head_of(model).weight
+        loss = _loss(_log_probs(hidden[first - 1 : -1], head), ids[first:])
+        losses.append(loss / (len(block) - 1))
+        own_tokens += len(ids) - first
+    return losses, own_tokens
 
 
 def _compare_block(

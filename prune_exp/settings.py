@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, is_dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 BALLOTS = ("adaptive", "fixed")
 DTYPES = ("float32", "bfloat16")
@@ -15,6 +16,7 @@ BEST_RULES = ("speedup_if_maintained", "quality", "speedup")
 LOG_MODELS = ("best", "all", "none")
 SAMPLERS = ("tpe", "random", "nsgaii", "gp", "qmc")
 SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
+QUERY_SECRET = re.compile(rf"([?&][\w-]*(?:{SECRET.pattern})[\w-]*=)[^&\s'\"]*", re.IGNORECASE)
 DIRECTIONS = ("minimize", "maximize")
 
 
@@ -34,6 +36,10 @@ class ModelSettings:
     """Model id on the Hugging Face hub, such as `HuggingFaceTB/SmolLM2-135M`."""
     revision: str | None = None
     """Commit of `hub_id`; required with it, so that a run means the same weights for ever."""
+    base_model: str | None = None
+    """Hub id of the dense model, for the model card; `hub_id` when null."""
+    license: str | None = None
+    """The dense model's licence, by the hub's short name (apache-2.0), for the model card."""
 
 
 @dataclass(kw_only=True)
@@ -230,8 +236,15 @@ def store_schema() -> None:
 
 
 def redact(text: str) -> str:
-    """Hides the user and password of every URI in a text."""
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
+    """Hides the user and password of every URI in a text, and secret-looking query parameters."""
+    hidden = re.sub(r"://[^\s'\"]*@", "://***@", text)
+    return QUERY_SECRET.sub(r"\1***", hidden)
+
+
+def redact_override(text: str) -> str:
+    """A command-line override without its value where anything in it looks like a secret."""
+    key, equals, _ = text.partition("=")
+    return f"{key}{equals}***" if SECRET.search(text) and equals else redact(text)
 
 
 def flatten(settings: Settings) -> dict[str, str]:
@@ -249,3 +262,38 @@ def flatten(settings: Settings) -> dict[str, str]:
 
     walk("", asdict(settings))
     return flat
+
+
+def unflatten(flat: Mapping[str, str]) -> Settings:
+    """The settings that `flatten` wrote down; what it left out has its default.
+
+    Raises:
+        SettingError: a value is not of its setting's type.
+    """
+
+    def build(kind: Any, prefix: str) -> Any:
+        values: dict[str, Any] = {}
+        for name, hint in get_type_hints(kind).items():
+            if is_dataclass(hint):
+                values[name] = build(hint, f"{prefix}{name}.")
+            elif prefix + name in flat:
+                values[name] = _parsed(prefix + name, flat[prefix + name], hint)
+        return kind(**values)
+
+    return build(Settings, "")
+
+
+def _parsed(name: str, text: str, hint: Any) -> Any:
+    """A stored value as what it was; nothing in it is evaluated."""
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if type(None) in options and text == "None":
+        return None
+    kind = options[0]
+    try:
+        if kind is bool:
+            return {"True": True, "False": False}[text]
+        if get_origin(kind) is list:
+            return [str(one) for one in json.loads(text)]
+        return kind(text)
+    except (ValueError, KeyError, TypeError):
+        raise SettingError(f"{name}={text} as tracked is not a value of this setting") from None

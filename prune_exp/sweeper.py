@@ -16,6 +16,7 @@ from hydra.plugins.sweeper import Sweeper
 from prune_exp import study as studies
 from prune_exp.checks import settings_of
 from prune_exp.driver import Driver, fingerprint, objectives
+from prune_exp.redaction import redact_files
 from prune_exp.settings import Settings
 from prune_exp.space import Space, read_space
 
@@ -95,6 +96,7 @@ class OptunaSweeper(Sweeper):
             rows = self._resume(study, space, settings, directions, configs[0])
             folder.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(self.config, folder / "multirun.yaml")
+            redact_files(folder)
             driver = Driver(
                 study,
                 space,

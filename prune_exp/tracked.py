@@ -1,10 +1,12 @@
 """Reads runs back from the store: the report's and the registry's only source."""
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prune_exp.records import PruningPlan
 from prune_exp.settings import SettingError, TrackingSettings
 
 PREFIX = "prune_exp."
@@ -12,6 +14,8 @@ INTERRUPTED = f"{PREFIX}interrupted"
 """Tag of runs whose process was killed: cut off, not failed on their own account."""
 MODEL_URI = f"{PREFIX}model_uri"
 """Tag of trials whose weights are stored with them."""
+FILES_SHA256 = f"{PREFIX}files_sha256"
+"""Tag of trials whose weights are stored: digest of all files of the stored checkpoint."""
 CANDIDATE = "candidate"
 """Alias of the version that the latest sweep or trial registered."""
 
@@ -94,6 +98,26 @@ def _trial(run: Any) -> TrackedTrial:
         params=dict(run.data.params),
         tags=dict(run.data.tags),
     )
+
+
+def text_digests(run_id: str) -> dict[str, str]:
+    """Digests of the texts that a trial used, by role: calibration, heldout."""
+    from mlflow.tracking import MlflowClient
+
+    inputs = MlflowClient().get_run(run_id).inputs
+    return {
+        tag.value: one.dataset.digest
+        for one in (inputs.dataset_inputs if inputs is not None else [])
+        for tag in one.tags
+        if tag.key == "mlflow.data.context"
+    }
+
+
+def read_plan(run_id: str) -> PruningPlan | None:
+    """The plan that a trial stored, or None when it has none."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = read_artifact(run_id, "plan.json", Path(scratch))
+    return PruningPlan.from_json(found) if found is not None else None
 
 
 def read_artifact(run_id: str, name: str, folder: Path) -> Any:

@@ -44,6 +44,26 @@ def open_store(tracking: TrackingSettings) -> str:
         ) from None
 
 
+def use_store(tracking: TrackingSettings) -> None:
+    """Points MLflow at a store that exists; makes none.
+
+    Raises:
+        SettingError: there is no such store, or the server does not answer.
+    """
+    import mlflow
+
+    uri = store_uri(tracking)
+    if uri.startswith("http"):
+        _check_answers(uri)
+    file = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not file.is_file():
+        raise SettingError(
+            f"there is no store at {file}; run a sweep first, or say where it is with"
+            " tracking.root=DIR or tracking.uri=URI"
+        )
+    mlflow.set_tracking_uri(uri)
+
+
 def _check_answers(uri: str) -> None:
     import requests
 

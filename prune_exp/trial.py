@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prune_exp import benchmark, models, quality
 from prune_exp.consensus import redundant
@@ -19,13 +19,7 @@ from prune_exp.records import (
 )
 from prune_exp.settings import Settings
 from prune_exp.stopwatch import Stopwatch
-from prune_exp.vocabulary import (
-    encode_bytes,
-    text_bytes,
-)
-
-if TYPE_CHECKING:
-    import torch
+from prune_exp.vocabulary import reencoder
 
 
 def run_trial(settings: Settings, folder: Path) -> TrialResult:
@@ -90,22 +84,14 @@ def _judge(
     baseline: quality.DenseBaseline,
     tokenizer: Any,
 ) -> QualityComparison:
-    import torch
-
-    def reencode(block: "torch.Tensor") -> tuple[int, "torch.Tensor"]:
-        data = (
-            text_bytes(inputs.tokenizer, part) for part in (block[:1].tolist(), block[1:].tolist())
-        )
-        first, rest = (encode_bytes(tokenizer, part) for part in data)
-        return len(first), torch.tensor(first + rest)
-
+    trimmed = tokenizer is not inputs.tokenizer
     return quality.compare(
         pruned,
         baseline,
         inputs.corpus.heldout,
         max_perplexity_ratio=settings.quality.max_perplexity_ratio,
         resamples=settings.benchmark.bootstrap_resamples,
-        reencode=None if tokenizer is inputs.tokenizer else reencode,
+        reencode=reencoder(inputs.tokenizer, tokenizer) if trimmed else None,
     )
 
 

@@ -7,7 +7,7 @@ special tokens always stay, so every string can still be encoded.
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,7 @@ def trim(tokenizer: Any, removed: Sequence[int]) -> tuple[Any, list[int]]:
         spec = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(_renumber(spec, new), ensure_ascii=False), encoding="utf-8")
         _renumber_config(Path(scratch) / "tokenizer_config.json", new)
-        trimmed = AutoTokenizer.from_pretrained(scratch)
+        trimmed = AutoTokenizer.from_pretrained(scratch, trust_remote_code=False)
     trimmed.name_or_path = tokenizer.name_or_path
     return trimmed, kept
 
@@ -170,3 +170,18 @@ def encode_bytes(tokenizer: Any, data: bytes) -> list[int]:
         elif part:
             ids += tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
+
+
+def reencoder(old: Any, new: Any) -> Callable[["torch.Tensor"], tuple[int, "torch.Tensor"]]:
+    """Turns ids [tokens] of one byte-level tokenizer into another's, for the same bytes.
+
+    The function returns how many ids the first one became, and all ids.
+    """
+    import torch
+
+    def reencode(block: "torch.Tensor") -> tuple[int, "torch.Tensor"]:
+        data = (text_bytes(old, part) for part in (block[:1].tolist(), block[1:].tolist()))
+        first, rest = (encode_bytes(new, part) for part in data)
+        return len(first), torch.tensor(first + rest)
+
+    return reencode

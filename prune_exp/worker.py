@@ -52,7 +52,7 @@ class Worker:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         torch.set_num_threads(threads)
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         AutoModelForCausalLM._model_mapping.get(type(config), None)  # imports the architecture
         torch.mm(torch.randn(256, 256), torch.randn(256, 256))
         self.level_mib = memory_mib("VmRSS")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["tracked_sweep"]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and often several at once
 
 GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3")

@@ -1,0 +1,107 @@
+"""The commands beside the trial: what a user may set there, and how they start."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from prune_exp.errors import conf_dir, explain
+from prune_exp.settings import TrackingSettings
+
+
+@dataclass(kw_only=True)
+class LimitSettings:
+    """What the gates ask for."""
+
+    blocks: int = 32
+    """Blocks of text that no trial used, for the last judgement of quality."""
+    max_perplexity_ratio: float | None = None
+    """Most that the upper end of the perplexity ratio's interval may be; the run's own
+    `quality.max_perplexity_ratio` when null."""
+    min_speedup: float = 1.0
+    """Least that the lower end of the tracked speedup's interval may be."""
+    min_memory_reduction_pct: float = 0.0
+    """Least that the lower end of the tracked memory saving's interval may be."""
+    max_logit_difference: float = 0.0
+    """Most that logits may differ after loading the stored files in a fresh process."""
+    champion_max_perplexity_ratio: float = 1.02
+    """Most that the upper end of the perplexity ratio against the champion may be."""
+    champion_min_speedup: float = 0.95
+    """Least that the lower end of the speedup against the champion may be."""
+    resamples: int = 5000
+    """Resamples behind every 95 % interval."""
+
+
+@dataclass(kw_only=True)
+class PromoteSettings:
+    """One promotion."""
+
+    run_id: str | None = None
+    """A sweep, whose best run is meant, or a trial; the latest sweep when null."""
+    version: int | None = None
+    """A registered version, instead of a run."""
+    gates: list[str] = field(default_factory=list)
+    """Gates to pass, by name; all when empty."""
+    dry_run: bool = False
+    """Judge and show, but write nothing."""
+    rollback: bool = False
+    """Put the previous champion back instead."""
+    cache_dir: str = "~/.cache/prune_exp"
+    """Where converted models are kept."""
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+@dataclass(kw_only=True)
+class RebuildSettings:
+    """One model to make again."""
+
+    run_id: str = "???"
+    """The trial."""
+    output: str = "???"
+    """Folder for the checkpoint; it must not exist yet."""
+    allow_different: bool = False
+    """Keep the checkpoint even where its weights are not those that the trial recorded."""
+    cache_dir: str = "~/.cache/prune_exp"
+    """Where converted models and calibration statistics are kept."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+def command(name: str, schema: type, act: Callable[[Any], int]) -> None:
+    """Composes `conf/<name>.yaml`, runs `act` on the typed settings, and exits with its code.
+
+    Errors of the user's become one line and exit code 1.
+    """
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    codes: list[int] = []
+    errors: list[Exception] = []
+
+    def task(config: Any) -> None:
+        try:
+            codes.append(act(OmegaConf.to_object(config)))
+        except Exception as error:  # Hydra would add a line of its own
+            errors.append(error)
+
+    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
+    try:
+        main(task)()
+        for error in errors:
+            raise error
+    except KeyboardInterrupt:
+        print(f"prune_exp.{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if wants_traceback:
+            raise
+        print(f"prune_exp.{name}: error: {explain(error, schema)}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(codes[-1] if codes else 0)

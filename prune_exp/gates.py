@@ -1,0 +1,170 @@
+"""What a model must show before it is promoted: one function a gate, each with its verdict."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prune_exp.cache import folder_sha256
+from prune_exp.evidence import Evidence
+from prune_exp.export import weights_sha256
+from prune_exp.models import foreign_parts
+from prune_exp.records import Interval
+from prune_exp.reload import logit_difference
+from prune_exp.settings import SettingError
+from prune_exp.tracked import FILES_SHA256, PREFIX
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one gate found."""
+
+    name: str
+    passed: bool
+    sentence: str
+    figures: dict[str, float | str] = field(default_factory=dict)
+
+
+def integrity(case: Evidence) -> Verdict:
+    """The stored files are those of the trial, byte for byte, and nothing in them can run."""
+    trial, folder = case.candidate.trial, case.candidate.folder
+    foreign = foreign_parts(folder)
+    recorded, found = trial.tags[f"{PREFIX}weights_sha256"], weights_sha256(folder)
+    files = trial.tags.get(FILES_SHA256)
+    figures = {"recorded_sha256": recorded, "found_sha256": found}
+    if foreign:
+        sentence = f"the stored model holds what no stock checkpoint needs: {', '.join(foreign)}"
+    elif found != recorded:
+        sentence = "the stored weights are not those that the trial recorded"
+    elif files is not None and folder_sha256(folder) != files:
+        sentence = "a stored file other than the weights is not the one that was stored"
+    else:
+        return _verdict(
+            "integrity", True, "the stored files are the trial's, and only data", **figures
+        )
+    return _verdict("integrity", False, sentence, **figures)
+
+
+def speedup(case: Evidence) -> Verdict:
+    """The tracked speedup, even at its interval's lower end, is enough."""
+    return _floor(case, "speedup", case.limits.min_speedup, "times")
+
+
+def memory(case: Evidence) -> Verdict:
+    """The tracked memory saving, even at its interval's lower end, is enough."""
+    return _floor(case, "memory_reduction_pct", case.limits.min_memory_reduction_pct, "%", "memory")
+
+
+def reload(case: Evidence) -> Verdict:
+    """Stock transformers in a fresh process makes the same logits of the stored files."""
+    difference = logit_difference(case.candidate.folder, case.text.ids[:1])
+    most = case.limits.max_logit_difference
+    return _verdict(
+        "reload",
+        difference <= most,
+        f"logits differ by {difference:g} at most after stock loading in a fresh process,"
+        f" against a limit of {most:g}",
+        max_logit_difference=difference,
+    )
+
+
+def quality(case: Evidence) -> Verdict:
+    """Not worse than the dense model, beyond a margin, on text that no search saw."""
+    limit = case.limits.max_perplexity_ratio or case.settings.quality.max_perplexity_ratio
+    ratio = case.perplexity_ratio(case.losses, case.dense_losses)
+    return _verdict(
+        "quality",
+        ratio.high <= limit,
+        f"perplexity on {len(case.losses)} blocks that no trial used is"
+        f" {_shown(ratio)} times the dense model's; the upper end may be {limit:g}",
+        **_figures("perplexity_ratio", ratio),
+        blocks=len(case.losses),
+        limit=limit,
+    )
+
+
+def champion(case: Evidence) -> Verdict:
+    """No worse than the present champion in quality and speed, and better in one of them."""
+    if case.champion is None:
+        return _verdict("champion", True, "there is no champion yet")
+    limits = case.limits
+    ratio = case.perplexity_ratio(case.losses, case.champion_losses)
+    fast = case.champion_speedup()
+    kept = ratio.high <= limits.champion_max_perplexity_ratio
+    kept_speed = fast.low >= limits.champion_min_speedup
+    better = ratio.high < 1 or fast.low > 1
+    why = [
+        text
+        for passed, text in (
+            (kept, f"its quality may be worse than {limits.champion_max_perplexity_ratio:g} times"),
+            (kept_speed, f"it may be slower than {limits.champion_min_speedup:g} times"),
+            (better, "neither is surely better"),
+        )
+        if not passed
+    ]
+    return _verdict(
+        "champion",
+        not why,
+        f"against version {case.champion.version}: perplexity {_shown(ratio)} times, speed"
+        f" {_shown(fast)} times{': ' if why else ''}{'; '.join(why)}",
+        **_figures("perplexity_ratio", ratio),
+        **_figures("speedup", fast),
+    )
+
+
+GATES: dict[str, Callable[[Evidence], Verdict]] = {
+    "integrity": integrity,
+    "reload": reload,
+    "speedup": speedup,
+    "memory": memory,
+    "quality": quality,
+    "champion": champion,
+}
+"""By name, in the order in which they are asked; integrity first, the slow ones last."""
+ON_FILES = ("reload", "quality", "champion")
+
+
+def judge(case: Evidence, names: list[str]) -> list[Verdict]:
+    """Every named gate's verdict; files that are not the trial's are not looked into further."""
+    verdicts: list[Verdict] = []
+    for name, gate in GATES.items():
+        if name not in names:
+            continue
+        if name in ON_FILES and foreign_parts(case.candidate.folder):
+            verdicts.append(_verdict(name, False, "not judged: the stored model is not only data"))
+            continue
+        if name in ON_FILES and any(v.name == "integrity" and not v.passed for v in verdicts):
+            verdicts.append(_verdict(name, False, "not judged: the files are not the trial's"))
+            continue
+        try:
+            verdicts.append(gate(case))
+        except SettingError as error:
+            verdicts.append(_verdict(name, False, f"cannot be judged: {error}"))
+    return verdicts
+
+
+def _verdict(name: str, passed: bool, sentence: str, **figures: float | str) -> Verdict:
+    return Verdict(name=name, passed=bool(passed), sentence=sentence, figures=figures)
+
+
+def _floor(case: Evidence, key: str, least: float, unit: str, gate: str | None = None) -> Verdict:
+    metrics = case.candidate.trial.metrics
+    name = gate or key
+    if f"{key}_ci95_low" not in metrics:
+        return _verdict(name, False, f"the trial did not measure {key}")
+    low = metrics[f"{key}_ci95_low"]
+    return _verdict(
+        name,
+        low >= least,
+        f"{key} is {metrics[key]:.3f} {unit} with a lower end of {low:.3f}; it must be at least"
+        f" {least:g}",
+        low=low,
+        least=least,
+        value=metrics[key],
+    )
+
+
+def _figures(name: str, interval: Interval) -> dict[str, float | str]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
