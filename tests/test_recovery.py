@@ -124,13 +124,19 @@ def test_what_does_not_help_leaves_the_model_as_it_was(tiny_folder: Path, tmp_pa
     assert all(torch.equal(value, before[name]) for name, value in student.named_parameters())
 
 
+def untaught(blocks: int) -> Lessons:
+    """Lessons of which only the order and the size matter."""
+    nobody: Any = None
+    return Lessons(
+        training=torch.zeros(blocks, CONTEXT), validation=torch.zeros(1), teacher=nobody, seed=0
+    )
+
+
 @given(st.integers(1, 4), st.integers(4, 40))
 @settings(max_examples=6, deadline=None)
 def test_a_budget_of_tokens_is_used_up_and_never_passed(batch: int, blocks: int) -> None:
     chosen, progress = make_settings(tokens=blocks * CONTEXT, batch_blocks=batch), []
-    lessons = Lessons(
-        training=torch.zeros(3, CONTEXT), validation=torch.zeros(1), teacher=None, seed=0
-    )  # pyright: ignore[reportArgumentType]
+    lessons = untaught(3)
     now = training.Progress()
     while training._affordable(now, lessons, chosen):
         now.tokens += batch * CONTEXT
@@ -157,9 +163,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 
 def test_every_block_is_read_before_any_is_read_again() -> None:
-    lessons = Lessons(
-        training=torch.zeros(7, CONTEXT), validation=torch.zeros(1), teacher=None, seed=0
-    )  # pyright: ignore[reportArgumentType]
+    lessons = untaught(7)
     read = [block for step in range(7) for block in lessons.batch(step, 3)]
     assert read[:7] == list(range(7))
     assert sorted(read[7:14]) == sorted(read[14:21]) == list(range(7))
