@@ -12,9 +12,13 @@ from prune_exp.settings import (
     HEAD_UNITS,
     LOG_MODELS,
     METHODS,
+    RECOVERIES,
+    RECOVERY_DTYPES,
+    RECOVERY_TEXTS,
     SAMPLERS,
     UNITS,
     PruningSettings,
+    RecoverySettings,
     SettingError,
     Settings,
 )
@@ -80,7 +84,7 @@ def check(settings: Settings) -> None:
         one_of(f"search.objectives: {metric}", direction, DIRECTIONS)
     one_of("tracking.best", settings.tracking.best, BEST_RULES)
     one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
-    one_of("recovery.name", settings.recovery.name, ("none",))
+    _check_recovery(settings.recovery, settings.pruning.method)
 
 
 def check_name(setting: str, value: str) -> None:
@@ -137,6 +141,36 @@ def _check_pruning(pruning: PruningSettings) -> None:
             raise SettingError(f"pruning.{name}={given:g} is not in [0, 1]; try pruning.{name}=0.5")
 
 
+def _check_recovery(recovery: RecoverySettings, method: str) -> None:
+    one_of("recovery.name", recovery.name, RECOVERIES)
+    one_of("recovery.text", recovery.text, RECOVERY_TEXTS)
+    one_of("recovery.dtype", recovery.dtype, RECOVERY_DTYPES)
+    if not 0 <= recovery.warmup_share < 1:
+        raise SettingError(
+            f"recovery.warmup_share={recovery.warmup_share:g} is not in [0, 1); try"
+            " recovery.warmup_share=0.05"
+        )
+    if recovery.name == "none":
+        return
+    if method != "structured":
+        raise SettingError(
+            f"recovery={recovery.name} would fill the zeros of pruning.method={method} again; use"
+            " recovery=none or pruning.method=structured"
+        )
+    if recovery.minutes is None and recovery.tokens is None:
+        raise SettingError(
+            f"recovery={recovery.name} needs a budget; give recovery.minutes=15 or"
+            " recovery.tokens=100000, or both"
+        )
+    batch = recovery.batch_blocks * recovery.context_tokens
+    if recovery.tokens is not None and recovery.tokens < batch:
+        raise SettingError(
+            f"recovery.tokens={recovery.tokens} is less than one step of {batch}"
+            " (recovery.batch_blocks * recovery.context_tokens); use"
+            f" recovery.tokens={batch} or more"
+        )
+
+
 def _check_sources(settings: Settings) -> None:
     model = settings.model
     if sum(source is not None for source in (model.package, model.path, model.hub_id)) != 1:
@@ -153,7 +187,7 @@ def _check_sources(settings: Settings) -> None:
 
 
 def _counts(settings: Settings) -> list[tuple[str, float, float]]:
-    data, benchmark = settings.data, settings.benchmark
+    data, benchmark, recovery = settings.data, settings.benchmark, settings.recovery
     return [
         ("data.context_tokens", data.context_tokens, 8),
         ("data.calibration_blocks", data.calibration_blocks, 1),
@@ -163,6 +197,17 @@ def _counts(settings: Settings) -> list[tuple[str, float, float]]:
         ("pruning.elite", settings.pruning.elite, 1),
         ("pruning.width_multiple", settings.pruning.width_multiple, 1),
         ("pruning.refit_damping", settings.pruning.refit_damping, 1e-8),
+        ("recovery.minutes", 1 if recovery.minutes is None else recovery.minutes, 1e-3),
+        ("recovery.context_tokens", recovery.context_tokens, 16),
+        ("recovery.batch_blocks", recovery.batch_blocks, 1),
+        ("recovery.learning_rate", recovery.learning_rate, 1e-8),
+        ("recovery.weight_decay", recovery.weight_decay, 0),
+        ("recovery.gradient_clip", recovery.gradient_clip, 1e-6),
+        ("recovery.validation_blocks", recovery.validation_blocks, 1),
+        ("recovery.evaluate_every", recovery.evaluate_every, 1),
+        ("recovery.lora_rank", recovery.lora_rank, 0),
+        ("recovery.generated_blocks", recovery.generated_blocks, 1),
+        ("recovery.generation_temperature", recovery.generation_temperature, 1e-2),
         ("benchmark.prompts", benchmark.prompts, 2),
         ("benchmark.new_tokens", benchmark.new_tokens, 2),
         ("benchmark.warmup_requests", benchmark.warmup_requests, 0),

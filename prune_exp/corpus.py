@@ -131,6 +131,17 @@ def retokenized(corpus: Corpus, settings: DataSettings, tokenizer: Any) -> "torc
     return _cut(parts, tokenizer, wanted, context, file).ids
 
 
+def all_blocks(parts: Sequence[str], tokenizer: Any, context: int) -> "torch.Tensor":
+    """All whole blocks of `context` tokens that some documents give [blocks, context]."""
+    import torch
+
+    ids: list[int] = []
+    for part in parts:
+        ids += tokenizer(part + "\n\n", add_special_tokens=False, verbose=False)["input_ids"]
+    blocks = len(ids) // context
+    return torch.tensor(ids[: blocks * context], dtype=torch.long).view(blocks, context)
+
+
 def _cut(
     parts: list[str],
     tokenizer: Any,

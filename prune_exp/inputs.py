@@ -11,7 +11,8 @@ from prune_exp.cache import digest_of
 from prune_exp.corpus import Corpus, load_corpus
 from prune_exp.masks import check_masks
 from prune_exp.records import ModelShape
-from prune_exp.settings import Settings
+from prune_exp.settings import SettingError, Settings
+from prune_exp.training_text import split_documents
 from prune_exp.vocabulary import removable_tokens
 from prune_exp.voters import check_voters
 
@@ -44,7 +45,7 @@ def prepare(settings: Settings) -> Inputs:
     )
     check_request(settings, shape)
     corpus = load_corpus(settings.data, tokenizer, seed=settings.seed)
-    return Inputs(
+    found = Inputs(
         source=source,
         tokenizer=tokenizer,
         corpus=corpus,
@@ -52,6 +53,8 @@ def prepare(settings: Settings) -> Inputs:
         shape=shape,
         cache_dir=cache_dir,
     )
+    check_recovery(settings, found)
+    return found
 
 
 def check_points(points: list[Settings]) -> None:
@@ -67,6 +70,22 @@ def check_points(points: list[Settings]) -> None:
         if key not in known:
             known[key] = prepare(point)
         check_request(point, known[key].shape)
+        check_recovery(point, known[key])
+
+
+def check_recovery(settings: Settings, inputs: Inputs) -> None:
+    """Raises SettingError unless training has its text and its packages."""
+    from importlib.util import find_spec
+
+    recovery = settings.recovery
+    if recovery.name == "none":
+        return
+    split_documents(inputs.corpus.documents, inputs.tokenizer, recovery)
+    if recovery.lora_rank and find_spec("peft") is None:
+        raise SettingError(
+            f"recovery.lora_rank={recovery.lora_rank} needs peft; type pip install"
+            " 'prune-exp[lora]', or recovery.lora_rank=0 to train all weights"
+        )
 
 
 def check_request(settings: Settings, shape: ModelShape) -> None:

@@ -90,7 +90,24 @@ def sparsity(m: Metrics) -> str | None:
     return f"{got:.1f} % of all parameters are gone; {asked:.1f} % were requested."
 
 
-SUMMARY = (sparsity, speed, text, memory, quality)
+def training(m: Metrics) -> str | None:
+    """What training after pruning took part in the quality."""
+    if "recovery/steps" not in m:
+        return None
+    done = (
+        f"after pruning, the model was trained towards the dense one on"
+        f" {m['recovery/tokens']:,.0f} tokens for {m['recovery/seconds'] / 60:.1f} minutes"
+    )
+    if not m["recovery/best_step"]:
+        return f"{done[0].upper()}{done[1:]}, which did not help: its weights are as pruned."
+    return (
+        f"Quality is not that of pruning alone: {done}; the divergence from it on validation text"
+        f" fell from {m['recovery/validation_kl_before']:.3f} to"
+        f" {m['recovery/validation_kl_after']:.3f} nats a token."
+    )
+
+
+SUMMARY = (sparsity, speed, text, memory, quality, training)
 RULES: tuple[Rule, ...] = (
     *SUMMARY,
     agreement,

@@ -26,6 +26,8 @@ class Pruned:
     model: Any
     tokenizer: Any
     plan: PruningPlan
+    kept: tuple[int, ...] | None = None
+    """The dense model's ids of the tokens that are left, in order; None when all are."""
 
 
 def prune_model(settings: Settings, inputs: Inputs, model: Any, watch: Stopwatch) -> Pruned:
@@ -51,7 +53,7 @@ def rebuild_model(settings: Settings, inputs: Inputs, model: Any, plan: PruningP
 def _carry_out(
     settings: Settings, inputs: Inputs, model: Any, plan: PruningPlan, calibration: Calibration
 ) -> Pruned:
-    tokenizer, ids = _vocabulary(settings, inputs, plan)
+    tokenizer, kept, ids = _vocabulary(settings, inputs, plan)
     smaller = surgery.prune(
         model,
         plan,
@@ -61,7 +63,7 @@ def _carry_out(
         known=None if plan.tokens else calibration.states,
         bfloat16=settings.pruning.refit_dtype == "bfloat16",
     )
-    return Pruned(model=smaller, tokenizer=tokenizer, plan=plan)
+    return Pruned(model=smaller, tokenizer=tokenizer, plan=plan, kept=kept)
 
 
 def _masked(settings: Settings, inputs: Inputs, model: Any) -> Pruned:
@@ -127,14 +129,14 @@ def vote(settings: Settings, inputs: Inputs, statistics: Statistics) -> PruningP
 
 def _vocabulary(
     settings: Settings, inputs: Inputs, plan: PruningPlan
-) -> tuple[Any, "torch.Tensor | None"]:
-    """The pruned model's tokenizer, and the text to refit on in the dense model's ids."""
+) -> tuple[Any, tuple[int, ...] | None, "torch.Tensor | None"]:
+    """The pruned model's tokenizer, the tokens left, and the text to refit on in dense ids."""
     import torch
 
     ids = inputs.corpus.calibration.ids if settings.pruning.refit else None
     if not plan.tokens:
-        return inputs.tokenizer, ids
+        return inputs.tokenizer, None, ids
     trimmed, kept = trim(inputs.tokenizer, plan.tokens)
     if ids is not None:
         ids = torch.tensor(kept)[retokenized(inputs.corpus, settings.data, trimmed)]
-    return trimmed, ids
+    return trimmed, tuple(kept), ids

@@ -185,11 +185,28 @@ class SpeedComparison:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """What training after pruning did; losses are mean KL(dense || pruned) per token, in nats."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    """Time of steps and judgements, over all starts of the trial."""
+    best_step: int
+    """Step whose weights were exported; 0 when nothing beat the model as it was pruned."""
+    validation_kl_before: float
+    validation_kl_after: float
+    """That of the exported weights."""
+    curve: tuple[tuple[int, float, float], ...] = ()
+    """(step, training loss since the last judgement, validation loss)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextUsed:
     """Which text played a part, and what identifies it."""
 
     role: str
-    """calibration or heldout"""
+    """calibration, heldout, training or validation (of the recovery)"""
     source: str
     digest: str
     blocks: int
@@ -214,6 +231,7 @@ class TrialResult:
     """Wall time of every phase."""
     peak_mib: dict[str, float] = field(default_factory=dict)
     """Peak resident memory of the trial's process in every phase, where the kernel tells."""
+    recovery: Recovery | None = None
 
     @property
     def sparsity(self) -> float:
@@ -224,15 +242,17 @@ class TrialResult:
 EVERY_TRIALS_PHASES = ("load", "prune", "export")
 
 
-def metric_keys(*, speed: bool, quality: bool) -> list[str]:
+def metric_keys(*, speed: bool, quality: bool, recovery: bool = False) -> list[str]:
     """The keys that a trial will have, known before it runs: those of a made-up result."""
     result = _filled(TrialResult)
+    phases = [*EVERY_TRIALS_PHASES, *(["recover"] if recovery else [])]
     kept = replace(
         result,
         quality=result.quality if quality else None,
         speed=result.speed if speed else None,
+        recovery=result.recovery if recovery else None,
         dense_shape=replace(result.dense_shape, params_total=2),
-        seconds=dict.fromkeys(EVERY_TRIALS_PHASES, 1.0),
+        seconds=dict.fromkeys(phases, 1.0),
     )
     return sorted(metrics(kept))
 
@@ -262,6 +282,9 @@ def metrics(result: TrialResult) -> dict[str, float]:
         flat |= _speed_metrics(result.speed)
     if result.quality is not None and result.speed is not None:
         flat |= _text_metrics(result.quality, result.speed)
+    if result.recovery is not None:
+        figures = asdict(replace(result.recovery, curve=()))
+        flat |= {f"recovery/{key}": value for key, value in figures.items() if key != "curve"}
     flat |= {f"seconds/{phase}": value for phase, value in result.seconds.items()}
     flat |= {f"peak_memory_mib/{phase}": value for phase, value in result.peak_mib.items()}
     return {key: float(value) for key, value in flat.items()}

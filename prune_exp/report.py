@@ -215,6 +215,19 @@ def conclusion(m: Metrics) -> str:
     )
 
 
+def _training(trial: TrackedTrial) -> str:
+    m, params = trial.metrics, trial.params
+    if "recovery/steps" not in m:
+        return "none"
+    rank = params.get("recovery.lora_rank", "0")
+    what = "all weights" if rank == "0" else f"adapters of rank {rank}, merged"
+    return (
+        f"distillation from the dense model, {what}: {m['recovery/steps']:,.0f} steps,"
+        f" {m['recovery/tokens']:,.0f} tokens ({params.get('recovery.text', 'not recorded')} text),"
+        f" {m['recovery/seconds'] / 60:.1f} minutes, weights of step {m['recovery/best_step']:,.0f}"
+    )
+
+
 def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
     m, params = trial.metrics, trial.params
     rows = [
@@ -227,6 +240,7 @@ def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
         ["New tokens per prompt", params.get("benchmark.new_tokens", "not recorded")],
         ["Batch size", params.get("benchmark.batch_size", "not recorded")],
         ["Held-out tokens", _value(m, "heldout_tokens", ",.0f", "")],
+        ["Training after pruning", _training(trial)],
         ["Voters", params.get("pruning.voters", "not recorded")],
         ["Commit", trial.tags.get("git_commit", "not recorded")],
     ]

@@ -17,6 +17,9 @@ LOG_MODELS = ("best", "all", "none")
 SAMPLERS = ("tpe", "random", "nsgaii", "gp", "qmc")
 SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
 QUERY_SECRET = re.compile(rf"([?&][\w-]*(?:{SECRET.pattern})[\w-]*=)[^&\s'\"]*", re.IGNORECASE)
+RECOVERIES = ("none", "distill")
+RECOVERY_TEXTS = ("calibration", "generated", "both")
+RECOVERY_DTYPES = ("float32", "bfloat16")
 DIRECTIONS = ("minimize", "maximize")
 
 
@@ -104,7 +107,41 @@ class PruningSettings:
 @dataclass(kw_only=True)
 class RecoverySettings:
     name: str = "none"
-    """Training after pruning; `none` is the only choice so far."""
+    """Training after pruning: none, or distill (towards the dense model's distributions)."""
+    minutes: float | None = None
+    """Budget in minutes of steps and judgements; the dense model's pass over the text, done once
+    for all trials, is not counted. Training ends with the first budget that is used up."""
+    tokens: int | None = None
+    """Budget in training tokens."""
+    text: str = "calibration"
+    """calibration: all documents that calibrate, never held-out ones. generated: text sampled from
+    the dense model. both: generated text after every document has been read."""
+    context_tokens: int = 512
+    """Length of a block of training text, in tokens."""
+    batch_blocks: int = 1
+    """Blocks in a step."""
+    learning_rate: float = 5e-4
+    """AdamW's largest step size; cosine decay over the budget follows the warm-up."""
+    warmup_share: float = 0.05
+    """Share of the budget, in [0, 1), over which the learning rate rises."""
+    weight_decay: float = 0.0
+    """Decay of matrices, not of norms and biases."""
+    gradient_clip: float = 1.0
+    """Largest norm of a step's gradient."""
+    validation_blocks: int = 8
+    """Blocks that choose the best weights, from documents that training does not read."""
+    evaluate_every: int = 40
+    """Steps between judgements on the validation blocks; training can go on from each of them
+    after a kill."""
+    lora_rank: int = 0
+    """Rank of adapters that are trained in place of the weights and merged before export; 0 trains
+    all weights."""
+    dtype: str = "bfloat16"
+    """Type of the matrix products in training: float32 or bfloat16. Weights stay in fp32."""
+    generated_blocks: int = 64
+    """Blocks that the dense model writes, each from the first tokens of a training block."""
+    generation_temperature: float = 1.0
+    """Temperature of that sampling."""
 
 
 @dataclass(kw_only=True)

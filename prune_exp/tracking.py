@@ -246,7 +246,17 @@ def log_result(result: TrialResult, folder: Path) -> None:
             f"{PREFIX}checkpoint": str(folder / "model"),
         }
     )
+    _log_curve(result)
     _log_texts(result)
+
+
+def _log_curve(result: TrialResult) -> None:
+    """The losses of training after pruning, by step."""
+    import mlflow
+
+    for step, loss, validation in () if result.recovery is None else result.recovery.curve:
+        losses = {"recovery/train_loss": loss, "recovery/validation_loss": validation}
+        mlflow.log_metrics(losses, step=step)
 
 
 def _log_texts(result: TrialResult) -> None:

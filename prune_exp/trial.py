@@ -17,6 +17,7 @@ from prune_exp.records import (
     TextUsed,
     TrialResult,
 )
+from prune_exp.recovery import Recovered, recover
 from prune_exp.settings import Settings
 from prune_exp.stopwatch import Stopwatch
 from prune_exp.vocabulary import reencoder
@@ -34,14 +35,19 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
     with watch.phase("load"):
         inputs = prepare(settings)
         model = models.load(inputs.source.folder)
+    head = models.head_of(model).weight.clone()
     baseline = None
     if settings.quality.enabled:
         with watch.phase("dense_quality"):
             baseline = quality.dense_baseline(
                 model, inputs.source.digest, inputs.corpus.heldout, cache_dir=inputs.cache_dir
             )
-            baseline = replace(baseline, head=baseline.head.clone())
+            baseline = replace(baseline, head=head)
     done = prune_model(settings, inputs, model, watch)
+    recovered = None
+    if settings.recovery.name != "none":
+        with watch.phase("recover"):
+            recovered = recover(settings, inputs, done, head)
     with watch.phase("export"):
         checkpoint = export(done.model, done.tokenizer, folder / "model")
     judged = None
@@ -49,14 +55,14 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
         with watch.phase("quality"):
             judged = _judge(settings, inputs, done.model, baseline, done.tokenizer)
     plan, tokenizer, pruned_shape = done.plan, done.tokenizer, models.shape_of(done.model)
-    del model, done, baseline
+    del model, done, baseline, head
     measured = None
     if settings.benchmark.enabled:
         with watch.phase("measure"):
             measured = _measure(settings, inputs, checkpoint, tokenizer)
     return TrialResult(
         model_digest=inputs.source.digest,
-        texts=_texts(inputs.corpus),
+        texts=_texts(inputs.corpus, recovered),
         dense_shape=inputs.shape,
         pruned_shape=pruned_shape,
         plan=plan,
@@ -65,6 +71,7 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
         speed=measured,
         seconds=watch.seconds,
         peak_mib=watch.peak_mib,
+        recovery=None if recovered is None else recovered.record,
     )
 
 
@@ -114,7 +121,7 @@ def _measure(
     return replace(speed, samples=samples)
 
 
-def _texts(corpus: Corpus) -> tuple[TextUsed, ...]:
+def _texts(corpus: Corpus, recovered: Recovered | None) -> tuple[TextUsed, ...]:
     def one(role: str, text: TokenBlocks) -> TextUsed:
         return TextUsed(
             role=role,
@@ -124,4 +131,5 @@ def _texts(corpus: Corpus) -> tuple[TextUsed, ...]:
             tokens=text.ids.numel(),
         )
 
-    return one("calibration", corpus.calibration), one("heldout", corpus.heldout)
+    trained = () if recovered is None else recovered.texts
+    return one("calibration", corpus.calibration), one("heldout", corpus.heldout), *trained

@@ -44,6 +44,24 @@ def test_maintained_is_never_said_of_what_is_not() -> None:
         assert " is maintained" not in text
 
 
+def test_training_is_told_and_told_as_it_went() -> None:
+    trained = {
+        "recovery/steps": 200.0,
+        "recovery/tokens": 102400.0,
+        "recovery/seconds": 900.0,
+        "recovery/best_step": 160.0,
+        "recovery/validation_kl_before": 0.9,
+        "recovery/validation_kl_after": 0.6,
+    }
+    assert "trained" not in " ".join(insights(figures(1.1, 1.2, 1.3)))
+    told = " ".join(insights(figures(1.1, 1.2, 1.3) | trained))
+    assert "not that of pruning alone" in told
+    assert "102,400 tokens for 15.0 minutes" in told
+    vain = " ".join(insights(figures(1.1, 1.2, 1.3) | trained | {"recovery/best_step": 0.0}))
+    assert "did not help" in vain
+    assert "fell from" not in vain
+
+
 def test_nothing_measured_nothing_claimed() -> None:
     bare = {"sparsity_requested": 0.5, "params_pruned_pct": 50.0}
     text = " ".join(insights(bare)) + conclusion(bare)

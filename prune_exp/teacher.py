@@ -1,0 +1,124 @@
+"""What the dense model makes of the text that a pruned one trains on, kept on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune_exp.cache import cached_folder, digest_of
+from prune_exp.models import ModelSource, decoder_of, load
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+SHARD_BLOCKS = 32
+PROMPT_TOKENS = 8
+GENERATION_BATCH = 8
+STATES = "states.safetensors"
+
+
+def autocast(dtype: str) -> "torch.autocast":
+    """Runs matrix products in `dtype`, float32 or bfloat16; weights stay in fp32."""
+    import torch
+
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """The dense model's final hidden states, computed a shard of blocks at a time when needed.
+
+    Hidden states and not logits are kept, not even the largest few: 576 numbers a token instead
+    of 49,152 (SmolLM2-135M), and one product with the head gives all logits back. A model is
+    loaded only for shards that the cache lacks, and dropped again.
+    """
+
+    source: ModelSource
+    head: "torch.Tensor"
+    """The dense model's head at the tokens that the student knows [vocab, hidden]; softmax over
+    them is the dense distribution given that one of them follows."""
+    kept: "torch.Tensor | None"
+    """The dense ids of the student's tokens [vocab]; None when they are the same."""
+    dtype: str
+    cache_dir: Path
+
+    def states(self, blocks: "torch.Tensor", wanted: list[int]) -> "torch.Tensor":
+        """Hidden states of some of the `blocks` [blocks, tokens] -> [wanted, tokens, hidden]."""
+        import torch
+        from safetensors import safe_open
+
+        found = []
+        for index in wanted:
+            shard, place = divmod(index, SHARD_BLOCKS)
+            ids = blocks[shard * SHARD_BLOCKS : (shard + 1) * SHARD_BLOCKS]
+            with safe_open(self._shard(ids) / STATES, framework="pt") as file:
+                found.append(file.get_slice("hidden")[place])
+        return torch.stack(found)
+
+    def _shard(self, ids: "torch.Tensor") -> Path:
+        dense_ids = ids if self.kept is None else self.kept[ids]
+        key = digest_of(VERSION, self.source.digest, self.dtype, dense_ids.tolist())
+        return cached_folder(
+            self.cache_dir / "teacher" / key, lambda folder: self._build(dense_ids, folder)
+        )
+
+    def _build(self, dense_ids: "torch.Tensor", folder: Path) -> None:
+        import torch
+        from safetensors.torch import save_file
+        from tqdm import tqdm
+
+        model, states = decoder_of(load(self.source.folder)), []
+        with torch.no_grad(), autocast(self.dtype):
+            for block in tqdm(dense_ids, "dense states", unit="block", leave=False):
+                hidden = model(input_ids=block[None], use_cache=False).last_hidden_state[0]
+                states.append(hidden.bfloat16())
+        save_file({"hidden": torch.stack(states)}, folder / STATES)
+
+
+def generate(
+    source: ModelSource,
+    prompts: "torch.Tensor",
+    *,
+    tokens: int,
+    temperature: float,
+    seed: int,
+    cache_dir: Path,
+) -> "torch.Tensor":
+    """Text sampled from the dense model [blocks, tokens], once for all trials that want the same.
+
+    Every block begins with one of `prompts` [blocks, prompt tokens].
+    """
+    from safetensors.torch import load_file, save_file
+
+    key = digest_of(VERSION, source.digest, prompts.tolist(), tokens, temperature, seed)
+
+    def build(folder: Path) -> None:
+        ids = _sample(source, prompts, tokens=tokens, temperature=temperature, seed=seed)
+        save_file({"ids": ids}, folder / "generated.safetensors")
+
+    folder = cached_folder(cache_dir / "generated" / key, build)
+    return load_file(folder / "generated.safetensors")["ids"]
+
+
+def _sample(
+    source: ModelSource, prompts: "torch.Tensor", *, tokens: int, temperature: float, seed: int
+) -> "torch.Tensor":
+    import torch
+    from tqdm import tqdm
+
+    model, new, parts = load(source.folder), tokens - prompts.shape[1], []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for batch in tqdm(prompts.split(GENERATION_BATCH), "generate", unit="batch"):
+            sampled = model.generate(
+                batch,
+                attention_mask=torch.ones_like(batch),
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+                top_p=1.0,
+                min_new_tokens=new,
+                max_new_tokens=new,
+            )
+            parts.append(sampled)
+    return torch.cat(parts)

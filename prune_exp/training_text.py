@@ -1,0 +1,57 @@
+"""Which text a pruned model trains on, and which chooses its best weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prune_exp.corpus import all_blocks
+from prune_exp.settings import RecoverySettings, SettingError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Calibration documents, dealt to training and validation; no document serves both."""
+
+    training: tuple[str, ...]
+    validation: "torch.Tensor"
+    """[blocks, tokens]"""
+
+
+def split_documents(documents: Sequence[str], tokenizer: Any, recovery: RecoverySettings) -> Split:
+    """Takes validation blocks from the last documents and leaves the others to training.
+
+    The refit has read the first documents and knows them too well: validation judges on text that
+    neither has seen, and training comes to the first documents last.
+
+    Raises:
+        SettingError: there is too little text for the validation blocks and one step.
+    """
+    wanted, context = recovery.validation_blocks, recovery.context_tokens
+    taken, tokens = 0, 0
+    while tokens < wanted * context and taken < len(documents):
+        taken += 1
+        text = documents[-taken] + "\n\n"
+        tokens += len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    training = tuple(reversed(documents[: len(documents) - taken]))
+    validation = all_blocks(documents[len(documents) - taken :], tokenizer, context)
+    enough = len(validation) >= wanted
+    if not enough or not _fills_a_block(training, tokenizer, context):
+        raise SettingError(
+            f"the documents that calibrate are too few for {wanted} validation blocks of {context}"
+            " tokens and training; use a longer text, a smaller recovery.context_tokens, or fewer"
+            " recovery.validation_blocks"
+        )
+    return Split(training=training, validation=validation[:wanted])
+
+
+def _fills_a_block(documents: Sequence[str], tokenizer: Any, context: int) -> bool:
+    tokens = 0
+    for text in documents:
+        ids = tokenizer(text + "\n\n", add_special_tokens=False, verbose=False)["input_ids"]
+        tokens += len(ids)
+        if tokens >= context:
+            return True
+    return False
