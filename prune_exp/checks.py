@@ -6,9 +6,9 @@ from typing import Any
 
 from prune_exp.settings import (
     BALLOTS,
-    DTYPES,
     BEST_RULES,
     DIRECTIONS,
+    DTYPES,
     HEAD_UNITS,
     LOG_MODELS,
     METHODS,

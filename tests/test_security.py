@@ -325,7 +325,7 @@ def test_the_context_is_light_and_never_fails(monkeypatch: pytest.MonkeyPatch) -
 
     class Broken:
         @property
-        def HydraConfig(self) -> Any:  # noqa: N802
+        def HydraConfig(self) -> Any:
             raise RuntimeError("broken")
 
     monkeypatch.setitem(sys.modules, "hydra.core.hydra_config", Broken())  # type: ignore[arg-type]
