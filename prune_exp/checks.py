@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from prune_exp.settings import (
@@ -64,6 +65,7 @@ def check(settings: Settings) -> None:
     Raises:
         SettingError: says what was given, what is allowed and what to type.
     """
+    check_known(settings)
     _open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
     if not 0 < settings.vote_threshold <= 1:
         raise SettingError(
@@ -85,6 +87,16 @@ def check(settings: Settings) -> None:
     one_of("tracking.best", settings.tracking.best, BEST_RULES)
     one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
     _check_recovery(settings.recovery, settings.pruning.method)
+
+
+def check_known(settings: Any, prefix: str = "") -> None:
+    """Raises SettingError where Hydra's `+` has put something that is no setting."""
+    known = {one.name for one in fields(settings)}
+    for name, value in vars(settings).items():
+        if name not in known:
+            raise SettingError(f"{prefix}{name} is not a setting; take it out")
+        if is_dataclass(value):
+            check_known(value, f"{prefix}{name}.")
 
 
 def check_name(setting: str, value: str) -> None:

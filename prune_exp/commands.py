@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from prune_exp.checks import check_known
 from prune_exp.errors import conf_dir, explain
 from prune_exp.settings import TrackingSettings
 
@@ -87,7 +88,9 @@ def command(name: str, schema: type, act: Callable[[Any], int]) -> None:
 
     def task(config: Any) -> None:
         try:
-            codes.append(act(OmegaConf.to_object(config)))
+            settings = OmegaConf.to_object(config)
+            check_known(settings)
+            codes.append(act(settings))
         except Exception as error:  # Hydra would add a line of its own
             errors.append(error)
 

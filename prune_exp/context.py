@@ -25,7 +25,8 @@ class HydraContext:
     def tags(self) -> dict[str, str]:
         """The job's name, number, overrides and folder, without anything secret."""
         try:
-            return _tags(_hydra())
+            hydra = _hydra()
+            return _tags(hydra) if hydra is not None else {}
         except Exception:
             return {}
 
