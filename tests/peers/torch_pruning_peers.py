@@ -1,8 +1,9 @@
 """Torch-Pruning: MLP channels by group magnitude and group Taylor importance.
 
 Attention, the down projections and the head are ignored layers: the residual stream must keep its
-size, and gate, up and down of a block then form one group. Tracing a block with its heads to be
-pruned does not end on models whose queries share keys and values, so heads stay.
+size, and gate, up and down of a block then form one group. With query, key and value projections to
+be pruned as heads, a step on a Llama of 4 layers and 2 key/value heads had not ended after 100 s
+(sdpa) and 60 s (eager attention); why was not found, so heads stay.
 """
 
 from typing import Any
@@ -55,7 +56,7 @@ def taylor(task: Task) -> Any:
     return _prune(task, model, torch_pruning.importance.GroupTaylorImportance())
 
 
-NOTE = "MLP channels; heads stay, tracing them does not end with shared keys and values"
+NOTE = "MLP channels; heads stay, see below"
 METHODS = {
     "torch-pruning-magnitude": Method(prune=magnitude, package="torch-pruning", note=NOTE),
     "torch-pruning-taylor": Method(prune=taylor, package="torch-pruning", note=NOTE),
