@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prune_exp.cache import digest_of
 from prune_exp.corpus import all_blocks
 from prune_exp.inputs import Inputs
+from prune_exp.models import head_of
 from prune_exp.pruner import Pruned
 from prune_exp.records import Recovery, TextUsed
 from prune_exp.settings import RecoverySettings, Settings
@@ -129,6 +130,9 @@ def _train(model: Any, lessons: Lessons, recovery: RecoverySettings, folder: Pat
     if recovery.lora_rank:
         return _train_adapters(model, lessons, recovery, folder)
     model.requires_grad_(True)
+    if not recovery.train_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
+        head_of(model).requires_grad_(False)
     try:
         return train(model, lessons, recovery, folder)
     finally:

@@ -120,9 +120,12 @@ class RecoverySettings:
     """Length of a block of training text, in tokens."""
     batch_blocks: int = 1
     """Blocks in a step."""
-    learning_rate: float = 5e-4
+    train_embeddings: bool = False
+    """Train the embeddings and the language-model head too. They lose nothing to pruning; on
+    SmolLM2-135M at 30 % training them as well gained nothing in 10,240 tokens."""
+    learning_rate: float = 2e-4
     """AdamW's largest step size; cosine decay over the budget follows the warm-up."""
-    warmup_share: float = 0.05
+    warmup_share: float = 0.1
     """Share of the budget, in [0, 1), over which the learning rate rises."""
     weight_decay: float = 0.0
     """Decay of matrices, not of norms and biases."""

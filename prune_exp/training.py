@@ -16,7 +16,7 @@ from prune_exp.teacher import Teacher, autocast
 if TYPE_CHECKING:
     import torch
 
-BETAS = (0.9, 0.95)
+BETAS = (0.9, 0.99)
 
 
 @dataclass(kw_only=True)
