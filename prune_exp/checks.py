@@ -9,13 +9,13 @@ from prune_exp.settings import (
     BALLOTS,
     BEST_RULES,
     DIRECTIONS,
-    DTYPES,
     HEAD_UNITS,
     LOG_MODELS,
     METHODS,
     RECOVERIES,
     RECOVERY_DTYPES,
     RECOVERY_TEXTS,
+    REFIT_DTYPES,
     SAMPLERS,
     UNITS,
     PruningSettings,
@@ -134,7 +134,7 @@ def _check_pruning(pruning: PruningSettings) -> None:
     one_of("pruning.method", pruning.method, METHODS)
     one_of("pruning.ballot", pruning.ballot, BALLOTS)
     one_of("pruning.head_unit", pruning.head_unit, HEAD_UNITS)
-    one_of("pruning.refit_dtype", pruning.refit_dtype, DTYPES)
+    one_of("pruning.refit_dtype", pruning.refit_dtype, REFIT_DTYPES)
     for unit in pruning.units:
         one_of("pruning.units", unit, UNITS)
     if not pruning.units:

@@ -61,9 +61,19 @@ def _carry_out(
         damping=settings.pruning.refit_damping,
         towards_dense=settings.pruning.refit_towards_dense,
         known=None if plan.tokens else calibration.states,
-        bfloat16=settings.pruning.refit_dtype == "bfloat16",
+        bfloat16=_in_bfloat16(settings.pruning.refit_dtype),
     )
     return Pruned(model=smaller, tokenizer=tokenizer, plan=plan, kept=kept)
+
+
+def _in_bfloat16(dtype: str) -> bool:
+    """Whether the refit's forward passes are taken in bfloat16."""
+    import torch
+
+    if dtype != "auto":
+        return dtype == "bfloat16"
+    able = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def _masked(settings: Settings, inputs: Inputs, model: Any) -> Pruned:

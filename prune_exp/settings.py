@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 BALLOTS = ("adaptive", "fixed")
-DTYPES = ("float32", "bfloat16")
+REFIT_DTYPES = ("auto", "float32", "bfloat16")
 METHODS = ("structured", "weight_masks", "stochastic")
 UNITS = ("layers", "heads", "mlp", "vocab")
 HEAD_UNITS = ("group", "query")
@@ -19,7 +19,7 @@ SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE
 QUERY_SECRET = re.compile(rf"([?&][\w-]*(?:{SECRET.pattern})[\w-]*=)[^&\s'\"]*", re.IGNORECASE)
 RECOVERIES = ("none", "distill")
 RECOVERY_TEXTS = ("calibration", "generated", "both")
-RECOVERY_DTYPES = ("float32", "bfloat16")
+RECOVERY_REFIT_DTYPES = ("auto", "float32", "bfloat16")
 DIRECTIONS = ("minimize", "maximize")
 
 
@@ -93,9 +93,10 @@ class PruningSettings:
     refit_towards_dense: float = 0.1
     """Share, in [0, 1], of the refit's target that is the dense model's residual stream; the rest
     is what the untouched block makes of the pruned model's stream."""
-    refit_dtype: str = "float32"
-    """Precision of the forward passes that the refit needs; bfloat16 is faster where the hardware
-    has it. Calibration and least squares stay in float32 and float64."""
+    refit_dtype: str = "auto"
+    """Precision of the forward passes that the refit needs: float32, bfloat16, or auto, which is
+    bfloat16 where the processor computes in it. Calibration and least squares stay in float32 and
+    float64."""
     masks: int = 32
     """Random masks that `stochastic` tries."""
     elite: int = 5
