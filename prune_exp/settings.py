@@ -19,7 +19,7 @@ SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE
 QUERY_SECRET = re.compile(rf"([?&][\w-]*(?:{SECRET.pattern})[\w-]*=)[^&\s'\"]*", re.IGNORECASE)
 RECOVERIES = ("none", "distill")
 RECOVERY_TEXTS = ("calibration", "generated", "both")
-RECOVERY_REFIT_DTYPES = ("auto", "float32", "bfloat16")
+RECOVERY_DTYPES = ("float32", "bfloat16")
 DIRECTIONS = ("minimize", "maximize")
 
 
