@@ -3,7 +3,8 @@
 Expensive once, kept on disk by digest; voting afterwards takes milliseconds.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from prune_exp.streaming import LayerStream, watch
 if TYPE_CHECKING:
     import torch
 
-VERSION = 4
+VERSION = 5
 INVERSE_DAMPING = 1e-2
 
 
@@ -70,14 +71,25 @@ class Calibration:
 
     statistics: Statistics
     stream: Path
-    """File with the residual stream before every block and after the last, in bfloat16."""
+    """Folder with the residual stream before every block and after the last, in bfloat16."""
 
     def states(self, index: int) -> "torch.Tensor":
         """The dense residual stream before block `index` [blocks, tokens, hidden]."""
-        from safetensors import safe_open
+        from safetensors.torch import load_file
 
-        with safe_open(self.stream, framework="pt") as file:
-            return file.get_tensor(str(index)).float()
+        return load_file(self.stream / f"{index}.safetensors")["hidden"].float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How closely the calibration text is read."""
+
+    voting_blocks: int
+    """Blocks that the voters see; all others only give the refit its residual stream."""
+    gradient_blocks: int
+    """Blocks that also get a backward pass."""
+    bfloat16: bool = False
+    """Whether blocks that no voter sees go through the model in bfloat16."""
 
 
 def calibrate(
@@ -85,8 +97,8 @@ def calibrate(
     model_digest: str,
     corpus: Corpus,
     tokenizer: Any,
+    reading: Reading,
     *,
-    gradient_blocks: int,
     cache_dir: Path,
 ) -> Calibration:
     """Returns what `model` makes of the calibration text, from disk when it is there.
@@ -97,58 +109,73 @@ def calibrate(
 
     text = corpus.calibration
     texts = (text.digest, digest_of(corpus.documents))
-    key = digest_of(VERSION, model_digest, texts, gradient_blocks, INVERSE_DAMPING)
+    key = digest_of(VERSION, model_digest, texts, asdict(reading), INVERSE_DAMPING)
 
     def build(folder: Path) -> None:
+        def keep(index: int, hidden: "torch.Tensor") -> None:
+            save_file({"hidden": hidden.bfloat16()}, folder / f"{index}.safetensors")
+
         frequency = token_frequency(corpus.documents, tokenizer, model.config.vocab_size)
-        statistics, stream = compute(model, text.ids, frequency, gradient_blocks=gradient_blocks)
+        statistics = compute(model, text.ids, frequency, reading, keep)
         tensors = {f.name: getattr(statistics, f.name).contiguous() for f in fields(statistics)}
         save_file(tensors, folder / "statistics.safetensors")
-        save_file(stream, folder / "stream.safetensors")
 
     folder = cached_folder(cache_dir / "calibration" / key, build)
     statistics = Statistics(**load_file(folder / "statistics.safetensors"))
-    return Calibration(statistics=statistics, stream=folder / "stream.safetensors")
+    return Calibration(statistics=statistics, stream=folder)
 
 
 def compute(
-    model: Any, ids: "torch.Tensor", frequency: "torch.Tensor", *, gradient_blocks: int
-) -> tuple[Statistics, dict[str, "torch.Tensor"]]:
-    """Computes the statistics of `model` on token ids [blocks, tokens], and its residual stream.
+    model: Any,
+    ids: "torch.Tensor",
+    frequency: "torch.Tensor",
+    reading: Reading,
+    keep: Callable[[int, "torch.Tensor"], None],
+) -> Statistics:
+    """Computes the statistics of `model` on token ids [blocks, tokens].
 
-    `frequency` is the share of each token in the text at large [vocab].
+    `frequency` is the share of each token in the text at large [vocab]. `keep` is given the
+    residual stream before each block and after the last [blocks, tokens, hidden].
     """
     import torch
     from tqdm import tqdm
 
     stream, rows = LayerStream(model, ids), []
-    hidden = stream.hidden
-    states = {"0": hidden.bfloat16()}
+    hidden, voting = stream.hidden, reading.voting_blocks
+    keep(0, hidden)
     for index, block in enumerate(tqdm(blocks_of(model), "calibrate", unit="layer")):
-        mlp, heads = _Moments(block.width), _Moments(block.heads.queries * block.heads.dim)
-        with watch({block.mlp_out: mlp.add, block.heads_out: heads.add}, {}):
-            output = stream.run(block, index, hidden)
-        rows.append(
-            _weights(block)
-            | mlp.summary("mlp")
-            | _per_head(heads.summary("heads"), block.heads.dim)
-            | {
-                "layers_distance": _distance(hidden, output),
-                "layers_input": hidden.square().sum(-1).mean(),
-            }
-        )
-        hidden = output
-        states[str(index + 1)] = hidden.bfloat16()
+        row, seen = _read_block(stream, block, index, hidden[:voting])
+        rows.append(row)
+        unseen = stream.run(block, index, hidden[voting:], bfloat16=reading.bfloat16)
+        hidden = torch.cat([seen, unseen])
+        keep(index + 1, hidden)
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    kv_heads = torch.tensor(blocks_of(model)[0].heads.groups)
-    statistics = Statistics(
+    return Statistics(
         **stacked,
-        **taylor(model, ids[:gradient_blocks]),
-        kv_heads=kv_heads,
+        **taylor(model, ids[: reading.gradient_blocks]),
+        kv_heads=torch.tensor(blocks_of(model)[0].heads.groups),
         vocab_weight=model.get_input_embeddings().weight.square().sum(1),
         vocab_frequency=frequency,
     )
-    return statistics, states
+
+
+def _read_block(
+    stream: LayerStream, block: Block, index: int, hidden: "torch.Tensor"
+) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
+    """A block's row of the statistics, and its output [blocks, tokens, hidden]."""
+    mlp, heads = _Moments(block.width), _Moments(block.heads.queries * block.heads.dim)
+    with watch({block.mlp_out: mlp.add, block.heads_out: heads.add}, {}):
+        output = stream.run(block, index, hidden)
+    row = (
+        _weights(block)
+        | mlp.summary("mlp")
+        | _per_head(heads.summary("heads"), block.heads.dim)
+        | {
+            "layers_distance": _distance(hidden, output),
+            "layers_input": hidden.square().sum(-1).mean(),
+        }
+    )
+    return row, output
 
 
 class _Moments:

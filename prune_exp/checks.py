@@ -203,6 +203,7 @@ def _counts(settings: Settings) -> list[tuple[str, float, float]]:
     return [
         ("data.context_tokens", data.context_tokens, 8),
         ("data.calibration_blocks", data.calibration_blocks, 1),
+        ("data.voting_blocks", data.voting_blocks, 1),
         ("data.gradient_blocks", data.gradient_blocks, 1),
         ("data.heldout_blocks", data.heldout_blocks, 2),
         ("pruning.masks", settings.pruning.masks, 2),

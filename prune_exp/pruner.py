@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_exp import masks, surgery
 from prune_exp.allocation import NOTHING, allocate
-from prune_exp.calibration import Calibration, Statistics, calibrate
+from prune_exp.calibration import Calibration, Reading, Statistics, calibrate
 from prune_exp.consensus import make_plan
 from prune_exp.corpus import retokenized
 from prune_exp.inputs import Inputs
@@ -105,7 +105,11 @@ def _calibrate(settings: Settings, inputs: Inputs, model: Any) -> Calibration:
         inputs.source.digest,
         inputs.corpus,
         inputs.tokenizer,
-        gradient_blocks=settings.data.gradient_blocks,
+        Reading(
+            voting_blocks=settings.data.voting_blocks,
+            gradient_blocks=settings.data.gradient_blocks,
+            bfloat16=_in_bfloat16(settings.pruning.refit_dtype),
+        ),
         cache_dir=inputs.cache_dir,
     )
 

@@ -53,8 +53,10 @@ class DataSettings:
     """A UTF-8 text file, or with `package` the file's path inside the package."""
     context_tokens: int = 512
     """Length of a block of text, in tokens."""
-    calibration_blocks: int = 16
-    """Blocks that the voters and the refit see."""
+    calibration_blocks: int = 64
+    """Blocks that the refit sees; it gains from many."""
+    voting_blocks: int = 16
+    """How many of the calibration blocks the voters see too."""
     gradient_blocks: int = 4
     """How many of the calibration blocks also get a backward pass (the slow part)."""
     heldout_blocks: int = 32

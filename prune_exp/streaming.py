@@ -23,26 +23,29 @@ class _Stop(Exception):
 
 
 class LayerStream:
-    """What is needed to call a model's blocks directly: first hidden states and call arguments.
+    """What is needed to call a model's blocks directly: first hidden states and call arguments."""
 
-    With `bfloat16` the products inside blocks are taken in that precision; the residual stream
-    and all that `watch` shows stay in float32.
-    """
-
-    def __init__(self, model: Any, ids: "torch.Tensor", *, bfloat16: bool = False) -> None:
+    def __init__(self, model: Any, ids: "torch.Tensor") -> None:
         """Embeds `ids` [blocks, tokens] and records how the model calls each of its blocks."""
         import torch
 
-        self.bfloat16 = bfloat16
         self.calls = _record_calls(model, ids[:1])
         with torch.no_grad():
             self.hidden = torch.cat([_first_input(model, block[None]) for block in ids])
 
-    def run(self, block: Block, index: int, hidden: "torch.Tensor") -> "torch.Tensor":
-        """One block's output [blocks, tokens, hidden], computed block of text by block of text."""
+    def run(
+        self, block: Block, index: int, hidden: "torch.Tensor", *, bfloat16: bool = False
+    ) -> "torch.Tensor":
+        """One block's output [blocks, tokens, hidden], computed block of text by block of text.
+
+        With `bfloat16` the products inside the block are taken in that precision; the residual
+        stream and all that `watch` shows stay in float32.
+        """
         import torch
 
-        reduced = torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.bfloat16)
+        if not len(hidden):
+            return hidden
+        reduced = torch.autocast(hidden.device.type, torch.bfloat16, enabled=bfloat16)
         with torch.no_grad(), reduced:
             args, kwargs = self.calls[index]
             outputs = [_tensor(block.module(one[None], *args, **kwargs)) for one in hidden]

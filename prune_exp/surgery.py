@@ -47,6 +47,11 @@ class _Refit:
     damping: float
     towards_dense: float
     known: Callable[[int], "torch.Tensor"] | None
+    bfloat16: bool
+
+    def forward(self, index: int, hidden: "torch.Tensor") -> "torch.Tensor":
+        """What a block, as it is now, makes of a stream [blocks, tokens, hidden]."""
+        return self.stream.run(self.blocks[index], index, hidden, bfloat16=self.bfloat16)
 
 
 def prune(
@@ -77,7 +82,7 @@ def prune(
         for index in kept:
             _cut(blocks[index], plan, index)
         return _rebuild(model, plan, kept)
-    stream = LayerStream(model, ids, bfloat16=bfloat16)
+    stream = LayerStream(model, ids)
     run = _Refit(
         blocks=blocks,
         plan=plan,
@@ -86,9 +91,10 @@ def prune(
         damping=damping,
         towards_dense=towards_dense,
         known=known,
+        bfloat16=bfloat16,
     )
     for index in range(kept[0]):
-        run.states.dense = stream.run(blocks[index], index, run.states.dense)
+        run.states.dense = run.forward(index, run.states.dense)
     for place, index in enumerate(tqdm(kept, "refit", unit="layer")):
         following = kept[place + 1] if place + 1 < len(kept) else len(blocks)
         _refit_layer(run, index, following)
@@ -137,7 +143,7 @@ def _refit_layer(run: _Refit, index: int, following: int) -> None:
     _cut(block, run.plan, index)
     if block.family.post_norm:
         _refit_normed(run, index, own)
-        states.pruned = run.stream.run(block, index, states.pruned)
+        states.pruned = run.forward(index, states.pruned)
     else:
         middle, channels = own.middle, own.channels[..., _others(width, run.plan.channels[index])]
         if cut_heads and dense_middle is not None:
@@ -192,9 +198,9 @@ def _through(run: _Refit, index: int, following: int, hidden: "torch.Tensor") ->
     mlp: list[torch.Tensor] = []
     seen = {block.heads_out: heads.append, block.mlp_out: mlp.append}
     with watch({block.mlp_out: channels.append}, seen):
-        output = run.stream.run(block, index, hidden)
+        output = run.forward(index, hidden)
     for skipped in range(index + 1, following):
-        output = run.stream.run(run.blocks[skipped], skipped, output)
+        output = run.forward(skipped, output)
     attention = torch.cat(heads).view_as(hidden)
     return _Pass(
         middle=hidden + attention,
@@ -211,7 +217,7 @@ def _inputs_of(run: _Refit, linear: Any, index: int) -> "torch.Tensor":
 
     inputs: list[torch.Tensor] = []
     with watch({linear: inputs.append}, {}):
-        run.stream.run(run.blocks[index], index, run.states.pruned)
+        run.forward(index, run.states.pruned)
     return torch.cat(inputs).view(*run.states.pruned.shape[:2], -1)
 
 

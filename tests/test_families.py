@@ -1,5 +1,6 @@
 """Every supported family goes the whole way: calibrate, vote, prune, judge."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from conftest import GROUPED, MODEL_TYPES, make_tiny, make_tokenizer
 
 from prune_exp import models, surgery
 from prune_exp.architectures import blocks_of, check_variant, head_rows, matrix
-from prune_exp.calibration import compute
+from prune_exp.calibration import Reading, compute
 from prune_exp.corpus import Corpus, TokenBlocks
 from prune_exp.inputs import Inputs
 from prune_exp.pruner import vote
@@ -34,7 +35,10 @@ def inputs_for(model: Any) -> Inputs:
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_calibrate_vote_and_prune(model_type: str) -> None:
     dense = make_tiny(model_type)
-    statistics, stream = compute(dense, IDS, torch.full((300,), 1 / 300), gradient_blocks=2)
+    stream: dict[int, torch.Tensor] = {}
+    reading = Reading(voting_blocks=3, gradient_blocks=2)
+    frequency = torch.full((300,), 1 / 300)
+    statistics = compute(dense, IDS, frequency, reading, stream.__setitem__)
     settings = Settings(sparsity=0.3)
     settings.pruning.voters = VOTERS
     settings.pruning.depth_share = 0.3
@@ -50,7 +54,20 @@ def test_calibrate_vote_and_prune(model_type: str) -> None:
     assert achieved * inputs.shape.params_total == pytest.approx(plan.allocation.params_removed)
     assert pruned(IDS).logits.isfinite().all()
     last = dense.base_model(input_ids=IDS, output_hidden_states=True).hidden_states[-2]
-    assert torch.allclose(stream["3"].float(), last, atol=0.02 * float(last.abs().max()))
+    assert torch.allclose(stream[3], last, atol=0.02 * float(last.abs().max()))
+
+
+def test_voters_see_the_voting_blocks_alone_and_the_refit_all() -> None:
+    model, frequency = make_tiny("llama"), torch.full((300,), 1 / 300)
+    reading, stream = Reading(voting_blocks=2, gradient_blocks=1), {}
+    both = compute(model, IDS, frequency, reading, stream.__setitem__)
+    alone = compute(model, IDS[:2], frequency, reading, lambda *_: None)
+    for one in fields(both):
+        assert torch.equal(getattr(both, one.name), getattr(alone, one.name)), one.name
+    states = model.model(IDS, output_hidden_states=True).hidden_states
+    for index in range(4):
+        assert torch.allclose(stream[index], states[index], atol=1e-5)
+    assert len(stream) == 5
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -130,7 +130,7 @@ def test_refit_of_nothing_changes_nothing(model_type: str) -> None:
 
 
 def test_refit_on_a_known_dense_stream_is_the_refit_on_a_computed_one(tmp_path: Path) -> None:
-    from prune_exp.calibration import calibrate
+    from prune_exp.calibration import Reading, calibrate
     from prune_exp.corpus import Corpus, TokenBlocks
 
     text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
@@ -139,7 +139,7 @@ def test_refit_on_a_known_dense_stream_is_the_refit_on_a_computed_one(tmp_path: 
         "m",
         Corpus(calibration=text, heldout=text),
         make_tokenizer(),
-        gradient_blocks=1,
+        Reading(voting_blocks=2, gradient_blocks=1),
         cache_dir=tmp_path,
     )
     plan = replace(plan_for("group"), heads=dict.fromkeys((0, 2, 3), ()))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp import models
-from prune_exp.calibration import Calibration, calibrate
+from prune_exp.calibration import Calibration, Reading, calibrate
 from prune_exp.inputs import Inputs
 from prune_exp.records import ModelShape
 from prune_exp.settings import Settings
@@ -36,7 +36,10 @@ class Task:
             self.inputs.source.digest,
             self.inputs.corpus,
             self.inputs.tokenizer,
-            gradient_blocks=self.settings.data.gradient_blocks,
+            Reading(
+                voting_blocks=self.settings.data.calibration_blocks,
+                gradient_blocks=self.settings.data.gradient_blocks,
+            ),
             cache_dir=cache_dir or self.inputs.cache_dir,
         )
 
