@@ -31,8 +31,8 @@ def test_the_card_says_what_was_tracked(tracked: Store) -> None:
         assert data["license"] == "mit"
         assert "pruned" in data["tags"]
         assert data["datasets"] == ["text.txt"]
-        results: Any = card.data
-        found = {one.metric_type: one.metric_value for one in results.eval_results}
+        known: Any = card.data
+        found = {one.metric_type: one.metric_value for one in known.eval_results}
         assert found == {
             "perplexity": metrics["pruned/perplexity"],
             "bits_per_byte": metrics["pruned/bits_per_byte"],
