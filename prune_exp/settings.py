@@ -143,7 +143,8 @@ class RecoverySettings:
     """Rank of adapters that are trained in place of the weights and merged before export; 0 trains
     all weights."""
     dtype: str = "bfloat16"
-    """Type of the matrix products in training: float32 or bfloat16. Weights stay in fp32."""
+    """Type of the matrix products in training: float32 or bfloat16, which is faster where the
+    processor has it. Weights stay in fp32."""
     generated_blocks: int = 64
     """Blocks that the dense model writes, each from the first tokens of a training block."""
     generation_temperature: float = 1.0

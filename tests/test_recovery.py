@@ -16,7 +16,7 @@ from prune_exp import checkpoints, models, recovery, surgery, training
 from prune_exp.checks import check
 from prune_exp.corpus import DataSettings, all_blocks, documents, load_corpus
 from prune_exp.distillation import Side, distillation_loss, divergence
-from prune_exp.inputs import Inputs
+from prune_exp.inputs import Inputs, check_recovery
 from prune_exp.pruner import Pruned
 from prune_exp.records import TrialResult, _filled, metric_keys, metrics
 from prune_exp.settings import RecoverySettings, SettingError, Settings
@@ -310,6 +310,43 @@ def test_adapters_are_merged_into_a_stock_model(tiny_folder: Path, tmp_path: Pat
     models.save(student, models.load_tokenizer(tiny_folder), tmp_path / "model")
     saved = models.load(tmp_path / "model")
     assert validation_loss(saved, lessons) == pytest.approx(done.best_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_embeddings_are_trained_when_wanted(
+    trained: bool, tiny_folder: Path, tmp_path: Path
+) -> None:
+    lessons, student = make_lessons(tiny_folder, tmp_path / "cache"), make_student(tiny_folder)
+    student.requires_grad_(False)
+    before = student.get_input_embeddings().weight.clone()
+    inner = student.model.layers[0].mlp.down_proj.weight.clone()
+    chosen = make_settings(train_embeddings=trained, tokens=10 * CONTEXT)
+    done = recovery._train(student, lessons, chosen, tmp_path / "state")
+    assert done.best_step == 10
+    assert torch.equal(before, student.get_input_embeddings().weight) != trained
+    assert not torch.equal(inner, student.model.layers[0].mlp.down_proj.weight)
+    assert not any(p.requires_grad for p in student.parameters())
+
+
+def test_adapters_without_their_package_are_refused(
+    text_file: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    tokenizer = models.load_tokenizer(tiny_folder)
+    data = DataSettings(path=str(text_file), context_tokens=32, heldout_blocks=6)
+    inputs = Inputs(
+        source=models.ModelSource(folder=tiny_folder, digest="d"),
+        tokenizer=tokenizer,
+        corpus=load_corpus(data, tokenizer, seed=0),
+        prompts=[],
+        shape=models.shape_of(models.skeleton(tiny_folder)),
+        cache_dir=tiny_folder,
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    check_recovery(Settings(recovery=make_settings()), inputs)
+    with pytest.raises(SettingError, match=r"pip install 'prune-exp\[lora\]'"):
+        check_recovery(Settings(recovery=make_settings(lora_rank=2)), inputs)
 
 
 @pytest.mark.parametrize(
