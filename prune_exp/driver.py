@@ -135,7 +135,11 @@ def objectives(settings: Settings, *, searching: bool) -> dict[str, str]:
     Raises:
         SettingError: a search would optimize or constrain something that is not measured.
     """
-    keys = metric_keys(speed=settings.benchmark.enabled, quality=settings.quality.enabled)
+    keys = metric_keys(
+        speed=settings.benchmark.enabled,
+        quality=settings.quality.enabled,
+        batches=list(settings.benchmark.batches),
+    )
     directions = settings.search.directions
     if not searching:
         measured = {key: way for key, way in directions.items() if key in keys}

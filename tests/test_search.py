@@ -198,7 +198,8 @@ def test_the_configured_space_is_searched_by_m_alone(tiny_args: list[str], tmp_p
 def test_a_value_on_the_command_line_is_never_searched_over() -> None:
     default = ["sparsity=interval(0.1,0.7)", "vote_threshold=interval(0.2,1.0)"]
     given = read_space(["model=folder", "sparsity=0.5"], default, None)
-    assert given.rows == [{}] and not given.searched
+    assert given.rows == [{}]
+    assert not given.searched
     assert given.fixed == ("model=folder", "sparsity=0.5")
     assert read_space(["model=folder"], default, None).searched.keys() == {
         "sparsity",
