@@ -112,7 +112,6 @@ def footprint_of(model: Any) -> Footprint:
 def windows_of(config: Any) -> tuple[int, ...]:
     """Each layer's sliding window in tokens, 0 for full attention."""
     layers, window = config.num_hidden_layers, getattr(config, "sliding_window", None) or 0
-    kinds: Sequence[str] | None = getattr(config, "layer_types", None)
-    if kinds is None:
-        kinds = ["sliding_attention" if window else "full_attention"] * layers
+    every = ["sliding_attention" if window else "full_attention"] * layers
+    kinds: Sequence[str] = getattr(config, "layer_types", None) or every
     return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)

@@ -1,6 +1,6 @@
 """One model in a process of its own that answers requests: what `benchmark` measures.
 
-Started as `python -m prune_exp.worker MODEL_DIR THREADS STARTED`, the last a reading of the monotonic
+Started as `python -m prune_exp.worker MODEL_DIR THREADS STARTED`, the last a time of the monotonic
 clock; one JSON object a line on standard input and output. Times are milliseconds, memory MiB.
 """
 
