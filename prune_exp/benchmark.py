@@ -1,20 +1,28 @@
 """Paired measurement: the dense and the pruned model, each in a fresh process, in turns."""
 
+import json
 import os
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prune_exp.paired import median_ratio
-from prune_exp.processes import ModelProcess, available_threads, describe_machine
-from prune_exp.records import Interval, Speed, SpeedComparison
+from prune_exp.bandwidth import measure_bandwidth
+from prune_exp.cache import digest_of
+from prune_exp.comparison import SIDES, Measured, compare, latency_ratio
+from prune_exp.machine import available_threads, describe_machine, load_at_start
+from prune_exp.processes import ModelProcess
 from prune_exp.settings import BenchmarkSettings, SettingError
+from prune_exp.speed import SpeedComparison
+from prune_exp.stopping import Pair, StopRule, collect
 
-Samples = list[dict[str, Any]]
-SIDES = ("dense", "pruned")
 Prompts = dict[str, list[list[int]]]
 """Each side's prompts as its own tokens; the i-th of both are the same text."""
+Workers = dict[str, ModelProcess]
+Answer = dict[str, Any]
 
 
 def read_prompts(settings: BenchmarkSettings) -> list[str]:
@@ -37,197 +45,218 @@ def read_prompts(settings: BenchmarkSettings) -> list[str]:
 
 
 def measure(
-    dense: Path, pruned: Path, prompts: Prompts, settings: BenchmarkSettings
+    dense: Path,
+    pruned: Path,
+    prompts: Prompts,
+    settings: BenchmarkSettings,
+    *,
+    memory_cache: Path | None = None,
 ) -> SpeedComparison:
     """Measures two checkpoints on tokenized prompts, taking turns so that noise hits both.
 
     Prompt by prompt the order alternates (dense first, pruned first, ...). Memory is measured in
-    pairs of fresh processes after the warm-up, because a process's peak never falls.
+    fresh processes after the warm-up, because a process's peak never falls. Under `memory_cache`,
+    a folder that belongs to the dense model, its further memory rounds are kept: later
+    trials then start the dense model's process once.
+
+    Raises:
+        MeasurementError: a measured process died or did not answer.
     """
     from filelock import FileLock
 
     threads = settings.threads or available_threads()
     folders: dict[str, Path] = dict(zip(SIDES, (dense, pruned), strict=True))
     lock = Path(tempfile.gettempdir()) / "prune_exp-measure.lock"
-    with FileLock(str(lock), mode=0o666), ExitStack() as stack:
-        machine = describe_machine(threads)
-        workers = {
-            side: stack.enter_context(ModelProcess(folder, threads, settings.timeout_s))
-            for side, folder in folders.items()
-        }
-        starts = {side: worker.receive() for side, worker in workers.items()}
-        memory = [
-            {
+    with FileLock(str(lock), mode=0o666):
+        load, facts = load_at_start(), describe_machine(threads)
+        roof = measure_bandwidth(threads, settings.timeout_s)
+        with ExitStack() as stack:
+            workers = _start(stack, folders, threads, settings)
+            starts = {side: worker.receive() for side, worker in workers.items()}
+            first = {
                 side: _last_answer(worker, _start_warm_up(worker, prompts[side], settings))
                 for side, worker in workers.items()
             }
-        ]
-        requests = _requests(workers, prompts, settings)
-        batches = _batches(workers, prompts, settings)
-        machine["load_average_end"] = os.getloadavg()[0]
-    memory += _memory(folders, prompts, settings, threads)
-    machine["start_s"] = {side: start["ready_s"] for side, start in starts.items()}
-    return _compare(requests, batches, memory, settings, machine)
+            start = time.perf_counter()
+            pairs, stopped_by = _requests(workers, prompts, settings)
+            measured_s = time.perf_counter() - start
+            batches = _all_batches(workers, prompts, settings)
+        load["load_average_end"] = os.getloadavg()[0]
+    memory = _memory(folders, first, prompts, settings, threads, memory_cache)
+    measured = Measured(
+        pairs=pairs,
+        stopped_by=stopped_by,
+        measured_s=measured_s,
+        batches=batches,
+        memory=memory,
+        startup_s={side: start["startup_s"] for side, start in starts.items()},
+        roof=roof,
+        load=load,
+        facts=facts,
+    )
+    return compare(measured, settings, _shapes(prompts, settings))
+
+
+def _start(
+    stack: ExitStack, folders: dict[str, Path], threads: int, settings: BenchmarkSettings
+) -> Workers:
+    """Starts a process for each folder, all at once; each is ended with the stack."""
+    return {
+        side: stack.enter_context(ModelProcess(folder, threads, settings.timeout_s))
+        for side, folder in folders.items()
+    }
 
 
 def _start_warm_up(
     worker: ModelProcess, prompts: list[list[int]], settings: BenchmarkSettings
 ) -> int:
-    """Asks for requests and a batch that no clock counts, then for the memory they took.
+    """Asks for requests and batches that no clock counts, then for the memory they took.
 
     Returns the number of answers to come, the last of which is the memory.
     """
-    for _ in range(settings.warmup_requests):
-        worker.send(do="generate", ids=[prompts[0]], new_tokens=settings.new_tokens)
-    batch = _batch(prompts, settings)
-    worker.send(do="generate", ids=batch, new_tokens=settings.new_tokens)
+    batches = [batch_of(prompts, *shape) for shape in settings.batches.values()]
+    for ids in [[prompts[0]]] * settings.warmup_requests + batches:
+        worker.send(do="generate", ids=ids, new_tokens=settings.new_tokens)
     worker.send(do="memory")
-    return settings.warmup_requests + 2
+    return settings.warmup_requests + len(batches) + 1
 
 
-def _last_answer(worker: ModelProcess, count: int) -> dict[str, Any]:
+def _last_answer(worker: ModelProcess, count: int) -> Answer:
     return [worker.receive() for _ in range(count)][-1]
 
 
-def _turns(round_number: int) -> tuple[str, ...]:
+def _turns(number: int) -> tuple[str, ...]:
     """Who goes first alternates: A B, B A, A B, ..."""
-    return SIDES if round_number % 2 == 0 else SIDES[::-1]
+    return SIDES if number % 2 == 0 else SIDES[::-1]
+
+
+def _pair(workers: Workers, ids: dict[str, list[list[int]]], new_tokens: int, number: int) -> Pair:
+    """One request of each side, one right after the other."""
+    return {
+        side: workers[side].ask(do="generate", ids=ids[side], new_tokens=new_tokens)
+        for side in _turns(number)
+    }
 
 
 def _requests(
-    workers: dict[str, ModelProcess], prompts: Prompts, settings: BenchmarkSettings
-) -> Samples:
+    workers: Workers, prompts: Prompts, settings: BenchmarkSettings
+) -> tuple[list[Pair], str]:
+    """Pairs of requests, and what ended them."""
     from tqdm import tqdm
 
-    samples: Samples = []
-    for number in tqdm(range(len(prompts["dense"])), "latency", unit="prompt"):
-        for side in _turns(number):
-            prompt = prompts[side][number]
-            answer = workers[side].ask(do="generate", ids=[prompt], new_tokens=settings.new_tokens)
-            samples.append({"prompt": number, "model": side, "prompt_tokens": len(prompt)} | answer)
-    return samples
+    count = len(prompts["dense"])
+
+    def one(round_number: int, number: int) -> Pair:
+        ids = {side: [prompts[side][number]] for side in SIDES}
+        pair = _pair(workers, ids, settings.new_tokens, number + round_number)
+        return {
+            side: {
+                "prompt": number,
+                "round": round_number,
+                "model": side,
+                "prompt_tokens": len(ids[side][0]),
+            }
+            | answer
+            for side, answer in pair.items()
+        }
+
+    def planned() -> Iterator[Callable[[], Pair]]:
+        for index in tqdm(range(count * settings.max_rounds), "latency", unit="pair"):
+            yield partial(one, *divmod(index, count))
+
+    rule = StopRule(
+        target_ci_pct=settings.target_ci_pct,
+        budget_s=settings.budget_s,
+        min_pairs=settings.min_pairs,
+    )
+    return collect(planned(), lambda done: latency_ratio(done, settings), rule)
 
 
-def _batches(
-    workers: dict[str, ModelProcess], prompts: Prompts, settings: BenchmarkSettings
-) -> Samples:
+def _all_batches(
+    workers: Workers, prompts: Prompts, settings: BenchmarkSettings
+) -> dict[str, list[Pair]]:
+    """Pairs of batch requests of every kind, by label."""
     from tqdm import tqdm
 
-    batch = {side: _batch(prompts[side], settings) for side in SIDES}
-    samples: Samples = []
-    for number in tqdm(range(settings.batch_rounds), "throughput", unit="batch"):
-        for side in _turns(number):
-            answer = workers[side].ask(
-                do="generate", ids=batch[side], new_tokens=settings.new_tokens
-            )
-            samples.append({"model": side, "total_ms": answer["total_ms"]})
-    return samples
+    found: dict[str, list[Pair]] = {}
+    for label, shape in settings.batches.items():
+        ids = {side: batch_of(prompts[side], *shape) for side in SIDES}
+        rounds = tqdm(range(settings.batch_rounds), f"throughput {label}", unit="pair")
+        found[label] = [_pair(workers, ids, settings.new_tokens, number) for number in rounds]
+    return found
 
 
 def _memory(
     folders: dict[str, Path],
+    first: dict[str, Answer],
     prompts: Prompts,
     settings: BenchmarkSettings,
     threads: int,
-) -> list[dict[str, dict[str, Any]]]:
-    """Both models' memory after the warm-up, in further pairs of fresh processes.
+    cache: Path | None,
+) -> dict[str, list[Answer]]:
+    """Both models' memory after the warm-up, in the timed processes and in further fresh ones.
 
     The two work at the same time, on half of the cores each: a clock would mind, the kernel's
     accounting does not.
     """
     from tqdm import tqdm
 
-    rounds = []
-    for _ in tqdm(range(settings.memory_rounds - 1), "memory", unit="pair"):
+    rounds = settings.memory_rounds - 1
+    key = digest_of(prompts["dense"], settings.batches, settings.new_tokens, rounds, threads)
+    versions = digest_of(describe_machine(threads))
+    note = cache / f"{key}-{versions}.json" if cache else None
+    found: dict[str, list[Answer]] = {side: [] for side in SIDES}
+    if note is not None and note.is_file():
+        found["dense"] = json.loads(note.read_text(encoding="ascii"))
+    for _ in tqdm(range(rounds), "memory", unit="round"):
+        wanted = {side: folders[side] for side in SIDES if len(found[side]) < rounds}
         with ExitStack() as stack:
-            workers = {
-                side: stack.enter_context(
-                    ModelProcess(folder, max(threads // 2, 1), settings.timeout_s)
-                )
-                for side, folder in folders.items()
-            }
+            workers = _start(stack, wanted, max(threads // 2, 1), settings)
             counts = {
                 side: _start_warm_up(worker, prompts[side], settings) + 1
                 for side, worker in workers.items()
             }
-            rounds.append({side: _last_answer(workers[side], n) for side, n in counts.items()})
-    return rounds
+            for side, count in counts.items():
+                found[side].append(_last_answer(workers[side], count))
+    if note is not None:
+        _keep(note, found["dense"])
+    return {side: [first[side], *found[side]] for side in SIDES}
 
 
-def _batch(prompts: list[list[int]], settings: BenchmarkSettings) -> list[list[int]]:
-    """Prompts cut to one length, so that no padding is measured."""
-    length = min(len(prompt) for prompt in prompts)
-    return [prompts[i % len(prompts)][:length] for i in range(settings.batch_size)]
+def _keep(note: Path, answers: list[Answer]) -> None:
+    note.parent.mkdir(parents=True, exist_ok=True)
+    partial_note = note.with_suffix(f".{os.getpid()}")
+    partial_note.write_text(json.dumps(answers), encoding="ascii")
+    os.replace(partial_note, note)
 
 
-def _compare(
-    requests: Samples,
-    batches: Samples,
-    memory: list[dict[str, dict[str, Any]]],
-    settings: BenchmarkSettings,
-    machine: dict[str, Any],
-) -> SpeedComparison:
-    resamples = settings.bootstrap_resamples
-    totals = {side: _column(requests, side, "total_ms") for side in SIDES}
-    rounds = {side: _column(batches, side, "total_ms") for side in SIDES}
-    peaks = {side: [one[side]["peak_memory_mib"] for one in memory] for side in SIDES}
-    speeds = {
-        side: _speed(requests, rounds[side], peaks[side], memory[0][side], side, settings)
+def batch_of(prompts: list[list[int]], size: int, tokens: int | None) -> list[list[int]]:
+    """So many prompts of one length, so that no padding is measured.
+
+    Without a length they are cut to the shortest; to a given one, each is filled up with the
+    prompts after it.
+    """
+    if tokens is None:
+        length = min(len(prompt) for prompt in prompts)
+        return [prompts[i % len(prompts)][:length] for i in range(size)]
+    return [_filled(prompts, i % len(prompts), tokens) for i in range(size)]
+
+
+def _filled(prompts: list[list[int]], first: int, tokens: int) -> list[int]:
+    ids: list[int] = []
+    while len(ids) < tokens:
+        ids += prompts[first % len(prompts)]
+        first += 1
+    return ids[:tokens]
+
+
+def _shapes(prompts: Prompts, settings: BenchmarkSettings) -> dict[str, dict[str, tuple[int, int]]]:
+    """Each side's batches as (sequences, prompt tokens), by label."""
+    return {
+        side: {
+            label: (len(ids), len(ids[0]))
+            for label, shape in settings.batches.items()
+            if (ids := batch_of(prompts[side], *shape))
+        }
         for side in SIDES
     }
-    speedup = median_ratio(totals["dense"], totals["pruned"], resamples=resamples)
-    dense, pruned = speeds["dense"], speeds["pruned"]
-    return SpeedComparison(
-        dense=dense,
-        pruned=pruned,
-        speedup=speedup,
-        throughput_ratio=_throughput_ratio(requests, resamples),
-        batch_throughput_ratio=median_ratio(rounds["dense"], rounds["pruned"], resamples=resamples),
-        memory_ratio=median_ratio(peaks["pruned"], peaks["dense"], resamples=resamples),
-        bandwidth_limit_speedup=dense.mib_read_per_token / pruned.mib_read_per_token,
-        prompts=len(totals["dense"]),
-        new_tokens=settings.new_tokens,
-        batch_size=settings.batch_size,
-        samples=tuple(requests),
-        machine=machine,
-    )
-
-
-def _column(samples: Samples, side: str, field: str) -> list[float]:
-    """One model's values of a field, in prompt order."""
-    return [sample[field] for sample in samples if sample["model"] == side]
-
-
-def _throughput_ratio(requests: Samples, resamples: int) -> Interval:
-    """Decode rate, pruned over dense: tokens after the first, so prompts do not count."""
-    rate = {side: [1 / t for t in _column(requests, side, "tpot_ms")] for side in SIDES}
-    return median_ratio(rate["pruned"], rate["dense"], resamples=resamples)
-
-
-def _speed(
-    requests: Samples,
-    batch_ms: list[float],
-    peaks_mib: list[float],
-    memory: dict[str, Any],
-    side: str,
-    settings: BenchmarkSettings,
-) -> Speed:
-    import numpy as np
-
-    totals = _column(requests, side, "total_ms")
-    p50, p90, p99 = (float(np.percentile(totals, q)) for q in (50, 90, 99))
-    per_batch = settings.batch_size * settings.new_tokens
-    tpot_ms = float(np.median(_column(requests, side, "tpot_ms")))
-    return Speed(
-        latency_ms_mean=float(np.mean(totals)),
-        latency_ms_p50=p50,
-        latency_ms_p90=p90,
-        latency_ms_p99=p99,
-        ttft_ms=float(np.median(_column(requests, side, "ttft_ms"))),
-        tpot_ms=tpot_ms,
-        throughput_tokens_per_s=1000 / tpot_ms,
-        batch_throughput_tokens_per_s=1000 * per_batch / float(np.median(batch_ms)),
-        peak_memory_mib=float(np.median(peaks_mib)),
-        weights_mib=memory["weights_mib"],
-        mib_read_per_token=memory["mib_read_per_token"],
-    )

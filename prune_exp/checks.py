@@ -80,6 +80,8 @@ def check(settings: Settings) -> None:
     for name, value, least in _counts(settings):
         if value < least:
             raise SettingError(f"{name}={value:g} is too small; use {name}={least:g} or more")
+    if settings.benchmark.enabled and not settings.benchmark.batch_sizes:
+        raise SettingError("benchmark.batch_sizes is empty; try benchmark.batch_sizes=[8]")
     one_of("search.sampler", settings.search.sampler, SAMPLERS)
     _ = settings.search.limits
     for metric, direction in settings.search.directions.items():
@@ -224,7 +226,12 @@ def _counts(settings: Settings) -> list[tuple[str, float, float]]:
         ("benchmark.prompts", benchmark.prompts, 2),
         ("benchmark.new_tokens", benchmark.new_tokens, 2),
         ("benchmark.warmup_requests", benchmark.warmup_requests, 0),
-        ("benchmark.batch_size", benchmark.batch_size, 1),
+        ("benchmark.max_rounds", benchmark.max_rounds, 1),
+        ("benchmark.min_pairs", benchmark.min_pairs, 2),
+        ("benchmark.target_ci_pct", _or(benchmark.target_ci_pct, 1), 0.1),
+        ("benchmark.budget_s", _or(benchmark.budget_s, 1), 1),
+        *(("benchmark.batch_sizes", size, 1) for size in benchmark.batch_sizes),
+        *(("benchmark.prompt_tokens", length, 1) for length in benchmark.prompt_tokens),
         ("benchmark.batch_rounds", benchmark.batch_rounds, 2),
         ("benchmark.memory_rounds", benchmark.memory_rounds, 2),
         ("benchmark.threads", benchmark.threads or 1, 1),
@@ -235,3 +242,7 @@ def _counts(settings: Settings) -> list[tuple[str, float, float]]:
         ("search.max_failures", settings.search.max_failures or 1, 1),
         ("quality.max_perplexity_ratio", settings.quality.max_perplexity_ratio, 1),
     ]
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

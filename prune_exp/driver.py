@@ -139,6 +139,7 @@ def objectives(settings: Settings, *, searching: bool) -> dict[str, str]:
         speed=settings.benchmark.enabled,
         quality=settings.quality.enabled,
         recovery=settings.recovery.name != "none",
+        batches=list(settings.benchmark.batches),
     )
     directions = settings.search.directions
     if not searching:

@@ -1,5 +1,7 @@
 """Plots of tracked figures. The dense model is grey and the pruned one blue, everywhere."""
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,26 @@ DENSE, PRUNED, INK = "#8c8c8c", "#0072b2", "#222222"
 Metrics = dict[str, float]
 
 
-def _new(columns: int, rows: int, title: str) -> tuple[Any, Any]:
+def batch_labels(metrics: Metrics) -> list[str]:
+    """Labels of the batches that were measured, such as b8 or b8_p128, by size and length."""
+    found = (re.fullmatch(r"throughput_(b\d+(?:_p\d+)?)_ratio", key) for key in metrics)
+    labels = [match.group(1) for match in found if match]
+    return sorted(labels, key=lambda label: [int(n) for n in re.findall(r"\d+", label)])
+
+
+def batch_name(label: str) -> str:
+    """A label in words: `b8_p128` is batch 8, 128-token prompts."""
+    size, *length = re.findall(r"\d+", label)
+    return f"batch {size}" + (f", {length[0]}-token prompts" if length else "")
+
+
+def _new(
+    columns: int, rows: int, title: str, size: tuple[float, float] | None = None
+) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4 * columns, 3.6 * rows), layout="constrained")
+    figure = Figure(figsize=size or (4.4 * columns, 3.6 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=15, color=INK)
     return figure, figure.subplots(rows, columns)
@@ -105,10 +122,11 @@ def detailed_comparison(metrics: Metrics, samples: list[dict[str, Any]], path: P
         metrics["dense/weights_mib"],
         metrics["pruned/weights_mib"],
     )
-    key = "batch_throughput_tokens_per_s"
+    label = batch_labels(metrics)[0]
+    key = f"throughput_{label}_tokens_per_s"
     _pair(
         axes[0, 2],
-        "Batch throughput",
+        f"Throughput, {batch_name(label)}",
         "tokens/s",
         metrics[f"dense/{key}"],
         metrics[f"pruned/{key}"],
@@ -143,11 +161,12 @@ def _distribution(axis: Any, samples: list[dict[str, Any]]) -> None:
 
 
 def _improvements(axis: Any, metrics: Metrics) -> None:
+    label = batch_labels(metrics)[0]
     names = {
         "latency_reduction_pct": "latency\nsaved",
         "memory_reduction_pct": "memory\nsaved",
         "throughput_gain_pct": "throughput\ngained",
-        "batch_throughput_gain_pct": "batch thr.\ngained",
+        f"throughput_{label}_gain_pct": f"{batch_name(label)}\ngained",
     }
     values = [metrics[key] for key in names]
     below = [metrics[key] - metrics[f"{key}_ci95_low"] for key in names]
@@ -174,3 +193,74 @@ def _scatter(axis: Any, samples: list[dict[str, Any]]) -> None:
     axis.set(xlim=(0, top), ylim=(0, top), xlabel="dense, ms", ylabel="pruned, ms")
     axis.set_title("Each prompt's latency")
     axis.spines[["top", "right"]].set_visible(False)
+
+
+MARKERS = ("s", "D", "v", "P", "X", "*")
+
+
+def roofline(metrics: Metrics, path: Path) -> None:
+    """Operations a second against operations per byte, under what the machine allows.
+
+    After Williams, Waterman and Patterson 2009 (doi:10.1145/1498765.1498785).
+    """
+    figure, axis = _new(1, 1, "What the machine allows, and what was reached", size=(8.4, 5.4))
+    phases = [("prefill", "prefill", "^"), ("decode", "decode, batch 1", "o")]
+    phases += [
+        (f"decode_{label}", f"decode, {batch_name(label)}", MARKERS[i % len(MARKERS)])
+        for i, label in enumerate(batch_labels(metrics))
+    ]
+    _roof(axis, metrics, [metrics[f"dense/{phase}_flop_per_byte"] for phase, _, _ in phases])
+    for phase, _, marker in phases:
+        for side, colour in (("dense", DENSE), ("pruned", PRUNED)):
+            x, y = (metrics[f"{side}/{phase}_{unit}"] for unit in ("flop_per_byte", "gflop_per_s"))
+            axis.scatter(
+                x, y, marker=marker, s=80, color=colour, edgecolor="white", alpha=0.85, zorder=3
+            )
+    _roofline_legend(axis, phases)
+    figure.savefig(path, dpi=110)
+
+
+def _roof(axis: Any, metrics: Metrics, intensities: list[float]) -> None:
+    """The slope of the bandwidth up to the ceiling of the arithmetic, and what they are."""
+    slope, ceiling = metrics["machine/read_bandwidth_gb_per_s"], metrics["machine/peak_gflop_per_s"]
+    knee = ceiling / slope
+    left, right = min(intensities) / 2.5, max(*intensities, knee) * 4
+    axis.loglog([left, knee, right], [left * slope, ceiling, ceiling], color=INK, linewidth=1.6)
+    axis.text(
+        (at := (left * knee) ** 0.5),
+        1.12 * at * slope,
+        f"memory: {slope:.1f} GB/s read",
+        color=INK,
+        ha="center",
+        va="bottom",
+        rotation=math.degrees(math.atan(slope)),
+        rotation_mode="anchor",
+        transform_rotates_text=True,
+    )
+    axis.annotate(
+        f"arithmetic: {ceiling:.0f} GFLOP/s, fp32",
+        (right, ceiling),
+        (-4, 6),
+        textcoords="offset points",
+        color=INK,
+        ha="right",
+    )
+    axis.set(xlim=(left, right), xlabel="arithmetic intensity, FLOP/byte", ylabel="GFLOP/s")
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_formatter("{x:g}")
+        scale.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axis.grid(visible=True, which="both", color="#ececec", linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _roofline_legend(axis: Any, phases: list[tuple[str, str, str]]) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    def dot(label: str, colour: str, marker: str) -> Any:
+        return Line2D([], [], linestyle="", marker=marker, color=colour, markersize=8, label=label)
+
+    models = [Patch(color=DENSE, label="dense"), Patch(color=PRUNED, label="pruned")]
+    shapes = [dot(name, INK, marker) for _, name, marker in phases]
+    axis.legend(handles=models + shapes, loc="lower right", edgecolor="none", fontsize=9)

@@ -11,7 +11,7 @@ from prune_exp.cache import digest_of
 from prune_exp.corpus import Corpus, load_corpus
 from prune_exp.masks import check_masks
 from prune_exp.records import ModelShape
-from prune_exp.settings import SettingError, Settings
+from prune_exp.settings import BenchmarkSettings, SettingError, Settings
 from prune_exp.training_text import split_documents
 from prune_exp.vocabulary import removable_tokens
 from prune_exp.voters import check_voters
@@ -39,8 +39,10 @@ def prepare(settings: Settings) -> Inputs:
     cache_dir = Path(settings.cache_dir).expanduser()
     source = models.locate(settings.model, cache_dir)
     tokenizer = models.load_tokenizer(source.folder)
+    skeleton = models.skeleton(source.folder)
+    check_lengths(settings.benchmark, skeleton.config)
     shape = replace(
-        models.shape_of(models.skeleton(source.folder)),
+        models.shape_of(skeleton),
         vocab_removable=removable_tokens(tokenizer),
     )
     check_request(settings, shape)
@@ -55,6 +57,18 @@ def prepare(settings: Settings) -> Inputs:
     )
     check_recovery(settings, found)
     return found
+
+
+def check_lengths(benchmark: BenchmarkSettings, config: Any) -> None:
+    """Raises SettingError for batches whose prompts and new tokens the model has no room for."""
+    room = getattr(config, "max_position_embeddings", None)
+    longest = max(benchmark.prompt_tokens, default=0)
+    if benchmark.enabled and room is not None and longest + benchmark.new_tokens > room:
+        raise SettingError(
+            f"benchmark.prompt_tokens={longest} and benchmark.new_tokens={benchmark.new_tokens}"
+            f" exceed the model's {room} positions; use benchmark.prompt_tokens=["
+            f"{max(room - benchmark.new_tokens, 1)}] or less"
+        )
 
 
 def check_points(points: list[Settings]) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 Metrics = dict[str, float]
 Rule = Callable[[Metrics], str | None]
+BUSY_LOAD_PER_CORE = 1.2
+BUSY_PCT = 25.0
 
 
 def _interval(m: Metrics, key: str, form: str) -> str:
@@ -77,6 +79,45 @@ def limit(m: Metrics) -> str | None:
     )
 
 
+def where_memory_goes(m: Metrics) -> str | None:
+    """The saving split into weights, keys and values, and the rest."""
+    if "saved/peak_memory_mib" not in m:
+        return None
+    parts = (("weights", "weights"), ("kv_cache", "keys and values"), ("buffers", "buffers"))
+    split = ", ".join(f"{name} {m[f'saved/{part}_mib']:+.1f}" for part, name in parts)
+    return f"Of the peak, {m['saved/peak_memory_mib']:+.1f} MiB were saved: {split}."
+
+
+def bandwidth(m: Metrics) -> str | None:
+    """How near decoding comes to the machine's own limit."""
+    if "dense/share_of_bandwidth" not in m:
+        return None
+    shares = [100 * m[f"{side}/share_of_bandwidth"] for side in ("dense", "pruned")]
+    sentence = (
+        f"Decoding reads memory at {shares[0]:.0f} % (dense) and {shares[1]:.0f} % (pruned) of the"
+        f" {m['machine/read_bandwidth_gb_per_s']:.1f} GB/s that this machine was measured to read."
+    )
+    if max(shares) > 100:
+        sentence += " More than 100 % means that the bandwidth was measured too low."
+    return sentence
+
+
+def busy(m: Metrics) -> str | None:
+    """A warning when something else was using the machine as the measurement began.
+
+    Pruning on all cores just before adds up to one per core to the load average, so only more than
+    that speaks of others; the use of the cores while the trial idles speaks of them directly.
+    """
+    load, use = m.get("machine/load_per_core_start", 0.0), m.get("machine/busy_pct_start", 0.0)
+    if load <= BUSY_LOAD_PER_CORE and use <= BUSY_PCT:
+        return None
+    return (
+        f"Warning: the machine was busy when the measurement began (load average {load:.2f} per"
+        f" core, {use:.0f} % of the cores in use by others); times are longer and intervals wider"
+        " than on a quiet one."
+    )
+
+
 def sparsity(m: Metrics) -> str | None:
     """Whether the request was met."""
     asked, got = 100 * m["sparsity_requested"], m["params_pruned_pct"]
@@ -107,11 +148,13 @@ def training(m: Metrics) -> str | None:
     )
 
 
-SUMMARY = (sparsity, speed, text, memory, quality, training)
+SUMMARY = (sparsity, speed, text, memory, quality, training, busy)
 RULES: tuple[Rule, ...] = (
     *SUMMARY,
     agreement,
     limit,
+    bandwidth,
+    where_memory_goes,
 )
 
 

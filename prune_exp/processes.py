@@ -1,4 +1,4 @@
-"""Worker processes from the measuring side, and the machine that they run on."""
+"""Worker processes from the measuring side."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ class ModelProcess:
     def __init__(self, folder: Path, threads: int, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        started = str(time.monotonic())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "prune_exp.worker", str(folder), str(threads)],
+            [sys.executable, "-m", "prune_exp.worker", str(folder), str(threads), started],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"},
+            env=environment_of(threads),
         )
 
     def __enter__(self) -> "ModelProcess":
@@ -76,26 +78,6 @@ class ModelProcess:
         return f"the measured model's process ended with code {code}: {last}"
 
 
-def available_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def describe_machine(threads: int) -> dict[str, Any]:
-    """Processor, cores, threads, system and load."""
-    import platform
-
-    return {
-        "threads": threads,
-        "cores": os.cpu_count(),
-        "processor": _processor(),
-        "system": platform.platform(),
-        "load_average_start": os.getloadavg()[0],
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
+def environment_of(threads: int) -> dict[str, str]:
+    """The environment of a measured process."""
+    return os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}

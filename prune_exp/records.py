@@ -1,8 +1,11 @@
 """What a trial found out. Frozen, JSON-able, and flattened to metrics in one place."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
+
+from prune_exp.speed import BatchSpeed, Interval, SpeedComparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +104,6 @@ class PruningPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A value with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Quality:
     """Held-out quality of one model, and of the pruned one against the dense one."""
 
@@ -138,50 +132,6 @@ class QualityComparison:
     def maintained(self) -> bool:
         """True when even the upper end of the interval is within the configured limit."""
         return self.perplexity_ratio.high <= self.max_perplexity_ratio
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """One model's measurements in its own process."""
-
-    latency_ms_mean: float
-    latency_ms_p50: float
-    latency_ms_p90: float
-    latency_ms_p99: float
-    ttft_ms: float
-    """Time to the first token, median."""
-    tpot_ms: float
-    """Time per output token after the first, median."""
-    throughput_tokens_per_s: float
-    """New tokens a second at batch 1."""
-    batch_throughput_tokens_per_s: float
-    """New tokens a second at the configured batch size."""
-    peak_memory_mib: float
-    """Peak resident memory of the process above its level before the model loads."""
-    weights_mib: float
-    mib_read_per_token: float
-    """Weights read for every token: all but the rows of an untied embedding."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedComparison:
-    """Paired measurement of the dense and the pruned model."""
-
-    dense: Speed
-    pruned: Speed
-    speedup: Interval
-    """Median over prompts of dense latency / pruned latency."""
-    throughput_ratio: Interval
-    batch_throughput_ratio: Interval
-    memory_ratio: Interval
-    """Pruned peak / dense peak."""
-    bandwidth_limit_speedup: float
-    """Bytes per token of the dense model / of the pruned one."""
-    prompts: int
-    new_tokens: int
-    batch_size: int
-    samples: tuple[dict[str, Any], ...] = ()
-    machine: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,10 +192,18 @@ class TrialResult:
 EVERY_TRIALS_PHASES = ("load", "prune", "export")
 
 
-def metric_keys(*, speed: bool, quality: bool, recovery: bool = False) -> list[str]:
-    """The keys that a trial will have, known before it runs: those of a made-up result."""
+def metric_keys(
+    *, speed: bool, quality: bool, recovery: bool = False, batches: Sequence[str] = ("b8",)
+) -> list[str]:
+    """The keys that a trial will have, known before it runs: those of a made-up result.
+
+    `batches` are the labels of the batch requests.
+    """
     result = _filled(TrialResult)
     phases = [*EVERY_TRIALS_PHASES, *(["recover"] if recovery else [])]
+    assert result.speed is not None
+    shapes = tuple(replace(_filled(BatchSpeed), label=label) for label in batches)
+    result = replace(result, speed=replace(result.speed, batches=shapes))
     kept = replace(
         result,
         quality=result.quality if quality else None,
@@ -279,7 +237,7 @@ def metrics(result: TrialResult) -> dict[str, float]:
     if result.quality is not None:
         flat |= _quality_metrics(result.quality)
     if result.speed is not None:
-        flat |= _speed_metrics(result.speed)
+        flat |= result.speed.metrics()
     if result.quality is not None and result.speed is not None:
         flat |= _text_metrics(result.quality, result.speed)
     if result.recovery is not None:
@@ -320,15 +278,7 @@ def _text_metrics(quality: QualityComparison, speed: SpeedComparison) -> dict[st
     share = quality.pruned.bytes_per_token / quality.dense.bytes_per_token
     up = speed.speedup
     scaled = Interval(value=share * up.value, low=share * up.low, high=share * up.high)
-    return _interval_metrics("text_speedup", scaled)
-
-
-def _interval_metrics(name: str, interval: Interval) -> dict[str, float]:
-    return {
-        name: interval.value,
-        f"{name}_ci95_low": interval.low,
-        f"{name}_ci95_high": interval.high,
-    }
+    return scaled.metrics("text_speedup")
 
 
 def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
@@ -340,47 +290,10 @@ def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
             flat[name] = value
     return (
         flat
-        | _interval_metrics("perplexity_ratio", quality.perplexity_ratio)
+        | quality.perplexity_ratio.metrics("perplexity_ratio")
         | {
             "bits_per_byte_increase": quality.pruned.bits_per_byte - quality.dense.bits_per_byte,
             "heldout_tokens": quality.dense.tokens,
             "quality_maintained": quality.maintained,
         }
     )
-
-
-def _percent(interval: Interval, *, gain: bool) -> Interval:
-    """A ratio as a percentage: what was gained over 1, or what was saved from 1."""
-    low, high = sorted((interval.low, interval.high), reverse=not gain)
-    sign = 1 if gain else -1
-    return Interval(
-        value=100 * sign * (interval.value - 1),
-        low=100 * sign * (low - 1),
-        high=100 * sign * (high - 1),
-    )
-
-
-def _speed_metrics(speed: SpeedComparison) -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for side, one in (("dense", speed.dense), ("pruned", speed.pruned)):
-        flat |= {f"{side}/{key}": value for key, value in asdict(one).items()}
-    up = speed.speedup
-    latency = Interval(value=1 / up.value, low=1 / up.high, high=1 / up.low)
-    for name, interval in (
-        ("speedup", up),
-        ("latency_ratio", latency),
-        ("latency_reduction_pct", _percent(latency, gain=False)),
-        ("memory_ratio", speed.memory_ratio),
-        ("memory_reduction_pct", _percent(speed.memory_ratio, gain=False)),
-        ("throughput_ratio", speed.throughput_ratio),
-        ("throughput_gain_pct", _percent(speed.throughput_ratio, gain=True)),
-        ("batch_throughput_ratio", speed.batch_throughput_ratio),
-        ("batch_throughput_gain_pct", _percent(speed.batch_throughput_ratio, gain=True)),
-    ):
-        flat |= _interval_metrics(name, interval)
-    limit = speed.bandwidth_limit_speedup
-    return flat | {
-        "bandwidth_limit_speedup": limit,
-        "share_of_limit": speed.speedup.value / limit,
-        "test_prompts": speed.prompts,
-    }

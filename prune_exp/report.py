@@ -1,11 +1,13 @@
 """The performance report: a function of what the store holds, nothing typed in."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from prune_exp import figures
+from prune_exp.figures import batch_labels, batch_name
 from prune_exp.insights import SUMMARY, insights
 from prune_exp.settings import TrackingSettings
 from prune_exp.tracked import CANDIDATE, Choice, TrackedTrial, read_artifact, store_uri
@@ -16,7 +18,7 @@ INTERVALS = (
     ("Latency reduction", "latency_reduction_pct", ".1f", " %"),
     ("Memory saved", "memory_reduction_pct", ".1f", " %"),
     ("Throughput gain, batch 1", "throughput_gain_pct", ".1f", " %"),
-    ("Throughput gain, batch", "batch_throughput_gain_pct", ".1f", " %"),
+    ("Prefill speedup", "prefill_speedup", ".2f", "x"),
     ("Perplexity ratio", "perplexity_ratio", ".2f", "x"),
 )
 DETAILS = (
@@ -24,14 +26,23 @@ DETAILS = (
     ("Latency p50 (ms)", "latency_ms_p50", ".1f"),
     ("Latency p90 (ms)", "latency_ms_p90", ".1f"),
     ("Latency p99 (ms)", "latency_ms_p99", ".1f"),
-    ("Time to first token (ms)", "ttft_ms", ".1f"),
-    ("Time per output token (ms)", "tpot_ms", ".2f"),
-    ("Peak memory (MiB)", "peak_memory_mib", ".1f"),
-    ("Weights (MiB)", "weights_mib", ".1f"),
+    ("Prefill: time to first token (ms)", "ttft_ms", ".1f"),
+    ("Prefill, p99 (ms)", "ttft_ms_p99", ".1f"),
+    ("Decode: time per output token (ms)", "tpot_ms", ".2f"),
+    ("Decode, p99 (ms)", "tpot_ms_p99", ".2f"),
     ("Throughput, batch 1 (tokens/s)", "throughput_tokens_per_s", ".1f"),
-    ("Throughput, batch (tokens/s)", "batch_throughput_tokens_per_s", ".1f"),
+    ("Peak memory (MiB)", "peak_memory_mib", ".1f"),
+    ("Start-up of the process (s)", "startup_s", ".1f"),
     ("Bits per byte, held out", "bits_per_byte", ".3f"),
     ("Perplexity, held out", "perplexity", ".1f"),
+)
+LIMITS = (
+    ("Read per token (MiB)", "mib_read_per_token", ".1f"),
+    ("Limit by bandwidth (tokens/s)", "bandwidth_limit_tokens_per_s", ".1f"),
+    ("Attained (tokens/s)", "throughput_tokens_per_s", ".1f"),
+    ("Share of the bandwidth", "share_of_bandwidth", ".0%"),
+    ("FLOP per byte", "decode_flop_per_byte", ".2f"),
+    ("GFLOP/s", "decode_gflop_per_s", ".1f"),
 )
 
 
@@ -48,9 +59,11 @@ def write_report(
         machine = read_artifact(best.trial.run_id, "machine.json", Path(scratch)) or {}
     written: list[Path] = []
     if "speedup" in metrics:
-        written = [folder / name for name in ("dashboard_overview.png", "detailed_comparison.png")]
+        names = ("dashboard_overview.png", "detailed_comparison.png", "roofline.png")
+        written = [folder / name for name in names]
         figures.dashboard_overview(metrics, written[0])
         figures.detailed_comparison(metrics, samples, written[1])
+        figures.roofline(metrics, written[2])
     page = folder / "report.md"
     page.write_text(markdown(root_run_id, trials, best, samples, machine), encoding="utf-8")
     client = MlflowClient()
@@ -77,6 +90,8 @@ def markdown(
         "## Detailed metrics\n\n" + _details(metrics),
         "## Improvements\n\n" + _improvements(metrics),
         "## Visual dashboard\n\n" + _images(metrics),
+        "## Where memory goes\n\n" + _memory(metrics),
+        "## The limit\n\n" + _limit(metrics),
         "## Key insights\n\n" + "\n".join(f"- {line}" for line in insights(metrics)),
         "## All trials\n\n" + _trials(trials),
         "## Sample outputs\n\n" + _outputs(samples),
@@ -117,22 +132,71 @@ def _indicators(m: Metrics) -> str:
 
 def _details(m: Metrics) -> str:
     rows = [["Parameters", f"{m['params_total']:,.0f}", f"{m['params_active']:,.0f}"]]
-    rows += [
-        [name, f"{m[f'dense/{key}']:{form}}", f"{m[f'pruned/{key}']:{form}}"]
-        for name, key, form in DETAILS
-        if f"dense/{key}" in m
+    batches = [
+        (f"Throughput, {batch_name(label)} (tokens/s)", f"throughput_{label}_tokens_per_s", ".1f")
+        for label in batch_labels(m)
     ]
+    rows += _both(m, [*DETAILS, *batches])
     return table(["Metric", "Baseline (dense)", "Optimized (pruned)"], rows)
 
 
+def _both(m: Metrics, wanted: Sequence[tuple[str, str, str]]) -> list[list[str]]:
+    """Rows of what was measured of both models."""
+    return [
+        [name, f"{m[f'dense/{key}']:{form}}", f"{m[f'pruned/{key}']:{form}}"]
+        for name, key, form in wanted
+        if f"dense/{key}" in m
+    ]
+
+
+def _memory(m: Metrics) -> str:
+    if "saved/peak_memory_mib" not in m:
+        return "Memory was not measured."
+    parts = (
+        ("Weights", "weights_mib"),
+        ("Keys and values, largest request", "kv_cache_mib"),
+        ("Buffers: the rest of the peak", "buffers_mib"),
+        ("Peak above the level before the load", "peak_memory_mib"),
+    )
+    rows = [
+        [name, *(f"{m[f'{column}/{key}']:.1f}" for column in ("dense", "pruned", "saved"))]
+        for name, key in parts
+    ]
+    return (
+        table(["MiB", "Dense", "Pruned", "Saved"], rows)
+        + "\n\nThe peak is the kernel's own record of a fresh process; weights and keys and values"
+        " are counted from shapes, and the cache held"
+        f" {m['dense/kv_cache_measured_mib']:.1f} and {m['pruned/kv_cache_measured_mib']:.1f} MiB"
+        " when the largest request ended."
+    )
+
+
+def _limit(m: Metrics) -> str:
+    if "machine/read_bandwidth_gb_per_s" not in m:
+        return "Speed was not measured."
+    rows = _both(m, LIMITS)
+    return (
+        table(["Decoding, batch 1", "Dense", "Pruned"], rows)
+        + f"\n\nThis machine was measured to read {m['machine/read_bandwidth_gb_per_s']:.1f} GB/s,"
+        f" to copy {m['machine/copy_bandwidth_gb_per_s']:.1f} GB/s and to compute"
+        f" {m['machine/peak_gflop_per_s']:.0f} GFLOP/s with the same number of threads. Bytes are"
+        " counted, not observed: all matrices once, one row of each table, and the keys and values"
+        " attended to.\n\n![Roofline](roofline.png)"
+    )
+
+
 def _improvements(m: Metrics) -> str:
+    batches = [
+        (f"Throughput gain, {batch_name(label)}", f"throughput_{label}_gain_pct", ".1f", " %")
+        for label in batch_labels(m)
+    ]
     rows = [
         [
             name,
             f"{m[key]:{form}}{unit}",
             f"{m[f'{key}_ci95_low']:{form}} to {m[f'{key}_ci95_high']:{form}}",
         ]
-        for name, key, form, unit in INTERVALS
+        for name, key, form, unit in [*INTERVALS, *batches]
         if key in m
     ]
     return table(["Change", "Value", "95 % interval"], rows) if rows else "Nothing was measured."
@@ -190,7 +254,7 @@ def _outputs(samples: list[dict[str, Any]]) -> str:
     rows = [
         [s["prompt_text"], texts[s["prompt"], "dense"], texts[s["prompt"], "pruned"]]
         for s in samples
-        if s["model"] == "dense" and s["prompt"] < 3
+        if s["model"] == "dense" and s["prompt"] < 3 and s["round"] == 0
     ]
     return table(["Prompt", "Dense", "Pruned"], rows)
 
@@ -235,10 +299,15 @@ def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
             "Device",
             f"{trial.tags.get('device', 'cpu')}, {machine.get('processor', 'not recorded')}",
         ],
-        ["Threads", str(machine.get("threads", "not recorded"))],
+        ["Cores, threads", f"{machine.get('cores', '?')}, {machine.get('threads', '?')}"],
+        ["Frequency governor", str(machine.get("governor", "not recorded"))],
+        ["Versions", ", ".join(f"{k} {v}" for k, v in machine.get("versions", {}).items())],
         ["Test prompts", _value(m, "test_prompts", ".0f", "")],
         ["New tokens per prompt", params.get("benchmark.new_tokens", "not recorded")],
-        ["Batch size", params.get("benchmark.batch_size", "not recorded")],
+        ["Pairs of requests", _value(m, "test_pairs", ".0f", "")],
+        ["Stopped by", str(machine.get("stopped_by", "not recorded"))],
+        ["Batches", ", ".join(map(batch_name, batch_labels(m))) or "not measured"],
+        ["Seed", params.get("seed", "not recorded")],
         ["Held-out tokens", _value(m, "heldout_tokens", ",.0f", "")],
         ["Training after pruning", _training(trial)],
         ["Voters", params.get("pruning.voters", "not recorded")],
@@ -250,9 +319,10 @@ def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
     return (
         table(["Fact", "Value"], rows)
         + "\n\nBoth models run in fresh processes and answer every prompt in turns, the order"
-        " alternating. Speedup is the median of the per-prompt ratios of latency; throughput at"
+        " alternating. Speedup is the median over pairs of the ratios of latency; throughput at"
         " batch 1 counts tokens after the first. Memory is the process's peak above its level"
-        " before the model loads. Intervals are percentile bootstraps over pairs."
+        " before the model loads. Intervals are percentile bootstraps over pairs and speak of these"
+        " prompts; a percentile such as p99 is that of as many requests as there were pairs."
     )
 
 

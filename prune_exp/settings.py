@@ -162,19 +162,41 @@ class BenchmarkSettings:
     new_tokens: int = 32
     """Tokens generated for every prompt."""
     warmup_requests: int = 1
-    """Requests that each model answers, besides a batch, before the clock counts."""
-    batch_size: int = 8
-    """Sequences generated together in the batch throughput measurement."""
+    """Requests that each model answers, besides a batch of every kind, before the clock counts."""
+    max_rounds: int = 1
+    """Times that every prompt is asked of both models, unless what follows stops earlier."""
+    target_ci_pct: float | None = None
+    """Stop once the 95 % interval of the latency ratio is narrower than this percentage of it."""
+    budget_s: float | None = None
+    """Stop once the requests have taken so many seconds."""
+    min_pairs: int = 12
+    """Neither of the two stops before so many pairs of requests."""
+    batch_sizes: list[int] = field(default_factory=lambda: [8])
+    """Sequences generated together, one throughput measurement for each number."""
+    prompt_tokens: list[int] = field(default_factory=list)
+    """Prompt lengths of the batches, each with every size; when empty, the test prompts cut to the
+    shortest of them."""
     batch_rounds: int = 5
-    """Pairs of batch requests."""
+    """Pairs of batch requests of every kind."""
     memory_rounds: int = 3
-    """Pairs of fresh processes that memory is measured in, the timed pair included."""
+    """Fresh processes of each model that memory is measured in, the timed one included."""
     threads: int | None = None
     """CPU threads of each model's process; the cores this process may use when null."""
     bootstrap_resamples: int = 5000
     """Resamples behind every 95 % interval."""
     timeout_s: float = 600.0
     """A model's process that does not answer a request for this long is given up."""
+
+    @property
+    def batches(self) -> dict[str, tuple[int, int | None]]:
+        """Size and prompt length of every kind of batch, by the label in its metrics' names."""
+        if not self.prompt_tokens:
+            return {f"b{size}": (size, None) for size in self.batch_sizes}
+        return {
+            f"b{size}_p{tokens}": (size, tokens)
+            for size in self.batch_sizes
+            for tokens in self.prompt_tokens
+        }
 
 
 @dataclass(kw_only=True)

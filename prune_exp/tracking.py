@@ -238,7 +238,8 @@ def log_result(result: TrialResult, folder: Path) -> None:
     mlflow.log_dict(result.plan.agreement, "voter_agreement.json")
     if result.speed is not None:
         mlflow.log_text(json.dumps(list(result.speed.samples), indent=1), "samples.json")
-        mlflow.log_dict(result.speed.machine, "machine.json")
+        mlflow.log_dict(result.speed.facts, "machine.json")
+        mlflow.set_tags(_measurement_tags(result.speed.facts))
     mlflow.set_tags(
         {
             f"{PREFIX}weights_sha256": result.weights_sha256,
@@ -257,6 +258,12 @@ def _log_curve(result: TrialResult) -> None:
     for step, loss, validation in () if result.recovery is None else result.recovery.curve:
         losses = {"recovery/train_loss": loss, "recovery/validation_loss": validation}
         mlflow.log_metrics(losses, step=step)
+
+
+def _measurement_tags(facts: dict[str, Any]) -> dict[str, str]:
+    """What a timing depends on, beside the versions and the commit that every run has."""
+    names = ("stopped_by", "processor", "cores", "threads", "governor")
+    return {f"{PREFIX}{name}": str(facts[name]) for name in names}
 
 
 def _log_texts(result: TrialResult) -> None:

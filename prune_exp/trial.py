@@ -109,7 +109,13 @@ def _measure(
     prompts = {
         side: [one(text)["input_ids"] for text in inputs.prompts] for side, one in sides.items()
     }
-    speed = benchmark.measure(inputs.source.folder, checkpoint, prompts, settings.benchmark)
+    speed = benchmark.measure(
+        inputs.source.folder,
+        checkpoint,
+        prompts,
+        settings.benchmark,
+        memory_cache=inputs.cache_dir / "memory" / inputs.source.digest,
+    )
     samples = tuple(
         {
             **{key: value for key, value in sample.items() if key != "ids"},

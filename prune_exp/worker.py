@@ -1,17 +1,18 @@
 """One model in a process of its own that answers requests: what `benchmark` measures.
 
-Started as `python -m prune_exp.worker MODEL_DIR THREADS`; one JSON object a line on standard
-input and output. Times are milliseconds, memory MiB.
+Started as `python -m prune_exp.worker MODEL_DIR THREADS STARTED`, the last a time of the monotonic
+clock; one JSON object a line on standard input and output. Times are milliseconds, memory MiB.
 """
 
 import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-MIB = 1024 * 1024
+from prune_exp.traffic import MIB, footprint_of
 
 
 def memory_mib(field: str) -> float:
@@ -45,7 +46,7 @@ class Stamps:
 
 
 class Worker:
-    """A loaded model and the memory level before it was loaded."""
+    """A loaded model, the memory level before it was loaded, and the largest cache so far."""
 
     def __init__(self, folder: str, threads: int) -> None:
         import torch
@@ -55,6 +56,7 @@ class Worker:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         AutoModelForCausalLM._model_mapping.get(type(config), None)  # imports the architecture
         torch.mm(torch.randn(256, 256), torch.randn(256, 256))
+        self.cache_bytes = 0
         self.level_mib = memory_mib("VmRSS")
         forget_peak()
         self.model: Any = AutoModelForCausalLM.from_pretrained(
@@ -62,11 +64,10 @@ class Worker:
         ).eval()
 
     def generate(self, ids: list[list[int]], new_tokens: int) -> dict[str, Any]:
-        """Greedy tokens for equally long prompts [batch, tokens]; times of each when batch is 1."""
+        """Greedy tokens for equally long prompts [batch, tokens], and when they came."""
         import torch
 
-        prompt = torch.tensor(ids)
-        stamps = Stamps() if len(ids) == 1 else None
+        prompt, stamps = torch.tensor(ids), Stamps()
         start = time.perf_counter()
         with torch.inference_mode():
             output = self.model.generate(
@@ -77,38 +78,41 @@ class Worker:
                 do_sample=False,
                 pad_token_id=0,
                 streamer=stamps,
+                return_dict_in_generate=True,
             )
         total = time.perf_counter() - start
-        answer: dict[str, Any] = {
+        self.cache_bytes = max(self.cache_bytes, cache_bytes(output.past_key_values))
+        return {
             "total_ms": 1000 * total,
-            "ids": output[:, prompt.shape[1] :].tolist(),
+            "ttft_ms": 1000 * (stamps.times[1] - start),
+            "tpot_ms": 1000 * (stamps.times[-1] - stamps.times[1]) / (new_tokens - 1),
+            "ids": output.sequences[:, prompt.shape[1] :].tolist(),
         }
-        if stamps is not None:
-            answer["ttft_ms"] = 1000 * (stamps.times[1] - start)
-            answer["tpot_ms"] = 1000 * (stamps.times[-1] - stamps.times[1]) / (new_tokens - 1)
-        return answer
 
-    def memory(self) -> dict[str, float]:
-        """Peak above the level before the load, and the weights alone."""
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
-        looked_up = 0
-        if embedding.weight is not head.weight:
-            looked_up = embedding.weight.numel() * embedding.weight.element_size()
+    def memory(self) -> dict[str, Any]:
+        """Peak above the level before the load, the largest cache, and what the model reads."""
         return {
             "peak_memory_mib": memory_mib("VmHWM") - self.level_mib,
-            "weights_mib": weights / MIB,
-            "mib_read_per_token": (weights - looked_up) / MIB,
+            "kv_cache_mib": self.cache_bytes / MIB,
+            "footprint": asdict(footprint_of(self.model)),
         }
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of the keys and values that a cache holds when a request has ended."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+    )
 
 
 def main() -> None:
     """Answers requests until standard input ends. Only answers reach standard output."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    start = time.perf_counter()
     worker = Worker(sys.argv[1], int(sys.argv[2]))
-    _send(answers, {"ready_s": time.perf_counter() - start, **worker.memory()})
+    _send(answers, {"startup_s": time.monotonic() - float(sys.argv[3])})
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "generate":

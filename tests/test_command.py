@@ -97,7 +97,7 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
     version = client.get_model_version_by_alias("pruned-tiny", "candidate")
     names = {item.path for item in client.list_artifacts(str(version.run_id))}
     wanted = {"report.md", "dashboard_overview.png", "detailed_comparison.png", "plan.json"}
-    assert wanted | {"samples.json", "voter_agreement.json"} <= names
+    assert wanted | {"samples.json", "voter_agreement.json", "roofline.png"} <= names
     assert len(version.tags["weights_sha256"]) == 64
     script = (
         "import sys, mlflow\n"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from prune_exp.insights import insights, speed
-from prune_exp.records import Interval, _percent
+from prune_exp.insights import busy, insights, speed
 from prune_exp.report import conclusion, table
+from prune_exp.speed import Interval
 from prune_exp.tracked import TrackedTrial, choose_best
 
 
@@ -70,9 +70,9 @@ def test_nothing_measured_nothing_claimed() -> None:
 
 
 def test_percentages_by_hand() -> None:
-    saved = _percent(Interval(value=0.5, low=0.4, high=0.7), gain=False)
+    saved = Interval(value=0.5, low=0.4, high=0.7).percent(gain=False)
     assert (saved.value, saved.low, saved.high) == pytest.approx((50, 30, 60))
-    gained = _percent(Interval(value=1.5, low=1.4, high=1.7), gain=True)
+    gained = Interval(value=1.5, low=1.4, high=1.7).percent(gain=True)
     assert (gained.value, gained.low, gained.high) == pytest.approx((50, 40, 70))
 
 
@@ -103,3 +103,15 @@ def test_best_is_fastest_of_the_maintained_else_best_quality() -> None:
     assert second.trial is worse
     assert "best quality" in second.rule
     assert choose_best([], rule) is None
+
+
+@pytest.mark.parametrize(
+    ("load", "use", "warned"),
+    [(0.1, 3.0, False), (1.0, 3.0, False), (1.5, 3.0, True), (0.1, 60.0, True)],
+)
+def test_a_busy_machine_is_warned_of(load: float, use: float, warned: bool) -> None:
+    """One per core is what the trial's own pruning leaves behind."""
+    m = figures(1.1, 1.2, 1.3)
+    m |= {"machine/load_per_core_start": load, "machine/busy_pct_start": use}
+    assert (busy(m) is not None) == warned
+    assert ("Warning: the machine was busy" in " ".join(insights(m))) == warned

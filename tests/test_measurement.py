@@ -61,7 +61,7 @@ def test_interval_of_noise_around_one_contains_one() -> None:
 
 def test_measured_processes_answer_and_alternate(tiny_folder: Path) -> None:
     settings = BenchmarkSettings(
-        new_tokens=4, batch_rounds=2, batch_size=2, memory_rounds=2, bootstrap_resamples=100
+        new_tokens=4, batch_rounds=2, batch_sizes=[2], memory_rounds=2, bootstrap_resamples=100
     )
     prompts = [[1, 2, 3, 4], [5, 6, 7], [8, 9, 10, 11, 12]]
     found = benchmark.measure(
