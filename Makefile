@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-real compare lint ui lock clean
+.PHONY: help setup run test test-slow test-real compare lint ui lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ run: $(STAMP) ## prune SmolLM2-135M at three sparsities, measure, report, regist
 
 test: $(STAMP) ## the tests, without the slow ones on the real model
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## promotion and what it needs, on a tiny model
+	$(BIN)/python -m pytest -m slow
 
 test-real: $(STAMP) ## end to end on SmolLM2-135M
 	$(BIN)/python -m pytest -m real_model -n 0 --timeout=1800

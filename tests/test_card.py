@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tracked_sweep import Store
 
+pytestmark = pytest.mark.slow
 ALLOWED = {".safetensors", ".json", ".md", ".txt", ".yaml", ".jinja", ""}
 LOAD = """
 import sys, mlflow

@@ -11,6 +11,7 @@ from tracked_sweep import Store
 
 from prune_exp.settings import SettingError
 
+pytestmark = pytest.mark.slow
 FILES = ["integrity", "reload"]
 
 
