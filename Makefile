@@ -26,7 +26,7 @@ run: $(STAMP) ## prune SmolLM2-135M at three sparsities, measure, report, regist
 test: $(STAMP) ## the tests, without the slow ones on the real model
 	$(BIN)/python -m pytest
 
-test-slow: $(STAMP) ## promotion and what it needs, on a tiny model
+test-slow: $(STAMP) ## promotion, kills and launchers, on a tiny model
 	$(BIN)/python -m pytest -m slow
 
 test-real: $(STAMP) ## end to end on SmolLM2-135M

@@ -359,7 +359,8 @@ def _parsed(name: str, text: str, hint: Any) -> Any:
         if kind is bool:
             return {"True": True, "False": False}[text]
         if get_origin(kind) is list:
-            return [str(one) for one in json.loads(text)]
+            (inner,) = get_args(kind)
+            return [inner(one) for one in json.loads(text)]
         return kind(text)
     except (ValueError, KeyError, TypeError):
         raise SettingError(f"{name}={text} as tracked is not a value of this setting") from None

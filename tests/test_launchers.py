@@ -16,6 +16,7 @@ import pytest
 from conftest import command, runs_in
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_parallel_launchers_track_as_the_basic_one_does(
     launcher: str, tiny_args: list[str], tmp_path: Path
@@ -112,6 +113,7 @@ def serving(store: str, artifacts: Path) -> Iterator[str]:
         server.wait(20)
 
 
+@pytest.mark.slow
 def test_an_mlflow_server_holds_runs_and_models(tiny_args: list[str], tmp_path: Path) -> None:
     with serving(f"sqlite:///{tmp_path / 'server.db'}", tmp_path / "artifacts") as address:
         arguments = ["tracking=server", f"tracking.uri={address}", "benchmark=off"]

@@ -266,6 +266,7 @@ def start(arguments: list[str], folder: Path, where: str, whom: str) -> tuple[in
     return process.returncode, process.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     [
@@ -291,6 +292,7 @@ def test_a_killed_trial_fails_in_both_stores_and_the_others_go_on(
     assert not list((tmp_path / "mlruns").rglob("*.partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "whom", "finished"),
     [

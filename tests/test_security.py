@@ -207,6 +207,7 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pickle", "code", "hook", "link"])
 def test_a_stored_model_that_is_more_than_data_is_refused(
     kind: str, store: Store, tmp_path: Path
