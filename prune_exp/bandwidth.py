@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-MIB = 1024 * 1024
+from prune_exp.traffic import MIB
+
 LEAST_BUFFER_MIB = 256
 CACHES_PER_BUFFER = 8
 ROW = 4096

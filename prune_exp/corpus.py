@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 ARTICLE = re.compile(r"<doc [^>]*>\n?(.*?)</doc>", re.DOTALL)
+SEPARATOR = "\n\n"
+"""Between two documents."""
 SHORTEST_PARAGRAPH = 80
 HELD_OUT_EVERY, RESERVED = 5, 1
 
@@ -113,13 +115,28 @@ def _read(file: Path) -> list[str]:
     return parts
 
 
+def token_ids(text: str, tokenizer: Any) -> list[int]:
+    """A text's tokens, none added."""
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def documents_for(documents: Iterable[str], tokenizer: Any, tokens: int) -> int | None:
+    """How many of the first documents hold so many tokens; None when all are too few."""
+    held = 0
+    for count, text in enumerate(documents, 1):
+        held += len(token_ids(text + SEPARATOR, tokenizer))
+        if held >= tokens:
+            return count
+    return None
+
+
 def token_frequency(documents: Sequence[str], tokenizer: Any, vocab: int) -> "torch.Tensor":
     """Share of each token in some documents [vocab]."""
     import torch
 
     counts = torch.zeros(vocab)
     for text in documents:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = token_ids(text, tokenizer)
         counts += torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=vocab)
     return counts / counts.sum().clamp_min(1)
 
@@ -137,7 +154,7 @@ def all_blocks(parts: Sequence[str], tokenizer: Any, context: int) -> "torch.Ten
 
     ids: list[int] = []
     for part in parts:
-        ids += tokenizer(part + "\n\n", add_special_tokens=False, verbose=False)["input_ids"]
+        ids += token_ids(part + SEPARATOR, tokenizer)
     blocks = len(ids) // context
     return torch.tensor(ids[: blocks * context], dtype=torch.long).view(blocks, context)
 
@@ -156,7 +173,7 @@ def _cut(
     ids: list[int] = []
     sizes: list[int] = []
     for part in parts:
-        new_ids, new_sizes = _tokens(part + "\n\n", tokenizer)
+        new_ids, new_sizes = _tokens(part + SEPARATOR, tokenizer)
         ids += new_ids
         sizes += new_sizes
         if len(ids) >= wanted * context:

@@ -125,19 +125,17 @@ ON_FILES = ("reload", "quality", "champion")
 def judge(case: Evidence, names: list[str]) -> list[Verdict]:
     """Every named gate's verdict; files that are not the trial's are not looked into further."""
     verdicts: list[Verdict] = []
-    for name, gate in GATES.items():
-        if name not in names:
-            continue
-        if name in ON_FILES and foreign_parts(case.candidate.folder):
-            verdicts.append(_verdict(name, False, "not judged: the stored model is not only data"))
-            continue
-        if name in ON_FILES and any(v.name == "integrity" and not v.passed for v in verdicts):
-            verdicts.append(_verdict(name, False, "not judged: the files are not the trial's"))
+    unfit = "the stored model is not only data" if foreign_parts(case.candidate.folder) else ""
+    for name in (name for name in GATES if name in names):
+        if unfit and name in ON_FILES:
+            verdicts.append(_verdict(name, False, f"not judged: {unfit}"))
             continue
         try:
-            verdicts.append(gate(case))
+            verdicts.append(GATES[name](case))
         except SettingError as error:
             verdicts.append(_verdict(name, False, f"cannot be judged: {error}"))
+        if name == "integrity" and not verdicts[-1].passed:
+            unfit = unfit or "the files are not the trial's"
     return verdicts
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prune_exp.packaged import installed_version
+
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 VERSIONS = ("torch", "transformers", "numpy", "prune-exp")
 
@@ -20,6 +22,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
 
     import psutil
 
+    versions = {name: installed_version(name) or "unknown" for name in VERSIONS}
     return {
         "threads": threads,
         "cores": available_threads(),
@@ -28,7 +31,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "governor": governor(),
         "memory_mib": round(psutil.virtual_memory().total / 2**20),
         "system": platform.platform(),
-        "versions": {"python": platform.python_version()} | {n: _version(n) for n in VERSIONS},
+        "versions": {"python": platform.python_version()} | versions,
     }
 
 
@@ -65,12 +68,3 @@ def _processor() -> str:
         return "unknown"
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else "unknown"
-
-
-def _version(name: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

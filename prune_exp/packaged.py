@@ -1,4 +1,4 @@
-"""Files that installed packages carry: models and texts that need no hub."""
+"""Installed packages: their versions, and the models and texts that some carry without a hub."""
 
 import re
 from importlib import metadata
@@ -8,6 +8,14 @@ from prune_exp.settings import SettingError
 
 MOST_PARTS = 100
 PART = re.compile(r"\.part\d+$")
+
+
+def installed_version(package: str) -> str | None:
+    """A package's version; None when it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def package_parts(package: str) -> list[Path]:

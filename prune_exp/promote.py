@@ -59,12 +59,10 @@ def promote(settings: PromoteSettings) -> int:
 def _check(settings: PromoteSettings) -> None:
     for gate in settings.gates:
         one_of("gates", gate, tuple(GATES))
-    for name in ("blocks", "resamples"):
-        least = {"blocks": 2, "resamples": 100}[name]
-        if getattr(settings.limits, name) < least:
-            raise SettingError(
-                f"limits.{name}={getattr(settings.limits, name)} is too small; use {least} or more"
-            )
+    limits = settings.limits
+    for name, given, least in (("blocks", limits.blocks, 2), ("resamples", limits.resamples, 100)):
+        if given < least:
+            raise SettingError(f"limits.{name}={given} is too small; use {least} or more")
 
 
 def _decide(

@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from prune_exp import models
@@ -10,6 +9,7 @@ from prune_exp.commands import RebuildSettings, command
 from prune_exp.evidence import check_text, dense_source
 from prune_exp.export import export, weights_sha256
 from prune_exp.inputs import prepare
+from prune_exp.packaged import installed_version
 from prune_exp.pruner import rebuild_model
 from prune_exp.records import PruningPlan
 from prune_exp.settings import SettingError, Settings, unflatten
@@ -71,20 +71,14 @@ def _verify(trial: TrackedTrial, output: Path, *, keep: bool) -> int:
     differ = [
         f"{name} {then}, now {now}"
         for name in DECISIVE
-        if (then := trial.tags.get(f"version.{name}")) != (now := _version(name))
+        if (then := trial.tags.get(f"version.{name}"))
+        != (now := installed_version(name) or "unknown")
     ]
     raise SettingError(
         f"the weights rebuilt have sha256 {found}, the trial recorded {recorded}"
         f" ({'; '.join(differ) or 'same versions: another machine or number of threads'});"
         + (f" kept in {output}" if keep else " nothing is kept, allow_different=true keeps it")
     )
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prune_exp.packaged import installed_version
 from prune_exp.records import TrialResult, metrics
 from prune_exp.settings import SettingError, Settings, TrackingSettings, flatten, redact
 from prune_exp.tracked import INTERRUPTED, PREFIX, read_trials, store_uri
@@ -202,20 +203,9 @@ def lose_trials(root_run_id: str, numbers: list[int], reason: str) -> None:
 
 def environment_tags() -> dict[str, str]:
     """Library versions and the git commit."""
-    from importlib.metadata import version
-
     names = ("torch", "transformers", "mlflow", "optuna", "hydra-core", "prune-exp")
-    tags = {f"version.{name}": _version_or_unknown(version, name) for name in names}
+    tags = {f"version.{name}": installed_version(name) or "unknown" for name in names}
     return tags | {"git_commit": _git_commit(), "version.python": sys.version.split()[0]}
-
-
-def _version_or_unknown(version: Any, name: str) -> str:
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _git_commit() -> str:

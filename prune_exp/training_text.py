@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prune_exp.corpus import all_blocks
+from prune_exp.corpus import all_blocks, documents_for
 from prune_exp.settings import RecoverySettings, SettingError
 
 if TYPE_CHECKING:
@@ -30,28 +30,13 @@ def split_documents(documents: Sequence[str], tokenizer: Any, recovery: Recovery
         SettingError: there is too little text for the validation blocks and one step.
     """
     wanted, context = recovery.validation_blocks, recovery.context_tokens
-    taken, tokens = 0, 0
-    while tokens < wanted * context and taken < len(documents):
-        taken += 1
-        text = documents[-taken] + "\n\n"
-        tokens += len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    taken = documents_for(reversed(documents), tokenizer, wanted * context) or len(documents)
     training = tuple(reversed(documents[: len(documents) - taken]))
-    validation = all_blocks(documents[len(documents) - taken :], tokenizer, context)
-    enough = len(validation) >= wanted
-    if not enough or not _fills_a_block(training, tokenizer, context):
+    if documents_for(training, tokenizer, context) is None:
         raise SettingError(
             f"the documents that calibrate are too few for {wanted} validation blocks of {context}"
             " tokens and training; use a longer text, a smaller recovery.context_tokens, or fewer"
             " recovery.validation_blocks"
         )
+    validation = all_blocks(documents[len(documents) - taken :], tokenizer, context)
     return Split(training=training, validation=validation[:wanted])
-
-
-def _fills_a_block(documents: Sequence[str], tokenizer: Any, context: int) -> bool:
-    tokens = 0
-    for text in documents:
-        ids = tokenizer(text + "\n\n", add_special_tokens=False, verbose=False)["input_ids"]
-        tokens += len(ids)
-        if tokens >= context:
-            return True
-    return False

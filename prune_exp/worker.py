@@ -9,26 +9,10 @@ import os
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from prune_exp.resident import forget_peak, memory_mib
 from prune_exp.traffic import MIB, footprint_of
-
-
-def memory_mib(field: str) -> float:
-    """A field of this process's memory accounting: VmRSS (now) or VmHWM (the peak)."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"the kernel does not report {field}")
-
-
-def forget_peak() -> None:
-    """Sets the recorded peak to the present level, where the kernel allows it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return
 
 
 class Stamps:

@@ -144,12 +144,17 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_args(tiny_folder: Path, text_file: Path, tmp_path: Path) -> list[str]:
     """Command-line overrides for a trial that takes seconds."""
+    return small_trial(tiny_folder, text_file, tmp_path / "cache")
+
+
+def small_trial(model: Path, text: Path, cache: Path) -> list[str]:
+    """Overrides for a trial of a tiny model on a short text."""
     return [
         "model=folder",
-        f"model.path={tiny_folder}",
+        f"model.path={model}",
         "model.name=tiny",
         "data=file",
-        f"data.path={text_file}",
+        f"data.path={text}",
         "data.context_tokens=32",
         "data.calibration_blocks=6",
         "data.gradient_blocks=2",
@@ -158,7 +163,7 @@ def tiny_args(tiny_folder: Path, text_file: Path, tmp_path: Path) -> list[str]:
         "benchmark.prompts=3",
         "benchmark.new_tokens=4",
         "benchmark.bootstrap_resamples=200",
-        f"cache_dir={tmp_path / 'cache'}",
+        f"cache_dir={cache}",
     ]
 
 

@@ -38,6 +38,18 @@ def sides(tokens: int, seed: int = 0) -> tuple[Side, torch.Tensor, torch.Tensor]
     return dense, hidden, head
 
 
+def inputs_for(folder: Path, text_file: Path, tokenizer: Any, *, cache: Path) -> Inputs:
+    data = DataSettings(path=str(text_file), context_tokens=32, heldout_blocks=6)
+    return Inputs(
+        source=models.ModelSource(folder=folder, digest="d"),
+        tokenizer=tokenizer,
+        corpus=load_corpus(data, tokenizer, seed=0),
+        prompts=[],
+        shape=models.shape_of(models.skeleton(folder)),
+        cache_dir=cache,
+    )
+
+
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 3))
 @settings(max_examples=25, deadline=None)
 def test_the_chunked_loss_is_the_whole_one_in_value_and_gradient(
@@ -272,15 +284,7 @@ def test_a_trimmed_vocabulary_is_taught_on_the_tokens_left(
 
     trimmed, kept = trim(tokenizer, gone)
     student = surgery.prune(dense, empty_plan(tokens=gone), None)
-    data = DataSettings(path=str(text_file), context_tokens=32, heldout_blocks=6)
-    inputs = Inputs(
-        source=models.ModelSource(folder=folder, digest="d"),
-        tokenizer=tokenizer,
-        corpus=load_corpus(data, tokenizer, seed=0),
-        prompts=[],
-        shape=models.shape_of(models.load(folder)),
-        cache_dir=tmp_path,
-    )
+    inputs = inputs_for(folder, text_file, tokenizer, cache=tmp_path)
     pruned = Pruned(
         model=student, tokenizer=trimmed, plan=empty_plan(tokens=gone), kept=tuple(kept)
     )
@@ -334,15 +338,7 @@ def test_adapters_without_their_package_are_refused(
     import importlib.util
 
     tokenizer = models.load_tokenizer(tiny_folder)
-    data = DataSettings(path=str(text_file), context_tokens=32, heldout_blocks=6)
-    inputs = Inputs(
-        source=models.ModelSource(folder=tiny_folder, digest="d"),
-        tokenizer=tokenizer,
-        corpus=load_corpus(data, tokenizer, seed=0),
-        prompts=[],
-        shape=models.shape_of(models.skeleton(tiny_folder)),
-        cache_dir=tiny_folder,
-    )
+    inputs = inputs_for(tiny_folder, text_file, tokenizer, cache=tiny_folder)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     check_recovery(Settings(recovery=make_settings()), inputs)
     with pytest.raises(SettingError, match=r"pip install 'prune-exp\[lora\]'"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import command
+from conftest import command, small_trial
 from filelock import FileLock
 
 LOOSE: dict[str, Any] = {
@@ -100,11 +100,9 @@ class Store:
 def make_store(root: Path, model: Path, text: Path) -> Store:
     """Runs the sweep."""
     args = [
-        *("model=folder", f"model.path={model}", "model.name=tiny", "model.license=mit"),
-        *("data=file", f"data.path={text}", "data.context_tokens=32", "data.calibration_blocks=6"),
-        *("data.gradient_blocks=2", "data.heldout_blocks=6", "benchmark=quick"),
-        *("benchmark.prompts=2", "benchmark.new_tokens=2", "benchmark.bootstrap_resamples=200"),
-        *(f"cache_dir={root / 'cache'}", "tracking.log_models=all"),
+        *small_trial(model, text, root / "cache"),
+        *("model.license=mit", "tracking.log_models=all"),
+        *("benchmark.prompts=2", "benchmark.new_tokens=2"),
     ]
     done = command("-m", *args, "sparsity=0.2,0.4", cwd=root)
     assert done.returncode == 0, done.stderr

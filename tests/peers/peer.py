@@ -2,13 +2,13 @@
 
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from prune_exp import benchmark, quality
 from prune_exp.cache import digest_of
 from prune_exp.export import export
+from prune_exp.packaged import installed_version
 from prune_exp.records import Interval
 
 from .rows import Missing, Row, row_of
@@ -17,14 +17,7 @@ from .task import Method, Task
 
 def digest(method: Method) -> str:
     """Identifies everything about a row that is not the same for all of them."""
-    return digest_of(method.note, _version(method.package) if method.package else None)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return digest_of(method.note, installed_version(method.package) if method.package else None)
 
 
 def measure(
@@ -32,7 +25,7 @@ def measure(
 ) -> Row | Missing:
     """Prunes with a method and measures what is left; a failure of the peer's is its row."""
     missing = {"name": name, "kind": "peer", "requested": task.settings.sparsity}
-    if method.package and _version(method.package) is None:
+    if method.package and installed_version(method.package) is None:
         return Missing(reason=f"not installed: pip install {method.package}", **missing)
     start, loads = time.perf_counter(), len(task.load_s)
     try:
