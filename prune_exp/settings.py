@@ -14,6 +14,7 @@ BEST_RULES = ("speedup_if_maintained", "quality", "speedup")
 LOG_MODELS = ("best", "all", "none")
 SAMPLERS = ("tpe", "random", "nsgaii", "gp", "qmc")
 SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
+TURNS = ("token", "request")
 DIRECTIONS = ("minimize", "maximize")
 
 
@@ -109,6 +110,9 @@ class BenchmarkSettings:
     """Tokens generated for every prompt."""
     warmup_requests: int = 1
     """Requests that each model answers, besides a batch of every kind, before the clock counts."""
+    turns: str = "token"
+    """How often the two models take turns: after every token, or after every request. By token is
+    steadier on a busy machine; a model that fits into the processor's cache finds it cold."""
     max_rounds: int = 1
     """Times that every prompt is asked of both models, unless what follows stops earlier."""
     target_ci_pct: float | None = None

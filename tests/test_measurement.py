@@ -59,9 +59,15 @@ def test_interval_of_noise_around_one_contains_one() -> None:
     assert found.low < 1 < found.high
 
 
-def test_measured_processes_answer_and_alternate(tiny_folder: Path) -> None:
+@pytest.mark.parametrize("turns", ["token", "request"])
+def test_measured_processes_answer_and_alternate(tiny_folder: Path, turns: str) -> None:
     settings = BenchmarkSettings(
-        new_tokens=4, batch_rounds=2, batch_sizes=[2], memory_rounds=2, bootstrap_resamples=100
+        turns=turns,
+        new_tokens=4,
+        batch_rounds=2,
+        batch_sizes=[2],
+        memory_rounds=2,
+        bootstrap_resamples=100,
     )
     prompts = [[1, 2, 3, 4], [5, 6, 7], [8, 9, 10, 11, 12]]
     found = benchmark.measure(
