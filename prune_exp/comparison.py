@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from prune_exp.paired import median_ratio
+from prune_exp.paired import median_ratio, middle_ratio
 from prune_exp.settings import BenchmarkSettings
 from prune_exp.speed import BatchSide, BatchSpeed, Interval, Machine, Speed, SpeedComparison
 from prune_exp.stopping import Pair
@@ -85,9 +85,9 @@ def _column(pairs: list[Pair], side: str, field: str) -> list[float]:
 
 
 def _ratio(pairs: list[Pair], field: str, settings: BenchmarkSettings) -> Interval:
-    """Dense over pruned, median over pairs; the interval is about the prompts that were asked."""
+    """Dense over pruned; the interval is about the prompts that were asked."""
     columns = (_column(pairs, side, field) for side in SIDES)
-    return median_ratio(*columns, resamples=settings.bootstrap_resamples)
+    return middle_ratio(*columns, resamples=settings.bootstrap_resamples)
 
 
 def _speed(

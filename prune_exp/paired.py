@@ -20,6 +20,27 @@ def median_ratio(
     return _bootstrap(ratios, np.median, resamples, seed)
 
 
+def middle_ratio(
+    numerator: Sequence[float], denominator: Sequence[float], *, resamples: int, seed: int = 0
+) -> Interval:
+    """Interquartile mean over pairs of log(numerator / denominator), as a ratio.
+
+    For times: like the median it does not mind a quarter of the pairs being disturbed on either
+    side, but it uses more of the others (about 0.84 of the mean's efficiency under normal noise,
+    the median 0.64), and the ratio the other way round is exactly its inverse. Below four pairs
+    nothing is cut.
+    """
+    import numpy as np
+    from scipy.stats import trim_mean
+
+    def middle(values: Any, axis: int = -1) -> Any:
+        return trim_mean(values, 0.25, axis=axis)
+
+    ratios = np.asarray(numerator, dtype=float) / np.asarray(denominator, dtype=float)
+    inner = _bootstrap(np.log(ratios), middle, resamples, seed)
+    return _exp(inner)
+
+
 def exp_mean_difference(
     first: Sequence[float], second: Sequence[float], *, resamples: int, seed: int = 0
 ) -> Interval:
@@ -27,12 +48,13 @@ def exp_mean_difference(
     import numpy as np
 
     gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    inner = _bootstrap(gaps, np.mean, resamples, seed)
-    return Interval(
-        value=float(np.exp(inner.value)),
-        low=float(np.exp(inner.low)),
-        high=float(np.exp(inner.high)),
-    )
+    return _exp(_bootstrap(gaps, np.mean, resamples, seed))
+
+
+def _exp(inner: Interval) -> Interval:
+    from math import exp
+
+    return Interval(value=exp(inner.value), low=exp(inner.low), high=exp(inner.high))
 
 
 def _bootstrap(values: Any, statistic: Callable[..., Any], resamples: int, seed: int) -> Interval:

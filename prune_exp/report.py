@@ -304,9 +304,10 @@ def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
         rows.append(["Load average before and after", f"{load[0]:.2f}, {load[1]:.2f}"])
     return (
         table(["Fact", "Value"], rows)
-        + "\n\nBoth models run in fresh processes and answer every prompt in turns, the order"
-        " alternating. Speedup is the median over pairs of the ratios of latency; throughput at"
-        " batch 1 counts tokens after the first. Memory is the process's peak above its level"
+        + "\n\nBoth models run in fresh processes and answer every prompt in turns (by"
+        f" {params.get('benchmark.turns', 'request')}), the order alternating. Ratios of times are"
+        " interquartile means over pairs of the log ratios; throughput at batch 1 counts tokens"
+        " after the first. Memory is the process's peak above its level"
         " before the model loads. Intervals are percentile bootstraps over pairs and speak of these"
         " prompts; a percentile such as p99 is that of as many requests as there were pairs."
     )

@@ -137,11 +137,11 @@ class SpeedComparison:
     dense: Speed
     pruned: Speed
     speedup: Interval
-    """Median over pairs of dense latency / pruned latency."""
+    """Dense latency / pruned latency: interquartile mean over pairs, as all ratios of times."""
     prefill_speedup: Interval
-    """Median over pairs of dense / pruned time to the first token."""
+    """Dense / pruned time to the first token."""
     throughput_ratio: Interval
-    """Median over pairs of pruned / dense decode rate."""
+    """Pruned / dense decode rate."""
     memory_ratio: Interval
     """Pruned peak / dense peak."""
     bandwidth_limit_speedup: float

@@ -10,7 +10,7 @@ from conftest import make_tiny
 
 from prune_exp import benchmark, quality
 from prune_exp.corpus import TokenBlocks, load_corpus
-from prune_exp.paired import exp_mean_difference, median_ratio
+from prune_exp.paired import exp_mean_difference, median_ratio, middle_ratio
 from prune_exp.processes import MeasurementError, ModelProcess
 from prune_exp.settings import BenchmarkSettings, DataSettings, SettingError
 
@@ -50,6 +50,16 @@ def test_constant_ratio_has_an_interval_of_no_width() -> None:
     assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)
     same = exp_mean_difference([1.0, 2.0], [1.0, 2.0], resamples=200)
     assert same.value == 1.0
+
+
+def test_the_middle_of_ratios_by_hand() -> None:
+    # of five pairs one is cut on either side, and 2, 4, 8 have the geometric mean 4
+    found = middle_ratio([1000.0, 2.0, 4.0, 8.0, 0.001], [1.0] * 5, resamples=200)
+    assert found.value == pytest.approx(4.0)
+    back = middle_ratio([1.0] * 5, [1000.0, 2.0, 4.0, 8.0, 0.001], resamples=200)
+    assert back.value == pytest.approx(1 / 4)
+    same = middle_ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0], resamples=200)
+    assert (same.value, same.low, same.high) == pytest.approx((2, 2, 2))
 
 
 def test_interval_of_noise_around_one_contains_one() -> None:
