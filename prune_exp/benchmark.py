@@ -272,12 +272,13 @@ def _filled(prompts: list[list[int]], first: int, tokens: int) -> list[int]:
 
 
 def _shapes(prompts: Prompts, settings: BenchmarkSettings) -> dict[str, dict[str, tuple[int, int]]]:
-    """Each side's batches as (sequences, prompt tokens), by label."""
-    return {
-        side: {
-            label: (len(ids), len(ids[0]))
-            for label, shape in settings.batches.items()
-            if (ids := batch_of(prompts[side], *shape))
-        }
-        for side in SIDES
-    }
+    """Each side's batches, and its warm-up request, as (sequences, prompt tokens) by label."""
+
+    def one(own: list[list[int]]) -> dict[str, tuple[int, int]]:
+        shapes = {"warm-up": (1, len(own[0]))} if settings.warmup_requests else {}
+        for label, shape in settings.batches.items():
+            ids = batch_of(own, *shape)
+            shapes[label] = len(ids), len(ids[0])
+        return shapes
+
+    return {side: one(prompts[side]) for side in SIDES}

@@ -133,7 +133,7 @@ class BenchmarkSettings:
     threads: int | None = None
     """CPU threads of each model's process; the cores this process may use when null."""
     bootstrap_resamples: int = 5000
-    """Resamples behind every 95 % interval."""
+    """Resamples behind every 95 % interval of 12 pairs or more."""
     timeout_s: float = 600.0
     """A model's process that does not answer a request for this long is given up."""
 

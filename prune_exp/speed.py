@@ -8,7 +8,7 @@ Flat = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A value with its 95 % bootstrap interval."""
+    """A value with its 95 % interval."""
 
     value: float
     low: float
