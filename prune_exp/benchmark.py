@@ -23,6 +23,8 @@ Prompts = dict[str, list[list[int]]]
 """Each side's prompts as its own tokens; the i-th of both are the same text."""
 Workers = dict[str, ModelProcess]
 Answer = dict[str, Any]
+SETTLE_S = 0.01
+"""GNU OpenMP's threads spin for some milliseconds after their work and then sleep."""
 
 
 def read_prompts(settings: BenchmarkSettings) -> list[str]:
@@ -54,7 +56,7 @@ def measure(
 ) -> SpeedComparison:
     """Measures two checkpoints on tokenized prompts, taking turns so that noise hits both.
 
-    Prompt by prompt the order alternates (dense first, pruned first, ...). Memory is measured in
+    Prompt by prompt, and by default token by token, the order alternates. Memory is measured in
     fresh processes after the warm-up, because a process's peak never falls. Under `memory_cache`,
     a folder that belongs to the dense model, its further memory rounds are kept: later
     trials then start the dense model's process once.
@@ -130,12 +132,31 @@ def _turns(number: int) -> tuple[str, ...]:
     return SIDES if number % 2 == 0 else SIDES[::-1]
 
 
-def _pair(workers: Workers, ids: dict[str, list[list[int]]], new_tokens: int, number: int) -> Pair:
-    """One request of each side, one right after the other."""
-    return {
-        side: workers[side].ask(do="generate", ids=ids[side], new_tokens=new_tokens)
-        for side in _turns(number)
-    }
+def _pair(
+    workers: Workers, ids: dict[str, list[list[int]]], settings: BenchmarkSettings, number: int
+) -> Pair:
+    """One request of each side: one right after the other, or token by token in turns.
+
+    Turns by token (A B, B A, ...) put what is compared a token's time apart, so that a load that
+    comes and goes slows both alike; time spent waiting for the turn does not count. Before its turn
+    a process is left alone for `SETTLE_S`, until the other's threads have stopped spinning.
+    """
+    new_tokens, answers = settings.new_tokens, Pair()
+    if settings.turns == "request":
+        for side in _turns(number):
+            answers[side] = workers[side].ask(do="generate", ids=ids[side], new_tokens=new_tokens)
+        return answers
+    for step in range(new_tokens):
+        for side in _turns(number + step):
+            time.sleep(SETTLE_S)
+            if step == 0:
+                workers[side].send(
+                    do="generate", ids=ids[side], new_tokens=new_tokens, by_token=True
+                )
+            else:
+                workers[side].send(do="go")
+            answers[side] = workers[side].receive()
+    return answers
 
 
 def _requests(
@@ -148,7 +169,7 @@ def _requests(
 
     def one(round_number: int, number: int) -> Pair:
         ids = {side: [prompts[side][number]] for side in SIDES}
-        pair = _pair(workers, ids, settings.new_tokens, number + round_number)
+        pair = _pair(workers, ids, settings, number + round_number)
         return {
             side: {
                 "prompt": number,
@@ -182,7 +203,7 @@ def _all_batches(
     for label, shape in settings.batches.items():
         ids = {side: batch_of(prompts[side], *shape) for side in SIDES}
         rounds = tqdm(range(settings.batch_rounds), f"throughput {label}", unit="pair")
-        found[label] = [_pair(workers, ids, settings.new_tokens, number) for number in rounds]
+        found[label] = [_pair(workers, ids, settings, number) for number in rounds]
     return found
 
 
@@ -251,12 +272,13 @@ def _filled(prompts: list[list[int]], first: int, tokens: int) -> list[int]:
 
 
 def _shapes(prompts: Prompts, settings: BenchmarkSettings) -> dict[str, dict[str, tuple[int, int]]]:
-    """Each side's batches as (sequences, prompt tokens), by label."""
-    return {
-        side: {
-            label: (len(ids), len(ids[0]))
-            for label, shape in settings.batches.items()
-            if (ids := batch_of(prompts[side], *shape))
-        }
-        for side in SIDES
-    }
+    """Each side's batches, and its warm-up request, as (sequences, prompt tokens) by label."""
+
+    def one(own: list[list[int]]) -> dict[str, tuple[int, int]]:
+        shapes = {"warm-up": (1, len(own[0]))} if settings.warmup_requests else {}
+        for label, shape in settings.batches.items():
+            ids = batch_of(own, *shape)
+            shapes[label] = len(ids), len(ids[0])
+        return shapes
+
+    return {side: one(prompts[side]) for side in SIDES}

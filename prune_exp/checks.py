@@ -17,6 +17,7 @@ from prune_exp.settings import (
     RECOVERY_TEXTS,
     REFIT_DTYPES,
     SAMPLERS,
+    TURNS,
     UNITS,
     PruningSettings,
     RecoverySettings,
@@ -82,6 +83,7 @@ def check(settings: Settings) -> None:
             raise SettingError(f"{name}={value:g} is too small; use {name}={least:g} or more")
     if settings.benchmark.enabled and not settings.benchmark.batch_sizes:
         raise SettingError("benchmark.batch_sizes is empty; try benchmark.batch_sizes=[8]")
+    one_of("benchmark.turns", settings.benchmark.turns, TURNS)
     one_of("search.sampler", settings.search.sampler, SAMPLERS)
     _ = settings.search.limits
     for metric, direction in settings.search.directions.items():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from prune_exp.paired import median_ratio
+from prune_exp.paired import middle_ratio
 from prune_exp.settings import BenchmarkSettings
 from prune_exp.speed import BatchSide, BatchSpeed, Interval, Machine, Speed, SpeedComparison
 from prune_exp.stopping import Pair
@@ -48,7 +48,7 @@ def compare(measured: Measured, settings: BenchmarkSettings, shapes: Shapes) -> 
         speedup=latency_ratio(measured.pairs, settings),
         prefill_speedup=_ratio(measured.pairs, "ttft_ms", settings),
         throughput_ratio=_ratio(measured.pairs, "tpot_ms", settings),
-        memory_ratio=median_ratio(
+        memory_ratio=middle_ratio(
             peaks["pruned"], peaks["dense"], resamples=settings.bootstrap_resamples
         ),
         bandwidth_limit_speedup=dense.mib_read_per_token / pruned.mib_read_per_token,
@@ -85,9 +85,9 @@ def _column(pairs: list[Pair], side: str, field: str) -> list[float]:
 
 
 def _ratio(pairs: list[Pair], field: str, settings: BenchmarkSettings) -> Interval:
-    """Dense over pruned, median over pairs; the interval is about the prompts that were asked."""
+    """Dense over pruned; the interval is about the prompts that were asked."""
     columns = (_column(pairs, side, field) for side in SIDES)
-    return median_ratio(*columns, resamples=settings.bootstrap_resamples)
+    return middle_ratio(*columns, resamples=settings.bootstrap_resamples)
 
 
 def _speed(

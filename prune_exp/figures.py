@@ -208,6 +208,7 @@ def roofline(metrics: Metrics, path: Path) -> None:
     phases += [
         (f"decode_{label}", f"decode, {batch_name(label)}", MARKERS[i % len(MARKERS)])
         for i, label in enumerate(batch_labels(metrics))
+        if label != "b1"
     ]
     _roof(axis, metrics, [metrics[f"dense/{phase}_flop_per_byte"] for phase, _, _ in phases])
     for phase, _, marker in phases:

@@ -17,7 +17,7 @@ INTERVALS = (
     ("Speedup", "speedup", ".2f", "x"),
     ("Latency reduction", "latency_reduction_pct", ".1f", " %"),
     ("Memory saved", "memory_reduction_pct", ".1f", " %"),
-    ("Throughput gain, batch 1", "throughput_gain_pct", ".1f", " %"),
+    ("Decode throughput gain, batch 1", "throughput_gain_pct", ".1f", " %"),
     ("Prefill speedup", "prefill_speedup", ".2f", "x"),
     ("Perplexity ratio", "perplexity_ratio", ".2f", "x"),
 )
@@ -30,7 +30,7 @@ DETAILS = (
     ("Prefill, p99 (ms)", "ttft_ms_p99", ".1f"),
     ("Decode: time per output token (ms)", "tpot_ms", ".2f"),
     ("Decode, p99 (ms)", "tpot_ms_p99", ".2f"),
-    ("Throughput, batch 1 (tokens/s)", "throughput_tokens_per_s", ".1f"),
+    ("Decode throughput, batch 1 (tokens/s)", "throughput_tokens_per_s", ".1f"),
     ("Peak memory (MiB)", "peak_memory_mib", ".1f"),
     ("Start-up of the process (s)", "startup_s", ".1f"),
     ("Bits per byte, held out", "bits_per_byte", ".3f"),
@@ -318,11 +318,13 @@ def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
         rows.append(["Load average before and after", f"{load[0]:.2f}, {load[1]:.2f}"])
     return (
         table(["Fact", "Value"], rows)
-        + "\n\nBoth models run in fresh processes and answer every prompt in turns, the order"
-        " alternating. Speedup is the median over pairs of the ratios of latency; throughput at"
-        " batch 1 counts tokens after the first. Memory is the process's peak above its level"
-        " before the model loads. Intervals are percentile bootstraps over pairs and speak of these"
-        " prompts; a percentile such as p99 is that of as many requests as there were pairs."
+        + "\n\nBoth models run in fresh processes and answer every prompt in turns (by"
+        f" {params.get('benchmark.turns', 'request')}), the order alternating. Ratios of times are"
+        " interquartile means over pairs of the log ratios; throughput at batch 1 counts tokens"
+        " after the first. Memory is the process's peak above its level"
+        " before the model loads. Intervals are percentile bootstraps over pairs, Student's t where"
+        " there are fewer than 12, and speak of these prompts; a percentile such as p99 is that of"
+        " as many requests as there were pairs."
     )
 
 

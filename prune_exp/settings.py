@@ -20,6 +20,7 @@ QUERY_SECRET = re.compile(rf"([?&][\w-]*(?:{SECRET.pattern})[\w-]*=)[^&\s'\"]*",
 RECOVERIES = ("none", "distill")
 RECOVERY_TEXTS = ("calibration", "generated", "both")
 RECOVERY_DTYPES = ("float32", "bfloat16")
+TURNS = ("token", "request")
 DIRECTIONS = ("minimize", "maximize")
 
 
@@ -163,6 +164,9 @@ class BenchmarkSettings:
     """Tokens generated for every prompt."""
     warmup_requests: int = 1
     """Requests that each model answers, besides a batch of every kind, before the clock counts."""
+    turns: str = "token"
+    """How often the two models take turns: after every token, or after every request. By token is
+    steadier on a busy machine; a model that fits into the processor's cache finds it cold."""
     max_rounds: int = 1
     """Times that every prompt is asked of both models, unless what follows stops earlier."""
     target_ci_pct: float | None = None
@@ -183,7 +187,7 @@ class BenchmarkSettings:
     threads: int | None = None
     """CPU threads of each model's process; the cores this process may use when null."""
     bootstrap_resamples: int = 5000
-    """Resamples behind every 95 % interval."""
+    """Resamples behind every 95 % interval of 12 pairs or more."""
     timeout_s: float = 600.0
     """A model's process that does not answer a request for this long is given up."""
 

@@ -8,7 +8,7 @@ Flat = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A value with its 95 % bootstrap interval."""
+    """A value with its 95 % interval."""
 
     value: float
     low: float
@@ -137,11 +137,11 @@ class SpeedComparison:
     dense: Speed
     pruned: Speed
     speedup: Interval
-    """Median over pairs of dense latency / pruned latency."""
+    """Dense latency / pruned latency: interquartile mean over pairs, as all ratios of times."""
     prefill_speedup: Interval
-    """Median over pairs of dense / pruned time to the first token."""
+    """Dense / pruned time to the first token."""
     throughput_ratio: Interval
-    """Median over pairs of pruned / dense decode rate."""
+    """Pruned / dense decode rate."""
     memory_ratio: Interval
     """Pruned peak / dense peak."""
     bandwidth_limit_speedup: float

@@ -21,8 +21,10 @@ class StopRule:
     happens to look good does not end the measurement, so the ratio itself is not biased. What
     remains is that a width that is small by chance stops too early, which costs a fixed-width
     interval some coverage and vanishes as the number of pairs grows (Chow and Robbins 1965, Annals
-    of Mathematical Statistics 36:457). The minimum and the rare looks keep that small:
-    `test_stopping_on_width_keeps_the_intervals_coverage` simulates it. No correction is applied.
+    of Mathematical Statistics 36:457). The minimum and the rare looks keep that small. No
+    correction is applied: simulated with 10 % log-normal noise and a target of 10 %, 550 of 600
+    nominal 95 % intervals held the truth, against 559 of 600 with 40 pairs and no rule
+    (`test_stopping_on_width_keeps_the_intervals_coverage` repeats the former).
     """
 
     target_ci_pct: float | None = None

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -16,14 +17,25 @@ from prune_exp.traffic import MIB, footprint_of
 
 
 class Stamps:
-    """A generation streamer that notes when each token arrives."""
+    """A generation streamer that notes when each token arrives, pauses left out.
 
-    def __init__(self) -> None:
+    `pause` is called after every new token but the last of `new_tokens` and returns when the next
+    one is wanted.
+    """
+
+    def __init__(self, new_tokens: int, pause: Callable[[], None] | None) -> None:
         self.times: list[float] = []
+        self.paused_s = 0.0
+        self._pauses = range(2, new_tokens + 1) if pause is not None else range(0)
+        self._pause = pause
 
     def put(self, _tokens: Any) -> None:
         """Called with the prompt, then with every new token."""
-        self.times.append(time.perf_counter())
+        arrived = time.perf_counter()
+        self.times.append(arrived - self.paused_s)
+        if self._pause is not None and len(self.times) in self._pauses:
+            self._pause()
+            self.paused_s += time.perf_counter() - arrived
 
     def end(self) -> None:
         """Called once generation is over."""
@@ -47,11 +59,13 @@ class Worker:
             folder, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
         ).eval()
 
-    def generate(self, ids: list[list[int]], new_tokens: int) -> dict[str, Any]:
+    def generate(
+        self, ids: list[list[int]], new_tokens: int, pause: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
         """Greedy tokens for equally long prompts [batch, tokens], and when they came."""
         import torch
 
-        prompt, stamps = torch.tensor(ids), Stamps()
+        prompt, stamps = torch.tensor(ids), Stamps(new_tokens, pause)
         start = time.perf_counter()
         with torch.inference_mode():
             output = self.model.generate(
@@ -64,7 +78,7 @@ class Worker:
                 streamer=stamps,
                 return_dict_in_generate=True,
             )
-        total = time.perf_counter() - start
+        total = time.perf_counter() - start - stamps.paused_s
         self.cache_bytes = max(self.cache_bytes, cache_bytes(output.past_key_values))
         return {
             "total_ms": 1000 * total,
@@ -100,9 +114,19 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "generate":
-            _send(answers, worker.generate(request["ids"], request["new_tokens"]))
+            pause = _pause_on(answers) if request.get("by_token") else None
+            _send(answers, worker.generate(request["ids"], request["new_tokens"], pause))
         else:
             _send(answers, worker.memory())
+
+
+def _pause_on(stream: Any) -> Callable[[], None]:
+    def pause() -> None:
+        _send(stream, {"paused": True})
+        if not sys.stdin.readline():
+            sys.exit("nobody asked for the next token")
+
+    return pause
 
 
 def _send(stream: Any, answer: dict[str, Any]) -> None:

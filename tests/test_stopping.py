@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from prune_exp import worker
 from prune_exp.comparison import latency_ratio
 from prune_exp.self_check import contains_one, least_containing, verdict
 from prune_exp.settings import BenchmarkSettings
@@ -98,3 +99,18 @@ def test_percent_and_inverse_keep_low_below_high(gain: bool) -> None:
     interval = Interval(value=0.8, low=0.7, high=0.9)
     for one in (interval.percent(gain=gain), interval.inverse()):
         assert one.low < one.value < one.high
+
+
+def test_pauses_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: now[0])
+
+    def pause() -> None:
+        now[0] += 100
+
+    stamps = worker.Stamps(3, pause)
+    for work in (0, 5, 2, 2):
+        now[0] += work
+        stamps.put(None)
+    assert stamps.times == [0, 5, 7, 9]
+    assert stamps.paused_s == 200
