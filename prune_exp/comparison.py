@@ -70,8 +70,7 @@ def compare(measured: Measured, settings: BenchmarkSettings, shapes: Shapes) -> 
 
 
 def _footprint(memory: dict[str, Any]) -> Footprint:
-    facts = memory["footprint"]
-    return Footprint(**{**facts, "windows": tuple(facts["windows"])})
+    return Footprint.from_facts(memory["footprint"])
 
 
 def _machine(measured: Measured) -> Machine:

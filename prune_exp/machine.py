@@ -35,6 +35,14 @@ def describe_machine(threads: int) -> dict[str, Any]:
     }
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor computes in bfloat16; elsewhere it is emulated and slower."""
+    import torch
+
+    able = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 def governor(path: Path = GOVERNOR) -> str:
     """The kernel's frequency policy; virtual machines and containers often hide it."""
     try:

@@ -68,12 +68,7 @@ def _carry_out(
 
 def _in_bfloat16(dtype: str) -> bool:
     """Whether the refit's forward passes are taken in bfloat16."""
-    import torch
-
-    if dtype != "auto":
-        return dtype == "bfloat16"
-    able = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return has_bfloat16() if dtype == "auto" else dtype == "bfloat16"
 
 
 def _masked(settings: Settings, inputs: Inputs, model: Any) -> Pruned:

@@ -21,6 +21,9 @@ RECOVERIES = ("none", "distill")
 RECOVERY_TEXTS = ("calibration", "generated", "both")
 RECOVERY_DTYPES = ("float32", "bfloat16")
 TURNS = ("token", "request")
+BACKENDS = ("transformers", "onnxruntime", "openvino", "llama_cpp")
+RUNTIME_DTYPES = ("float32", "bfloat16", "auto")
+RUNTIME_CACHES = ("dynamic", "static")
 DIRECTIONS = ("minimize", "maximize")
 
 
@@ -153,9 +156,27 @@ class RecoverySettings:
 
 
 @dataclass(kw_only=True)
+class RuntimeSettings:
+    dtype: str = "float32"
+    """Type of weights, activations, keys and values: float32, bfloat16, or auto, which is bfloat16
+    where the processor computes in it and the backend can use it."""
+    cache: str = "dynamic"
+    """Keys and values under `backend: transformers`: dynamic grows by every token, static has room
+    for the longest request from the start."""
+    compile: bool = False
+    """Compile the decoding step (torch.compile) under `backend: transformers`; needs
+    `cache: static` and a C++ compiler, and is done before the start-up time ends."""
+
+
+@dataclass(kw_only=True)
 class BenchmarkSettings:
     enabled: bool = True
     """Measure latency, memory and throughput; without it a trial makes no claim about speed."""
+    backend: str = "transformers"
+    """What serves both models: transformers, onnxruntime, openvino or llama_cpp. The last three
+    serve an export that is made first and are installed as extras (onnx, openvino, gguf)."""
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+    """How both models are served."""
     prompts: int = 20
     """Number of test prompts, from the ones that ship with the package or `prompts_path`."""
     prompts_path: str | None = None

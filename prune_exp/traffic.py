@@ -1,6 +1,6 @@
 """Bytes that decoding reads and operations it does, from a model's own tensors and config."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,26 @@ class Footprint:
     windows: tuple[int, ...]
     """Tokens that each layer attends to at most; 0 where there is no limit."""
     element_bytes: int
+    cache_tokens: int = 0
+    """Tokens of a sequence that a preallocated cache has room for, all of which every step reads;
+    0 where the cache grows."""
+
+    @staticmethod
+    def from_facts(facts: Mapping[str, Any]) -> "Footprint":
+        """The inverse of `asdict`, also after a journey as JSON."""
+        return Footprint(**{**facts, "windows": tuple(facts["windows"])})
 
     def kv_bytes(self, tokens: int) -> int:
         """Keys and values that one sequence of so many tokens holds.
 
         A layer with a sliding window keeps one token less than the window: the next one joins it.
+        Preallocated, it has room for the whole window.
         """
-        held = sum(min(tokens, window - 1) if window else tokens for window in self.windows)
+        room = self.cache_tokens
+        if room:
+            held = sum(min(room, window) if window else room for window in self.windows)
+        else:
+            held = sum(min(tokens, window - 1) if window else tokens for window in self.windows)
         return held * self._kv_bytes_of_token
 
     def kv_bytes_read(self, prompt: float, new: int) -> float:
@@ -57,7 +70,7 @@ class Footprint:
     def prefill_flop(self, prompt: float) -> float:
         """Operations of a prompt's pass; the head sees the last token only.
 
-        Attention counts the causal half of all pairs of tokens.
+        Attention counts the causal half of all pairs of tokens, whatever the cache has room for.
         """
         beyond = [max(prompt - window, 0) if window else 0 for window in self.windows]
         pairs = sum((prompt * (prompt + 1) - late * (late + 1)) / 2 for late in beyond)
@@ -70,8 +83,11 @@ class Footprint:
         return 2 * self.kv_heads * self.head_dim * self.element_bytes
 
     def _attended(self, prompt: float, new: int) -> float:
-        """Tokens attended to in all layers, mean over the steps after the first token."""
-        lengths = [prompt + step for step in range(1, new)]
+        """Tokens attended to in all layers, mean over the steps after the first token.
+
+        Of a preallocated cache that is all of it: what has no token yet is read and masked.
+        """
+        lengths = [self.cache_tokens or prompt + step for step in range(1, new)]
         return sum(
             sum(min(length, window) if window else length for length in lengths)
             for window in self.windows
