@@ -185,7 +185,7 @@ class BenchmarkSettings:
     """Tokens generated for every prompt."""
     warmup_requests: int = 1
     """Requests that each model answers, besides a batch of every kind, before the clock counts."""
-    turns: str = "token"
+    turns: str = "request"
     """How often the two models take turns: after every token, or after every request. By token is
     steadier on a busy machine; a model that fits into the processor's cache finds it cold."""
     max_rounds: int = 1
