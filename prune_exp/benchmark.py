@@ -6,15 +6,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prune_exp.backends import BACKENDS
+from prune_exp.backends.served import Serving
 from prune_exp.bandwidth import measure_bandwidth
 from prune_exp.cache import digest_of
 from prune_exp.comparison import SIDES, Measured, compare, latency_ratio
 from prune_exp.machine import available_threads, describe_machine, load_at_start
 from prune_exp.processes import ModelProcess
+from prune_exp.serving import servings
 from prune_exp.settings import BenchmarkSettings, SettingError
 from prune_exp.speed import SpeedComparison
 from prune_exp.stopping import Pair, StopRule, collect
@@ -22,6 +26,7 @@ from prune_exp.stopping import Pair, StopRule, collect
 Prompts = dict[str, list[list[int]]]
 """Each side's prompts as its own tokens; the i-th of both are the same text."""
 Workers = dict[str, ModelProcess]
+Servings = dict[str, Serving]
 Answer = dict[str, Any]
 SETTLE_S = 0.01
 """GNU OpenMP's threads spin for some milliseconds after their work and then sleep."""
@@ -52,28 +57,39 @@ def measure(
     prompts: Prompts,
     settings: BenchmarkSettings,
     *,
-    memory_cache: Path | None = None,
+    cache: Path | None = None,
 ) -> SpeedComparison:
     """Measures two checkpoints on tokenized prompts, taking turns so that noise hits both.
 
     Prompt by prompt, and by default token by token, the order alternates. Memory is measured in
-    fresh processes after the warm-up, because a process's peak never falls. Under `memory_cache`,
-    a folder that belongs to the dense model, its further memory rounds are kept: later
-    trials then start the dense model's process once.
+    fresh processes after the warm-up, because a process's peak never falls. Under `cache`, a
+    folder that belongs to the dense model, its further memory rounds and its export are kept:
+    later trials then export it no more and start its process once.
 
     Raises:
         MeasurementError: a measured process died or did not answer.
     """
+    threads = settings.threads or available_threads()
+    checkpoints = dict(zip(SIDES, (dense, pruned), strict=True))
+    kept = {} if cache is None else {"dense": cache}
+    with servings(checkpoints, prompts, settings, threads, kept) as served:
+        measured = _measured(served, prompts, settings, cache)
+    return compare(measured, settings, _shapes(prompts, settings))
+
+
+def _measured(
+    served: Servings, prompts: Prompts, settings: BenchmarkSettings, cache: Path | None
+) -> Measured:
+    """All samples; one measurement at a time on a machine."""
     from filelock import FileLock
 
-    threads = settings.threads or available_threads()
-    folders: dict[str, Path] = dict(zip(SIDES, (dense, pruned), strict=True))
+    threads = served["dense"].threads
     lock = Path(tempfile.gettempdir()) / "prune_exp-measure.lock"
     with FileLock(str(lock), mode=0o666):
-        load, facts = load_at_start(), describe_machine(threads)
+        load = load_at_start()
         roof = measure_bandwidth(threads, settings.timeout_s)
         with ExitStack() as stack:
-            workers = _start(stack, folders, threads, settings)
+            workers = _start(stack, served, settings)
             starts = {side: worker.receive() for side, worker in workers.items()}
             first = {
                 side: _last_answer(worker, _start_warm_up(worker, prompts[side], settings))
@@ -84,28 +100,26 @@ def measure(
             measured_s = time.perf_counter() - start
             batches = _all_batches(workers, prompts, settings)
         load["load_average_end"] = os.getloadavg()[0]
-    memory = _memory(folders, first, prompts, settings, threads, memory_cache)
-    measured = Measured(
+    return Measured(
         pairs=pairs,
         stopped_by=stopped_by,
         measured_s=measured_s,
         batches=batches,
-        memory=memory,
+        memory=_memory(served, first, prompts, settings, cache),
         startup_s={side: start["startup_s"] for side, start in starts.items()},
         roof=roof,
         load=load,
-        facts=facts,
+        facts=describe_machine(threads, BACKENDS[settings.backend].packages)
+        | {"backend": settings.backend, "runtime": asdict(settings.runtime)}
+        | {"dtype": served["dense"].dtype},
     )
-    return compare(measured, settings, _shapes(prompts, settings))
 
 
-def _start(
-    stack: ExitStack, folders: dict[str, Path], threads: int, settings: BenchmarkSettings
-) -> Workers:
-    """Starts a process for each folder, all at once; each is ended with the stack."""
+def _start(stack: ExitStack, served: Servings, settings: BenchmarkSettings) -> Workers:
+    """Starts a process for each model, all at once; each is ended with the stack."""
     return {
-        side: stack.enter_context(ModelProcess(folder, threads, settings.timeout_s))
-        for side, folder in folders.items()
+        side: stack.enter_context(ModelProcess(one, settings.timeout_s))
+        for side, one in served.items()
     }
 
 
@@ -208,11 +222,10 @@ def _all_batches(
 
 
 def _memory(
-    folders: dict[str, Path],
+    served: Servings,
     first: dict[str, Answer],
     prompts: Prompts,
     settings: BenchmarkSettings,
-    threads: int,
     cache: Path | None,
 ) -> dict[str, list[Answer]]:
     """Both models' memory after the warm-up, in the timed processes and in further fresh ones.
@@ -223,16 +236,21 @@ def _memory(
     from tqdm import tqdm
 
     rounds = settings.memory_rounds - 1
-    key = digest_of(prompts["dense"], settings.batches, settings.new_tokens, rounds, threads)
-    versions = digest_of(describe_machine(threads))
-    note = cache / f"{key}-{versions}.json" if cache else None
+    dense = served["dense"]
+    machine = describe_machine(dense.threads, BACKENDS[settings.backend].packages)
+    how = asdict(replace(dense, folder=""))
+    key = digest_of(prompts["dense"], settings.batches, settings.new_tokens, rounds, how)
+    note = cache / f"memory-{key}-{digest_of(machine)}.json" if cache else None
     found: dict[str, list[Answer]] = {side: [] for side in SIDES}
     if note is not None and note.is_file():
         found["dense"] = json.loads(note.read_text(encoding="ascii"))
     for _ in tqdm(range(rounds), "memory", unit="round"):
-        wanted = {side: folders[side] for side in SIDES if len(found[side]) < rounds}
+        half = max(dense.threads // 2, 1)
+        wanted = {
+            side: replace(served[side], threads=half) for side in SIDES if len(found[side]) < rounds
+        }
         with ExitStack() as stack:
-            workers = _start(stack, wanted, max(threads // 2, 1), settings)
+            workers = _start(stack, wanted, settings)
             counts = {
                 side: _start_warm_up(worker, prompts[side], settings) + 1
                 for side, worker in workers.items()

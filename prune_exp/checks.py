@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from prune_exp.settings import (
+    BACKENDS,
     BALLOTS,
     BEST_RULES,
     DIRECTIONS,
@@ -16,9 +17,12 @@ from prune_exp.settings import (
     RECOVERY_DTYPES,
     RECOVERY_TEXTS,
     REFIT_DTYPES,
+    RUNTIME_CACHES,
+    RUNTIME_DTYPES,
     SAMPLERS,
     TURNS,
     UNITS,
+    BenchmarkSettings,
     PruningSettings,
     RecoverySettings,
     SettingError,
@@ -84,6 +88,7 @@ def check(settings: Settings) -> None:
     if settings.benchmark.enabled and not settings.benchmark.batch_sizes:
         raise SettingError("benchmark.batch_sizes is empty; try benchmark.batch_sizes=[8]")
     one_of("benchmark.turns", settings.benchmark.turns, TURNS)
+    _check_runtime(settings.benchmark)
     one_of("search.sampler", settings.search.sampler, SAMPLERS)
     _ = settings.search.limits
     for metric, direction in settings.search.directions.items():
@@ -155,6 +160,23 @@ def _check_pruning(pruning: PruningSettings) -> None:
         if not 0 <= getattr(pruning, name) <= 1:
             given = getattr(pruning, name)
             raise SettingError(f"pruning.{name}={given:g} is not in [0, 1]; try pruning.{name}=0.5")
+
+
+def _check_runtime(benchmark: BenchmarkSettings) -> None:
+    runtime, backend = benchmark.runtime, benchmark.backend
+    one_of("benchmark.backend", backend, BACKENDS)
+    one_of("benchmark.runtime.dtype", runtime.dtype, RUNTIME_DTYPES)
+    one_of("benchmark.runtime.cache", runtime.cache, RUNTIME_CACHES)
+    if backend != "transformers" and (runtime.compile or runtime.cache != "dynamic"):
+        raise SettingError(
+            f"benchmark.backend={backend} has its own cache and compiles what it needs; leave out"
+            " benchmark.runtime.cache and benchmark.runtime.compile"
+        )
+    if runtime.compile and runtime.cache != "static":
+        raise SettingError(
+            "benchmark.runtime.compile=true needs a cache whose size does not change; type"
+            " benchmark.runtime.cache=static too"
+        )
 
 
 def _check_recovery(recovery: RecoverySettings, method: str) -> None:

@@ -1,7 +1,7 @@
 """The machine that a measurement ran on: what it is, and how busy it was."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def describe_machine(threads: int) -> dict[str, Any]:
-    """Processor, cores, governor, memory, system, threads and library versions."""
+def describe_machine(threads: int, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Processor, cores, governor, memory, system, threads and versions, of `packages` too."""
     import platform
 
     import psutil
 
-    versions = {name: installed_version(name) or "unknown" for name in VERSIONS}
+    versions = {name: installed_version(name) or "unknown" for name in (*VERSIONS, *packages)}
     return {
         "threads": threads,
         "cores": available_threads(),

@@ -7,8 +7,9 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
+
+from prune_exp.backends.served import Serving
 
 
 class MeasurementError(RuntimeError):
@@ -18,17 +19,17 @@ class MeasurementError(RuntimeError):
 class ModelProcess:
     """Speaks with one worker process; a context manager that ends it."""
 
-    def __init__(self, folder: Path, threads: int, timeout_s: float) -> None:
+    def __init__(self, serving: Serving, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         started = str(time.monotonic())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "prune_exp.worker", str(folder), str(threads), started],
+            [sys.executable, "-m", "prune_exp.worker", serving.line(), started],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=environment_of(threads),
+            env=environment_of(serving.threads),
         )
 
     def __enter__(self) -> "ModelProcess":

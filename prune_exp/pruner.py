@@ -9,6 +9,7 @@ from prune_exp.calibration import Calibration, Reading, Statistics, calibrate
 from prune_exp.consensus import make_plan
 from prune_exp.corpus import retokenized
 from prune_exp.inputs import Inputs
+from prune_exp.machine import has_bfloat16
 from prune_exp.records import PruningPlan
 from prune_exp.settings import UNITS, Settings
 from prune_exp.stopwatch import Stopwatch

@@ -292,6 +292,16 @@ def _training(trial: TrackedTrial) -> str:
     )
 
 
+def _runtime(params: dict[str, str]) -> str:
+    """What both models were served by."""
+    backend = params.get("benchmark.backend", "transformers")
+    if backend != "transformers":
+        return backend
+    compiled = params.get("benchmark.runtime.compile") == "True"
+    cache = params.get("benchmark.runtime.cache", "dynamic")
+    return f"{backend}, {cache} cache, {'compiled step' if compiled else 'eager'}"
+
+
 def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
     m, params = trial.metrics, trial.params
     rows = [
@@ -302,6 +312,8 @@ def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
         ["Cores, threads", f"{machine.get('cores', '?')}, {machine.get('threads', '?')}"],
         ["Frequency governor", str(machine.get("governor", "not recorded"))],
         ["Versions", ", ".join(f"{k} {v}" for k, v in machine.get("versions", {}).items())],
+        ["Served by", _runtime(params)],
+        ["Type of weights and cache", str(machine.get("dtype", "not recorded"))],
         ["Test prompts", _value(m, "test_prompts", ".0f", "")],
         ["New tokens per prompt", params.get("benchmark.new_tokens", "not recorded")],
         ["Pairs of requests", _value(m, "test_pairs", ".0f", "")],

@@ -114,7 +114,7 @@ def _measure(
         checkpoint,
         prompts,
         settings.benchmark,
-        memory_cache=inputs.cache_dir / "memory" / inputs.source.digest,
+        cache=inputs.cache_dir / "served" / inputs.source.digest,
     )
     samples = tuple(
         {

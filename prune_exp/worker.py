@@ -1,7 +1,8 @@
 """One model in a process of its own that answers requests: what `benchmark` measures.
 
-Started as `python -m prune_exp.worker MODEL_DIR THREADS STARTED`, the last a time of the monotonic
-clock; one JSON object a line on standard input and output. Times are milliseconds, memory MiB.
+Started as `python -m prune_exp.worker SERVING STARTED`, the first a line of JSON
+(`backends.served`), the second a time of the monotonic clock; one JSON object a line on standard
+input and output. Times are milliseconds, memory MiB.
 """
 
 import json
@@ -12,12 +13,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from prune_exp.backends import BACKENDS
+from prune_exp.backends.served import Serving, from_line
 from prune_exp.resident import forget_peak, memory_mib
-from prune_exp.traffic import MIB, footprint_of
+from prune_exp.traffic import MIB
 
 
 class Stamps:
-    """A generation streamer that notes when each token arrives, pauses left out.
+    """Notes when each token arrives, pauses left out.
 
     `pause` is called after every new token but the last of `new_tokens` and returns when the next
     one is wanted.
@@ -26,91 +29,60 @@ class Stamps:
     def __init__(self, new_tokens: int, pause: Callable[[], None] | None) -> None:
         self.times: list[float] = []
         self.paused_s = 0.0
-        self._pauses = range(2, new_tokens + 1) if pause is not None else range(0)
+        self._pauses = range(1, new_tokens) if pause is not None else range(0)
         self._pause = pause
 
-    def put(self, _tokens: Any) -> None:
-        """Called with the prompt, then with every new token."""
-        arrived = time.perf_counter()
-        self.times.append(arrived - self.paused_s)
+    def arrived(self) -> None:
+        """Called with every new token."""
+        now = time.perf_counter()
+        self.times.append(now - self.paused_s)
         if self._pause is not None and len(self.times) in self._pauses:
             self._pause()
-            self.paused_s += time.perf_counter() - arrived
-
-    def end(self) -> None:
-        """Called once generation is over."""
+            self.paused_s += time.perf_counter() - now
 
 
 class Worker:
     """A loaded model, the memory level before it was loaded, and the largest cache so far."""
 
-    def __init__(self, folder: str, threads: int) -> None:
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        torch.set_num_threads(threads)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        AutoModelForCausalLM._model_mapping.get(type(config), None)  # imports the architecture
-        torch.mm(torch.randn(256, 256), torch.randn(256, 256))
+    def __init__(self, serving: Serving) -> None:
+        load = BACKENDS[serving.backend].start(serving)
         self.cache_bytes = 0
         self.level_mib = memory_mib("VmRSS")
         forget_peak()
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
-        ).eval()
+        self.served = load(serving)
 
     def generate(
         self, ids: list[list[int]], new_tokens: int, pause: Callable[[], None] | None = None
     ) -> dict[str, Any]:
         """Greedy tokens for equally long prompts [batch, tokens], and when they came."""
-        import torch
-
-        prompt, stamps = torch.tensor(ids), Stamps(new_tokens, pause)
+        stamps = Stamps(new_tokens, pause)
         start = time.perf_counter()
-        with torch.inference_mode():
-            output = self.model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=new_tokens,
-                min_new_tokens=new_tokens,
-                do_sample=False,
-                pad_token_id=0,
-                streamer=stamps,
-                return_dict_in_generate=True,
-            )
+        tokens, cache_bytes = self.served.generate(ids, new_tokens, stamps.arrived)
         total = time.perf_counter() - start - stamps.paused_s
-        self.cache_bytes = max(self.cache_bytes, cache_bytes(output.past_key_values))
+        self.cache_bytes = max(self.cache_bytes, cache_bytes)
         return {
             "total_ms": 1000 * total,
-            "ttft_ms": 1000 * (stamps.times[1] - start),
-            "tpot_ms": 1000 * (stamps.times[-1] - stamps.times[1]) / (new_tokens - 1),
-            "ids": output.sequences[:, prompt.shape[1] :].tolist(),
+            "ttft_ms": 1000 * (stamps.times[0] - start),
+            "tpot_ms": 1000 * (stamps.times[-1] - stamps.times[0]) / (new_tokens - 1),
+            "ids": tokens,
         }
 
     def memory(self) -> dict[str, Any]:
         """Peak above the level before the load, the largest cache, and what the model reads."""
         return {
             "peak_memory_mib": memory_mib("VmHWM") - self.level_mib,
+            "level_mib": self.level_mib,
             "kv_cache_mib": self.cache_bytes / MIB,
-            "footprint": asdict(footprint_of(self.model)),
+            "footprint": asdict(self.served.footprint),
         }
-
-
-def cache_bytes(cache: Any) -> int:
-    """Bytes of the keys and values that a cache holds when a request has ended."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for layer in cache.layers
-        for tensor in (layer.keys, layer.values)
-    )
 
 
 def main() -> None:
     """Answers requests until standard input ends. Only answers reach standard output."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    worker = Worker(sys.argv[1], int(sys.argv[2]))
-    _send(answers, {"startup_s": time.monotonic() - float(sys.argv[3])})
+    worker = Worker(from_line(sys.argv[1]))
+    _send(answers, {"startup_s": time.monotonic() - float(sys.argv[2])})
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "generate":

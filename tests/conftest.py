@@ -67,6 +67,22 @@ def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0, vocab: int = 
     return model.eval().requires_grad_(False)
 
 
+def eager_serving(folder: Path) -> Any:
+    """What a measured process is told of a checkpoint when nothing is asked for."""
+    from prune_exp.backends.served import Serving
+
+    return Serving(
+        folder=str(folder),
+        backend="transformers",
+        dtype="float32",
+        cache="dynamic",
+        compile=False,
+        threads=1,
+        sequences=3,
+        cache_tokens=17,
+    )
+
+
 def make_tokenizer() -> Any:
     """A byte-level tokenizer: 256 byte tokens after one special token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

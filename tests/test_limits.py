@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny, make_tokenizer
+from conftest import eager_serving, make_tiny, make_tokenizer
 
 from prune_exp import bandwidth, figures, machine
 from prune_exp.checks import check
@@ -83,17 +84,25 @@ def test_windows_limit_what_is_attended_to(window: int) -> None:
     assert found.kv_bytes_read(7, 3) == 2 * (min(8, most) + min(9, most)) / 2
 
 
+@pytest.mark.parametrize("window", [0, 3, 40])
+def test_a_preallocated_cache_is_held_and_read_whole(window: int) -> None:
+    found = replace(windowed(0, window), cache_tokens=20)
+    inside = min(window or 20, 20)
+    assert found.kv_bytes(7) == 2 * (20 + inside)
+    assert found.kv_bytes_read(7, 3) == 2 * (20 + inside)
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2"])
 def test_the_cache_is_as_large_as_shapes_say(model_type: str, tmp_path: Path) -> None:
     make_tiny(model_type).save_pretrained(tmp_path)
-    worker = Worker(str(tmp_path), 1)
+    worker = Worker(eager_serving(tmp_path))
     worker.generate([list(range(1, 13))] * 3, 5)
     memory = worker.memory()
-    assert memory["kv_cache_mib"] * 2**20 == 3 * footprint_of(worker.model).kv_bytes(16)
+    assert memory["kv_cache_mib"] * 2**20 == 3 * worker.served.footprint.kv_bytes(16)
 
 
 def test_the_peak_is_the_kernels_and_does_not_fall(tiny_folder: Path) -> None:
-    worker = Worker(str(tiny_folder), 1)
+    worker = Worker(eager_serving(tiny_folder))
     before = worker.memory()["peak_memory_mib"]
     big = torch.ones(64 * 2**18)
     del big

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny
+from conftest import eager_serving, make_tiny
 
 from prune_exp import benchmark, quality
 from prune_exp.corpus import TokenBlocks, load_corpus
@@ -106,7 +106,7 @@ def test_measured_processes_answer_and_alternate(tiny_folder: Path, turns: str) 
 
 def test_a_dead_process_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
     with (
-        ModelProcess(tmp_path / "nothing", 1, 60) as process,
+        ModelProcess(eager_serving(tmp_path / "nothing"), 60) as process,
         pytest.raises(MeasurementError, match="ended with code"),
     ):
         process.receive()

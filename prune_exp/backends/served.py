@@ -52,7 +52,7 @@ class Served:
 
 
 Load = Callable[[Serving], Served]
-Start = Callable[[], Load]
+Start = Callable[[Serving], Load]
 """Imports what a backend needs, so that it is there before memory is looked at."""
 
 

@@ -1,0 +1,198 @@
+"""Every way to serve a model says the same tokens; what cannot work is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import command, make_tiny, runs_in
+
+from prune_exp import serving
+from prune_exp.backends import BACKENDS
+from prune_exp.backends.served import Served, Serving
+from prune_exp.settings import BenchmarkSettings, RuntimeSettings, SettingError
+
+PROMPTS = [[7, 8, 9, 10, 11], [200, 3, 77, 5, 21]]
+NEW = 8
+EAGER = {"backend": "transformers", "dtype": "float32", "cache": "dynamic", "compile": False}
+
+
+def needs(backend: str) -> None:
+    for module in BACKENDS[backend].modules:
+        pytest.importorskip(module)
+
+
+def serve(checkpoint: Path, scratch: Path, **how: Any) -> Served:
+    """A model as a measured process has it."""
+    how = EAGER | how
+    backend, folder = BACKENDS[how["backend"]], checkpoint
+    if backend.export is not None:
+        folder = scratch / "export"
+        folder.mkdir()
+        backend.export(checkpoint, folder, how["dtype"])
+    told = Serving(folder=str(folder), threads=1, sequences=2, cache_tokens=16, **how)
+    return backend.start(told)(told)
+
+
+def greedy_tokens(model: Any, ids: list[list[int]]) -> list[list[int]]:
+    """The oracle: the whole text through the model again for every token, no cache."""
+    text = torch.tensor(ids)
+    for _ in range(NEW):
+        text = torch.cat([text, model(text).logits[:, -1:].argmax(-1)], dim=1)
+    return text[:, len(ids[0]) :].tolist()
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_static_cache_says_the_same_tokens(tmp_path: Path, compiled: bool) -> None:
+    model = make_tiny("llama")
+    model.save_pretrained(tmp_path)
+    served = serve(tmp_path, tmp_path, cache="static", compile=compiled)
+    for ids in (PROMPTS[:1], PROMPTS, PROMPTS[1:]):  # the cache is emptied and made anew
+        tokens, held = served.generate(ids, NEW, nothing)
+        assert tokens == greedy_tokens(model, ids)
+        assert held == len(ids) * served.footprint.kv_bytes(1)
+    assert served.footprint.kv_bytes(1) == 4 * 2 * 16 * 2 * 8 * 4
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "gpt2", "qwen3"])
+def test_a_static_cache_serves_other_families(model_type: str, tmp_path: Path) -> None:
+    model = make_tiny(model_type)
+    model.save_pretrained(tmp_path)
+    served = serve(tmp_path, tmp_path, cache="static")
+    for _ in range(2):
+        tokens, held = served.generate(PROMPTS, NEW, nothing)
+        assert tokens == greedy_tokens(model, PROMPTS)
+        assert held == 2 * served.footprint.kv_bytes(1)
+
+
+def test_bfloat16_is_near_and_half_as_large(tmp_path: Path) -> None:
+    model = make_tiny("llama")
+    model.save_pretrained(tmp_path)
+    whole = serve(tmp_path, tmp_path)
+    half = serve(tmp_path, tmp_path, dtype="bfloat16")
+    assert half.footprint.weight_bytes * 2 == whole.footprint.weight_bytes
+    assert half.footprint.decode_bytes(1, 5, 3) * 2 == whole.footprint.decode_bytes(1, 5, 3)
+    held = [served.generate(PROMPTS, NEW, nothing)[1] for served in (whole, half)]
+    assert held[0] == 2 * held[1] == 2 * whole.footprint.kv_bytes(5 + NEW - 1)
+
+
+@pytest.mark.parametrize(
+    ("backend", "model_type"),
+    [(name, kind) for name, one in BACKENDS.items() if one.export for kind in one.families],
+)
+def test_a_backend_says_the_same_tokens(backend: str, model_type: str, tmp_path: Path) -> None:
+    needs(backend)
+    model = make_tiny(model_type)
+    model.save_pretrained(tmp_path)
+    served, arrivals = serve(tmp_path, tmp_path, backend=backend), [0]
+
+    def arrived() -> None:
+        arrivals[0] += 1
+
+    for ids in (PROMPTS, PROMPTS[:1]):
+        tokens, held = served.generate(ids, NEW, arrived)
+        assert tokens == greedy_tokens(model, ids)
+        if served.footprint.cache_tokens:
+            assert held == 2 * served.footprint.kv_bytes(0)
+        else:
+            assert held == len(ids) * served.footprint.kv_bytes(5 + NEW - 1)
+    assert arrivals == [2 * NEW]
+
+
+REFUSED = [
+    (["benchmark.backend=onxruntime"], "did you mean onnxruntime"),
+    (["benchmark.runtime.dtype=float16"], "did you mean"),
+    (["benchmark.runtime.compile=true"], "benchmark.runtime.cache=static"),
+    (["benchmark.backend=openvino", "benchmark.runtime.cache=static"], "has its own cache"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), REFUSED)
+def test_bad_runtimes_are_refused_in_one_line(
+    given: list[str], words: str, tiny_args: list[str], tmp_path: Path
+) -> None:
+    done = command(*tiny_args, *given, cwd=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert words in done.stderr
+    assert not (tmp_path / "mlruns").exists()
+
+
+def config_of(model_type: str) -> Any:
+    return make_tiny(model_type).config
+
+
+def settings(**changes: Any) -> BenchmarkSettings:
+    runtime = {key: changes.pop(key) for key in ("dtype", "cache", "compile") if key in changes}
+    return BenchmarkSettings(runtime=RuntimeSettings(**runtime), **changes)
+
+
+def test_what_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    llama = config_of("llama")
+    monkeypatch.setattr(serving, "has_bfloat16", lambda: False)
+    with pytest.raises(SettingError, match="avx512_bf16"):
+        serving.check_serving(settings(dtype="bfloat16"), llama)
+    assert serving.dtype_of(settings(dtype="auto")) == "float32"
+    serving.check_serving(settings(dtype="auto"), llama)
+    monkeypatch.setattr(serving, "has_bfloat16", lambda: True)
+    serving.check_serving(settings(dtype="bfloat16"), llama)
+    assert serving.dtype_of(settings(dtype="auto")) == "bfloat16"
+    assert serving.dtype_of(settings(dtype="auto", backend="onnxruntime")) == "float32"
+    monkeypatch.setattr(serving.shutil, "which", lambda _: None)
+    with pytest.raises(SettingError, match="compiler"):
+        serving.check_serving(settings(cache="static", compile=True), llama)
+    monkeypatch.setattr(serving, "find_spec", lambda _: None)
+    for name, backend in BACKENDS.items():
+        if backend.modules:
+            with pytest.raises(SettingError, match=rf"prune-exp\[{backend.extra}\]"):
+                serving.check_serving(settings(backend=name), llama)
+    serving.check_serving(settings(backend="openvino", enabled=False), llama)
+
+
+def test_what_a_backend_cannot_serve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "find_spec", lambda _: True)
+    with pytest.raises(SettingError, match="cannot serve gemma3_text"):
+        serving.check_serving(settings(backend="openvino"), config_of("gemma3_text"))
+    with pytest.raises(SettingError, match="use float32"):
+        serving.check_serving(settings(backend="onnxruntime", dtype="bfloat16"), config_of("llama"))
+
+
+def test_an_export_is_named_by_all_that_it_depends_on(tiny_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    make_tiny("llama", seed=1).save_pretrained(other)
+    names = {
+        serving.export_name(folder, settings(backend=backend, dtype=dtype))
+        for folder in (tiny_folder, other)
+        for backend in ("openvino", "onnxruntime")
+        for dtype in ("float32", "bfloat16")
+    }
+    assert len(names) == 8
+    again = serving.export_name(tiny_folder, settings(backend="openvino"))
+    assert again in names
+
+
+@pytest.mark.parametrize("backend", [name for name, one in BACKENDS.items() if one.export])
+def test_a_trial_end_to_end(backend: str, tiny_args: list[str], tmp_path: Path) -> None:
+    needs(backend)
+    done = command(*tiny_args, f"benchmark.backend={backend}", "benchmark.prompts=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_in(tmp_path)
+    assert run.data.params["benchmark.backend"] == backend
+    assert run.data.metrics["speedup"] > 0
+    assert run.data.metrics["saved/weights_mib"] > 0
+    served = [path.name for path in tmp_path.glob(f"cache/served/*/{backend}-*")]
+    assert len([name for name in served if not name.endswith(".lock")]) == 1
+
+
+def test_a_compiled_trial_end_to_end(tiny_args: list[str], tmp_path: Path) -> None:
+    how = ["benchmark.runtime.cache=static", "benchmark.runtime.compile=true"]
+    done = command(*tiny_args, *how, "benchmark.prompts=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_in(tmp_path)
+    assert run.data.params["benchmark.runtime.compile"] == "True"
+    metrics = run.data.metrics
+    assert metrics["dense/kv_cache_mib"] == metrics["dense/kv_cache_measured_mib"]
