@@ -46,7 +46,7 @@ def nothing() -> None:
     pass
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_static_cache_says_the_same_tokens(tmp_path: Path, compiled: bool) -> None:
     model = make_tiny("llama")
     model.save_pretrained(tmp_path)
@@ -188,6 +188,7 @@ def test_a_trial_end_to_end(backend: str, tiny_args: list[str], tmp_path: Path) 
     assert len([name for name in served if not name.endswith(".lock")]) == 1
 
 
+@pytest.mark.slow
 def test_a_compiled_trial_end_to_end(tiny_args: list[str], tmp_path: Path) -> None:
     how = ["benchmark.runtime.cache=static", "benchmark.runtime.compile=true"]
     done = command(*tiny_args, *how, "benchmark.prompts=2", cwd=tmp_path)

@@ -41,7 +41,8 @@ def export_graph(checkpoint: Path, dtype: str) -> tuple[Any, Any]:
         raise ValueError("layers with a sliding window cannot be exported")
     heads, layers = heads_of(model.config), model.config.num_hidden_layers
     ids = torch.ones(2, 3, dtype=torch.long)
-    past = [torch.zeros(2, heads.groups, 4, heads.dim, dtype=model.dtype)] * (2 * layers)
+    shape = (2, heads.groups, 4, heads.dim)
+    past = [torch.zeros(shape, dtype=model.dtype) for _ in range(2 * layers)]
     free = torch.export.Dim.DYNAMIC
     shapes = ({0: free, 1: free}, [{0: free, 2: free}] * (2 * layers))
     with torch.no_grad():

@@ -42,6 +42,7 @@ def load(serving: Serving) -> Served:
             "KV_CACHE_PRECISION": precision,
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
             "INFERENCE_NUM_THREADS": serving.threads,
+            "ENABLE_HYPER_THREADING": True,
             "PERFORMANCE_HINT": "LATENCY",
         },
     )
