@@ -11,7 +11,7 @@ from prune_exp.cache import digest_of
 from prune_exp.corpus import Corpus, load_corpus
 from prune_exp.masks import check_masks
 from prune_exp.records import ModelShape
-from prune_exp.serving import check_serving
+from prune_exp.serving import check_serving, longest
 from prune_exp.settings import BenchmarkSettings, SettingError, Settings
 from prune_exp.training_text import split_documents
 from prune_exp.vocabulary import removable_tokens
@@ -42,7 +42,8 @@ def prepare(settings: Settings) -> Inputs:
     tokenizer = models.load_tokenizer(source.folder)
     skeleton = models.skeleton(source.folder)
     check_lengths(settings.benchmark, skeleton.config)
-    check_serving(settings.benchmark, skeleton.config)
+    tokens = longest([tokenizer(text)["input_ids"] for text in prompts], settings.benchmark)
+    check_serving(settings.benchmark, skeleton.config, tokens)
     shape = replace(
         models.shape_of(skeleton),
         vocab_removable=removable_tokens(tokenizer),

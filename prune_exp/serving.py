@@ -12,8 +12,10 @@ from prune_exp.backends import BACKENDS, Backend
 from prune_exp.backends.served import Serving
 from prune_exp.cache import cached_folder, digest_of, file_sha256
 from prune_exp.machine import has_bfloat16
+from prune_exp.models import skeleton
 from prune_exp.packaged import installed_version
 from prune_exp.settings import BenchmarkSettings, SettingError
+from prune_exp.traffic import windows_of
 
 COMPILERS = ("g++", "clang++", "c++")
 EXPORTERS = ("torch", "transformers")
@@ -29,10 +31,10 @@ def dtype_of(settings: BenchmarkSettings) -> str:
     return "bfloat16" if able else "float32"
 
 
-def check_serving(settings: BenchmarkSettings, config: Any) -> None:
+def check_serving(settings: BenchmarkSettings, config: Any, tokens: int) -> None:
     """Raises SettingError for what this machine or the backend cannot serve of a model.
 
-    `config` is the dense model's.
+    `config` is the dense model's, `tokens` the length of the longest sequence it is asked for.
     """
     if not settings.enabled:
         return
@@ -50,7 +52,8 @@ def check_serving(settings: BenchmarkSettings, config: Any) -> None:
         )
     if runtime.dtype == "bfloat16":
         _check_bfloat16(settings.backend, backend)
-    _check_family(settings.backend, backend, config)
+    if backend.export is not None:
+        _check_export(settings.backend, backend, config, tokens)
 
 
 def _check_bfloat16(name: str, backend: Backend) -> None:
@@ -66,11 +69,24 @@ def _check_bfloat16(name: str, backend: Backend) -> None:
         )
 
 
-def _check_family(name: str, backend: Backend, config: Any) -> None:
-    if backend.families and config.model_type not in backend.families:
+def _check_export(name: str, backend: Backend, config: Any, tokens: int) -> None:
+    if config.model_type not in backend.families:
         raise SettingError(
             f"benchmark.backend={name} cannot serve {config.model_type}; it serves"
             f" {', '.join(backend.families)}; use benchmark.backend=transformers"
+        )
+    windows = [window for window in windows_of(config) if window]
+    if windows and min(windows) < tokens:
+        raise SettingError(
+            f"benchmark.backend={name} lets every layer attend to the whole text, this model only"
+            f" to {min(windows)} of up to {tokens} tokens; ask for fewer or use"
+            " benchmark.backend=transformers"
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    if name == "llama_cpp" and rope.get("rope_type", "default") != "default":
+        raise SettingError(
+            f"benchmark.backend=llama_cpp cannot serve positions of type {rope['rope_type']}; use"
+            " benchmark.backend=transformers"
         )
 
 
@@ -92,12 +108,22 @@ def servings(
 
     An export is made under the folder that `kept` names for its side and stays there, so that it
     is made once; of other sides it is gone in the end.
+
+    Raises:
+        SettingError: a prompt is longer than the export could tell right.
     """
-    dtype, export = dtype_of(settings), BACKENDS[settings.backend].export
+    dtype, backend = dtype_of(settings), BACKENDS[settings.backend]
+    export = backend.export
     with tempfile.TemporaryDirectory(prefix="prune_exp-served-") as scratch:
         folders = dict(checkpoints)
         if export is not None:
             for side, checkpoint in checkpoints.items():
+                _check_export(
+                    settings.backend,
+                    backend,
+                    skeleton(checkpoint).config,
+                    longest(prompts[side], settings),
+                )
                 target = kept.get(side, Path(scratch)) / export_name(checkpoint, settings)
                 folders[side] = cached_folder(
                     target, lambda empty, source=checkpoint: export(source, empty, dtype)

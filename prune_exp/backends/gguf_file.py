@@ -16,8 +16,7 @@ FILE_TYPES = {"float32": "ALL_F32", "bfloat16": "MOSTLY_BF16"}
 def write_gguf(model: Any, path: Path, dtype: str) -> None:
     """Writes a loaded model (in float32) with its matrices in `dtype`, everything else in float32.
 
-    Raises:
-        ValueError: the positions are scaled, which the file would not say.
+    Its positions must not be scaled: the file would not say so.
     """
     import gguf
 
@@ -46,8 +45,7 @@ def _write_sizes(writer: Any, config: Any) -> None:
     from prune_exp.architectures import heads_of
 
     heads, rope = heads_of(config), config.rope_parameters
-    if rope.get("rope_type", "default") != "default":
-        raise ValueError(f"positions of type {rope['rope_type']} cannot be exported to GGUF")
+    assert rope.get("rope_type", "default") == "default", rope
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)

@@ -17,6 +17,8 @@ from prune_exp.backends.served import (
 from prune_exp.traffic import Footprint, footprint_of
 
 FILE = "model.gguf"
+GGML_TYPES = {"float32": 0, "bfloat16": 30}
+"""`enum ggml_type` in ggml.h."""
 FAMILIES = tuple(ARCHITECTURES)
 
 
@@ -58,13 +60,12 @@ class Context:
         model = llama_cpp.llama_model_load_from_file(path, llama_cpp.llama_model_default_params())
         if not model:
             raise RuntimeError(f"llama.cpp cannot load {serving.folder}")
-        kind = {"float32": llama_cpp.GGML_TYPE_F32, "bfloat16": llama_cpp.GGML_TYPE_BF16}
         asked = llama_cpp.llama_context_default_params()
         asked.n_seq_max = serving.sequences
         asked.n_ctx = serving.sequences * serving.cache_tokens
         asked.n_batch = asked.n_ctx
         asked.n_threads = asked.n_threads_batch = serving.threads
-        asked.type_k = asked.type_v = kind[serving.dtype]
+        asked.type_k = asked.type_v = GGML_TYPES[serving.dtype]
         self.context = llama_cpp.llama_init_from_model(model, asked)
         if not self.context:
             raise RuntimeError("llama.cpp cannot make a context of this size")
