@@ -224,7 +224,7 @@ def log_result(result: TrialResult, folder: Path) -> None:
     flat = metrics(result)
     mlflow.log_metrics(flat)
     mlflow.log_dict(flat, "metrics.json")
-    mlflow.log_dict(result.plan.to_json(), "plan.json")
+    mlflow.log_text(json.dumps(result.plan.to_json(), separators=(",", ":")), "plan.json")
     mlflow.log_dict(result.plan.agreement, "voter_agreement.json")
     if result.speed is not None:
         mlflow.log_text(json.dumps(list(result.speed.samples), indent=1), "samples.json")
