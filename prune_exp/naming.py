@@ -5,16 +5,14 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from prune_exp.settings import Settings, flatten, redact, redact_override
+from prune_exp.settings import Settings, flatten, redact_override
+from prune_exp.wording import one_line
 
 LONGEST_VALUE, LONGEST_NAME = 32, 160
+BARE = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?|[A-Za-z][\w.-]*", re.ASCII)
+SPECIAL = ("nan", "inf", "true", "false", "null", "none")
+"""Words that Hydra would take for something else than themselves."""
 SHORT = {"sparsity": "s", "vote_threshold": "t"}
-
-
-def one_line(text: str, most: int) -> str:
-    """A text on one line, cut where it is longer than `most` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
 def sweep_name(space: Mapping[str, str], trials: int) -> str:
@@ -52,7 +50,7 @@ def remembered(overrides: Sequence[str]) -> str:
 def command_line(overrides: Sequence[str], *, sweep: bool) -> str:
     """What a shell must be given to run these overrides."""
     words = ["python", "-m", "prune_exp", *(["-m"] if sweep else []), *overrides]
-    return redact(shlex.join(words))
+    return shlex.join(words)
 
 
 def recalled(tag: str | None) -> list[str] | None:
@@ -75,8 +73,7 @@ def _quoted(text: str) -> str:
         return "null"
     if text.startswith("[") and _is_json(text):
         return text
-    plain = text.replace("_", "").replace(".", "").replace("-", "")
-    if plain.isalnum() and plain.isascii():
+    if BARE.fullmatch(text) and text.lower() not in SPECIAL:
         return text
     escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text)
     return f"'{escaped}'"

@@ -286,10 +286,10 @@ def _size_metrics(result: TrialResult) -> dict[str, float]:
         "pruned/vocabulary": pruned.vocab,
         "weights_zeroed_pct": 100 * result.plan.weights_zeroed / dense.params_total,
         "weights_read_ratio": _read(pruned) / _read(dense),
-    } | _removed_by_kind(dense, pruned)
+    } | removed_by_kind(dense, pruned)
 
 
-def _removed_by_kind(dense: ModelShape, pruned: ModelShape) -> dict[str, float]:
+def removed_by_kind(dense: ModelShape, pruned: ModelShape) -> dict[str, float]:
     """What went with each kind of unit, as a percentage of the dense model's parameters."""
     heads = (dense.query_heads - pruned.query_heads) * dense.params_query_head
     heads += (dense.kv_heads - pruned.kv_heads) * dense.params_kv_head

@@ -1,27 +1,9 @@
 """What a report consists of, whatever it is rendered to. All text is plain text."""
 
-import unicodedata
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar
 
-REPLACEMENT = "\ufffd"
-INVISIBLE = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
-"""What turns the direction of the text after it, and separators that some take for newlines."""
-
-
-def plain(text: str) -> str:
-    """A text without control characters and lone surrogates; newlines and tabs stay."""
-    return "".join(
-        REPLACEMENT
-        if one in INVISIBLE or (one not in "\n\t" and unicodedata.category(one) in ("Cc", "Cs"))
-        else one
-        for one in text.replace("\r\n", "\n")
-    )
-
-
-def clip(text: str, most: int) -> str:
-    """A text cut where it is longer than `most` characters."""
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+from prune_exp.wording import plain
 
 
 @dataclass(frozen=True)
@@ -98,3 +80,14 @@ class Document:
     lead: str
     """What the report is about, under the title."""
     sections: list[Section]
+
+
+def cleaned(part: Any) -> Any:
+    """A document, or a part of one, in which every text is `plain`."""
+    if isinstance(part, str):
+        return plain(part)
+    if isinstance(part, list | tuple):
+        return type(part)(cleaned(one) for one in part)
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{one.name: cleaned(getattr(part, one.name)) for one in fields(part)})
+    return part

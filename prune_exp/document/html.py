@@ -3,7 +3,7 @@
 import base64
 from pathlib import Path
 
-from prune_exp.document.blocks import Document, Image, plain
+from prune_exp.document.blocks import Document, Image, cleaned
 
 TEMPLATE = "report.html.jinja"
 
@@ -22,7 +22,6 @@ def to_html(document: Document, pictures: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["plain"] = plain
     files = {
         block.file
         for section in document.sections
@@ -30,7 +29,7 @@ def to_html(document: Document, pictures: Path) -> str:
         if isinstance(block, Image)
     }
     uris = {name: _data_uri(pictures / name) for name in sorted(files)}
-    return environment.get_template(TEMPLATE).render(document=document, pictures=uris)
+    return environment.get_template(TEMPLATE).render(document=cleaned(document), pictures=uris)
 
 
 def _data_uri(path: Path) -> str:

@@ -12,15 +12,16 @@ from prune_exp.document.blocks import (
     Image,
     Paragraph,
     Table,
-    plain,
+    cleaned,
 )
 
-MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")
-LINE_START = re.compile(r"^([#>+=-]|\d+(?=[.)]))")
+MARKUP = re.compile(r"[\\`*\[\]|~$#]|(?<!\w)_|_(?!\w)")
+LINE_START = re.compile(r"^([>+=-]|\d+(?=[.)]))")
 
 
 def to_markdown(document: Document) -> str:
     """The whole page."""
+    document = cleaned(document)
     parts = [f"# {inline(document.title)}", text(document.lead)]
     for section in document.sections:
         parts.append(f"## {inline(section.title)}")
@@ -30,8 +31,7 @@ def to_markdown(document: Document) -> str:
 
 def inline(given: str) -> str:
     """Text for a table's cell or a heading, on one line."""
-    line = " ".join(plain(given).split())
-    escaped = MARKUP.sub(lambda match: "\\" + match[0], line)
+    escaped = MARKUP.sub(lambda match: "\\" + match[0], " ".join(given.split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;")
 
 
@@ -61,7 +61,7 @@ def _cards(block: Cards) -> str:
 
 def _code(block: Code) -> str:
     """A fence longer than any run of backticks inside."""
-    inside = plain(block.text)
+    inside = block.text
     longest = max((len(run) for run in re.findall("`+", inside)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{inside}\n{fence}"

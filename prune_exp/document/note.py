@@ -1,8 +1,9 @@
 """A sweep's note in the MLflow UI: its trials, the best of them, where the report is."""
 
 from prune_exp.document.markdown import inline, table
-from prune_exp.document.trials import TRIAL_HEAD, place_of, trial_rows
+from prune_exp.document.trials import LONGEST_NAME, TRIAL_HEAD, place_of, trial_rows
 from prune_exp.tracked import Choice, TrackedTrial
+from prune_exp.wording import one_line
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow's pages show as a run's description."""
@@ -16,7 +17,7 @@ def note(trials: list[TrackedTrial], best: Choice | None) -> str:
         lead = "No trial finished, so there is no report and no model."
     else:
         lead = (
-            f"Best: **{inline(best.trial.name)}** (run {best.trial.run_id}), chosen for"
+            f"Best: **{inline(one_line(best.trial.name, LONGEST_NAME))}** (run {best.trial.run_id}), chosen for"
             f" {inline(best.rule)}. The report is the artifact report.html, here and there."
         )
     rows = trial_rows(trials)

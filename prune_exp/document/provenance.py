@@ -31,7 +31,7 @@ def methods(found: Findings) -> list[Block]:
         ["Seed", params.get("seed", UNKNOWN)],
         ["Held-out tokens", value(m, "heldout_tokens", ",.0f")],
         ["Training after pruning", _training(trial)],
-        ["Voters", params.get("pruning.voters", UNKNOWN)],
+        ["Voters", ", ".join(recalled(params.get("pruning.voters")) or [UNKNOWN])],
         ["Commit", trial.tags.get("git_commit", UNKNOWN)],
     ]
     load = [machine.get("load_average_start"), machine.get("load_average_end")]

@@ -44,7 +44,8 @@ def _units(kind: str, plan: PruningPlan | None) -> str:
     if plan is None:
         return "not in the store"
     if kind == "layers":
-        return ", ".join(map(str, plan.layers)) or "none"
+        several = "s" if len(plan.layers) > 1 else ""
+        return f"layer{several} {', '.join(map(str, plan.layers))}" if plan.layers else "none"
     if kind == "vocab":
         return f"{len(plan.tokens):,}" if plan.tokens else "none"
     table = plan.heads if kind == "heads" else plan.channels

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from prune_exp.batches import batch_labels, batch_name
-from prune_exp.document.blocks import Block, Bullets, Card, Cards, Image, Paragraph, Table, clip
+from prune_exp.document.blocks import Block, Bullets, Card, Cards, Image, Paragraph, Table
 from prune_exp.document.findings import Findings, Metrics
 from prune_exp.document.trials import TRIAL_HEAD, place_of, trial_rows, value
 from prune_exp.insights import SUMMARY, conclusion, insights
+from prune_exp.wording import clip
 
 INTERVALS = (
     ("Speedup", "speedup", ".2f", "x"),

@@ -1,7 +1,7 @@
 """The trials of a sweep as rows of a table."""
 
-from prune_exp.naming import one_line
 from prune_exp.tracked import Choice, TrackedTrial
+from prune_exp.wording import one_line
 
 TRIAL_HEAD = [
     "Trial",

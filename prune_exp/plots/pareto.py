@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from prune_exp.naming import one_line
 from prune_exp.plots.style import BETTER, CHOSEN, DENSE, INK, PRUNED, bare, new_figure, save
 from prune_exp.tracked import TrackedTrial
+from prune_exp.wording import one_line
 
 WIDE = 4.0
 """Ratio of the largest to the smallest cost from which on the axis is logarithmic."""
@@ -171,6 +172,7 @@ def _place_labels(figure: Any, axis: Any, points: list[Point]) -> None:
     order = sorted(range(len(points)), key=lambda i: (not points[i].chosen, i not in best))
     places = axis.transData.transform([(one.cost, one.gain) for one in points])
     taken = [_box(x, y) for x, y in places]
+    taken += [_box(x, y, 2.0) for x, y in _along(axis, points)]
     frame = axis.get_window_extent(renderer)
     for i in order:
         one = points[i]
@@ -194,6 +196,20 @@ def _place_labels(figure: Any, axis: Any, points: list[Point]) -> None:
                 taken.append(box)
                 break
             text.remove()
+
+
+def _along(axis: Any, points: list[Point]) -> list[tuple[float, float]]:
+    """Places on the front's line and on the intervals, in pixels, close enough to keep off."""
+    best = [points[i] for i in front([(one.cost, one.gain) for one in points])]
+    lines = [((a.cost, a.gain), (b.cost, b.gain)) for a, b in pairwise(best)]
+    lines += [((one.cost_ends[0], one.gain), (one.cost_ends[1], one.gain)) for one in points]
+    lines += [((one.cost, one.gain_ends[0]), (one.cost, one.gain_ends[1])) for one in points]
+    found = []
+    for start, end in lines:
+        (x0, y0), (x1, y1) = axis.transData.transform([start, end])
+        steps = int(max(abs(x1 - x0), abs(y1 - y0)) / 6) + 1
+        found += [(x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps) for i in range(steps)]
+    return found
 
 
 def _box(x: float, y: float, reach: float = 6.0) -> Any:

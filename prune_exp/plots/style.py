@@ -33,10 +33,10 @@ def draw_panels(panels: Sequence[Panel], title: str, path: Path) -> None:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure((4.4 * columns, 0.4 + 3.6 * rows), title)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, panel in zip(axes, panels, strict=False):
         panel(axis)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
     save(figure, path)
 
@@ -53,7 +53,8 @@ def bare(axis: Any) -> None:
 
 def number(value: float) -> str:
     """A figure short enough for the end of a bar."""
-    return f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 or not value else 2
+    return f"{value:,.{digits}f}"
 
 
 def pair(axis: Any, title: str, unit: str, dense: float, pruned: float) -> None:

@@ -47,9 +47,11 @@ def _nominations(part: Any, kinds: list[str], plan: PruningPlan, layers: int) ->
         axis.set_title(KINDS[kind], fontsize=11)
         _ticks(axis, kind, plan, len(rows))
         _grid(axis, len(rows), len(voters))
+        if kind == "layers":
+            _outline(axis, plan.layers, len(voters))
         if kind == "vocab":
             _figures(axis, rows)
-    part.colorbar(image, ax=list(axes), shrink=min(1.0, 2.4 / part.bbox_inches.height), pad=0.02)
+    part.colorbar(image, ax=list(axes), shrink=0.5 if layers > 12 else 0.9, pad=0.02)
 
 
 def _by_layer(kind: str, plan: PruningPlan, layers: int) -> list[list[float]]:
@@ -75,6 +77,17 @@ def _ticks(axis: Any, kind: str, plan: PruningPlan, rows: int) -> None:
     for tick in axis.get_yticklabels():
         if kind == "layers" and int(tick.get_text()) in plan.layers:
             tick.set(color=CHOSEN, weight="bold")
+
+
+def _outline(axis: Any, layers: tuple[int, ...], voters: int) -> None:
+    """A frame around every layer that went."""
+    from matplotlib.patches import Rectangle
+
+    for layer in layers:
+        frame = Rectangle(
+            (-0.5, layer - 0.5), voters, 1, fill=False, color=CHOSEN, linewidth=1.6, clip_on=False
+        )
+        axis.add_patch(frame)
 
 
 def _grid(axis: Any, rows: int, columns: int) -> None:
@@ -103,6 +116,7 @@ def _agreement(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> N
         names = sorted(table)
         rows = [[table[a][b] for b in names] for a in names]
         image = axis.imshow(rows, cmap=_shades("PuOr"), vmin=-1, vmax=1)
+        axis.set_anchor("N")
         axis.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(labelsize=9)
