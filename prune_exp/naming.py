@@ -24,7 +24,8 @@ def sweep_name(space: Mapping[str, str], trials: int) -> str:
 def trial_name(settings: Settings, swept: Sequence[str], overrides: Sequence[str]) -> str:
     """Sparsity and threshold, and what else the sweep varies, each by the end of its name."""
     parts = [f"s={settings.sparsity:.2f}", f"t={settings.vote_threshold:.2f}"]
-    known, given = flatten(settings), dict(one.partition("=")[::2] for one in overrides)
+    known = flatten(settings)
+    given = {key: value for key, _, value in (one.partition("=") for one in overrides)}
     for key in swept:
         value = given.get(key, known.get(key))
         if key in SHORT or value is None:

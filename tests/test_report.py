@@ -381,7 +381,8 @@ def test_limits_follow_from_what_was_measured(
 ) -> None:
     trials = changes.get("trials", [trial(0)])
     trials = [trial(0, metrics=made_up.figures() | metrics), *trials[1:]]
-    told = section(findings(**changes | {"trials": trials}), "Limits of validity")
+    given: dict[str, Any] = changes | {"trials": trials}
+    told = section(findings(**given), "Limits of validity")
     assert (words in told) == said, told
 
 

@@ -16,8 +16,9 @@ def note(trials: list[TrackedTrial], best: Choice | None) -> str:
     if best is None:
         lead = "No trial finished, so there is no report and no model."
     else:
+        name = inline(one_line(best.trial.name, LONGEST_NAME))
         lead = (
-            f"Best: **{inline(one_line(best.trial.name, LONGEST_NAME))}** (run {best.trial.run_id}), chosen for"
+            f"Best: **{name}** (run {best.trial.run_id}), chosen for"
             f" {inline(best.rule)}. The report is the artifact report.html, here and there."
         )
     rows = trial_rows(trials)

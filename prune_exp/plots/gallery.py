@@ -12,7 +12,7 @@ from prune_exp.plots.votes import votes
 from prune_exp.records import PruningPlan
 from prune_exp.tracked import TrackedTrial
 
-PLOTS = (
+PLOTS: tuple[str, ...] = (
     "dashboard_overview.png",
     "detailed_comparison.png",
     "pareto.png",
