@@ -79,7 +79,7 @@ class Lifecycle(Callback):
                 Path(config.hydra.sweep.dir).absolute(),
                 study=study,
                 name=sweep_name(space, trials),
-                overrides=[*given.hydra, *given.task],
+                overrides=[*(o for o in given.hydra if o != "hydra.mode=MULTIRUN"), *given.task],
                 earlier=parent,
             )
         return self.parent_run_id

@@ -15,6 +15,12 @@ from prune_exp.tracked import INTERRUPTED, OVERRIDES, PREFIX, read_trials, store
 
 ANSWER_TIMEOUT_S = 5
 INPUT_ATTEMPTS = 5
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "Pruned language models against their dense ones. Every sweep is a run"
+    " with its trials below it, a note and a report (artifact report.html).",
+}
+"""With the kind, MLflow's pages open on runs and metrics and not on traces and prompts."""
 
 
 def open_store(tracking: TrackingSettings) -> str:
@@ -84,7 +90,7 @@ def _experiment_id(name: str, artifacts: str | None) -> str:
     found = mlflow.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
-    return mlflow.create_experiment(name, artifact_location=artifacts)
+    return mlflow.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
 
 
 def start_sweep(

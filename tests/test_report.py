@@ -113,6 +113,15 @@ def from_markdown(source: str) -> Page:
     return Page(MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(source))
 
 
+def test_a_sentence_that_starts_with_a_figure_stays_readable() -> None:
+    lines = ["29.7 % are gone", "1. no list", "-5 % less", "12) no list", "+ none", "> none"]
+    shown = to_markdown(Document("t", "l", [Section("s", [Paragraph(one) for one in lines])]))
+    assert "\n29.7 % are gone\n" in shown
+    page = from_markdown(shown)
+    assert page.texts["p"][1:] == lines
+    assert not {"ul", "ol", "blockquote"} & {tag for tag, _ in page.tags}
+
+
 anything = st.text(st.characters(codec=None), max_size=60) | st.sampled_from(NASTY)
 markup = st.text("<>|`*_[]()!#-+=.&;\\~$1 ab\n\"'{}%", max_size=40)
 

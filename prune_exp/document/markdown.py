@@ -16,7 +16,8 @@ from prune_exp.document.blocks import (
 )
 
 MARKUP = re.compile(r"[\\`*\[\]|~$#]|(?<!\w)_|_(?!\w)")
-LINE_START = re.compile(r"^([>+=-]|\d+(?=[.)]))")
+LINE_START = re.compile(r"^(?:([>+=-])|(\d{1,9})([.)])(?=\s|$))")
+"""What makes a quotation, a list or a rule of a line."""
 
 
 def to_markdown(document: Document) -> str:
@@ -37,11 +38,7 @@ def inline(given: str) -> str:
 
 def text(given: str) -> str:
     """Text that starts a line."""
-    return LINE_START.sub(lambda match: _started(match[0]), inline(given))
-
-
-def _started(start: str) -> str:
-    return f"\\{start}" if not start.isdigit() else f"{start[:-1]}&#{ord(start[-1])};"
+    return LINE_START.sub(r"\2\\\1\3", inline(given))
 
 
 def table(head: list[str], rows: list[list[str]], marked: int | None = None) -> str:

@@ -14,6 +14,8 @@ TRIAL_HEAD = [
     "Perplexity ratio",
     "Quality maintained",
 ]
+NOTED = (0, 1, 2, 3, 7, 8)
+"""Columns that a narrow place shows."""
 LONGEST_REASON, LONGEST_NAME = 120, 80
 
 
