@@ -70,7 +70,9 @@ def _gauge(axis: Any, metrics: Metrics) -> None:
         wedgeprops={"width": 0.35},
     )
     axis.text(0, 0, f"{gone:.1f} %\n{word}", ha="center", va="center", fontsize=14, color=INK)
-    axis.set_title(f"Parameters: {metrics['params_active'] / 1e6:,.1f} M active")
+    active = metrics["params_active"]
+    shown = f"{active / 1e6:,.1f} M" if active >= 1e6 else f"{active:,.0f}"
+    axis.set_title(f"Parameters: {shown} active")
 
 
 def _table(axis: Any, metrics: Metrics) -> None:

@@ -25,6 +25,8 @@ GAINS = (
     ("throughput\ngained", "throughput_gain_pct"),
 )
 MOST_BATCHES = 3
+WIDEST = 150.0
+"""Percent up to which intervals are shown whole, however small what they belong to."""
 
 
 def detailed_comparison(metrics: Metrics, samples: Samples, path: Path) -> None:
@@ -96,7 +98,6 @@ def _memory(axis: Any, metrics: Metrics) -> None:
     }
     values = {name: _both(metrics, key) for name, key in parts.items()}
     pairs(axis, "Memory", "MiB", values)
-    axis.legend(frameon=False, fontsize=9, loc="upper center")
 
 
 def _throughput(axis: Any, metrics: Metrics) -> None:
@@ -105,7 +106,6 @@ def _throughput(axis: Any, metrics: Metrics) -> None:
         name = batch_name(label).replace(", ", ",\n")
         values[name] = _both(metrics, f"throughput_{label}_tokens_per_s")
     pairs(axis, "Throughput", "tokens/s", values)
-    axis.legend(frameon=False, fontsize=9, loc="upper left")
 
 
 def _quality(axis: Any, metrics: Metrics) -> None:
@@ -125,17 +125,27 @@ def _improvements(axis: Any, metrics: Metrics) -> None:
         for label in [one for one in batch_labels(metrics) if one != "b1"][:1]
     ]
     values = [metrics[key] for _, key in gains]
-    below = [metrics[key] - metrics[f"{key}_ci95_low"] for _, key in gains]
-    above = [metrics[f"{key}_ci95_high"] - metrics[key] for _, key in gains]
+    low = [metrics[f"{key}_ci95_low"] for _, key in gains]
+    high = [metrics[f"{key}_ci95_high"] for _, key in gains]
+    errors = [
+        [value - end for value, end in zip(values, low, strict=True)],
+        [end - value for value, end in zip(values, high, strict=True)],
+    ]
     names = [name for name, _ in gains]
-    axis.bar(names, values, yerr=[below, above], color=PRUNED, capsize=5, width=0.6)
-    for place, (value, high) in enumerate(zip(values, above, strict=True)):
-        axis.annotate(
-            f"{value:.1f}", (place, value + high), (0, 4), textcoords="offset points", ha="center"
-        )
+    axis.bar(names, values, yerr=errors, color=PRUNED, capsize=5, width=0.6)
     axis.axhline(0, color=INK, linewidth=0.8)
+    edge = max(WIDEST, 3 * max(map(abs, values)))
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    for place, (value, end) in enumerate(zip(values, high, strict=True)):
+        top = (place, min(max(end, 0.0), edge))
+        axis.annotate(
+            f"{value:.1f}", top, (0, 4), textcoords="offset points", ha="center", bbox=paper
+        )
     axis.margins(y=0.15)
-    axis.set_title("Improvements, 95 % intervals")
+    cut = max(high) > edge or min(low) < -edge
+    if cut:
+        axis.set_ylim(max(min(low), -edge) * 1.15, min(max(high), edge) * 1.15)
+    axis.set_title("Improvements, 95 % intervals" + (" (cut off)" if cut else ""))
     axis.set_ylabel("%")
     axis.tick_params(axis="x", labelsize=8)
     bare(axis)

@@ -76,7 +76,7 @@ def pairs(axis: Any, title: str, unit: str, values: dict[str, tuple[float, float
         axis.bar_label(bars, fmt=number, padding=2, fontsize=9)
     axis.set_xticks(range(len(values)), list(values))
     if len(values) > 1:
-        axis.legend(frameon=False, fontsize=9, loc="upper right")
+        axis.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)
         axis.margins(y=0.25)
     else:
         axis.margins(x=0.25, y=0.15)
