@@ -20,7 +20,7 @@ EXPERIMENT_TAGS = {
     "mlflow.note.content": "Pruned language models against their dense ones. Every sweep is a run"
     " with its trials below it, a note and a report (artifact report.html).",
 }
-"""With the kind, MLflow's pages open on runs and metrics and not on traces and prompts."""
+"""What the experiment's page says; the kind tells MLflow that models are developed here."""
 
 
 def open_store(tracking: TrackingSettings) -> str:
