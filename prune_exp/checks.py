@@ -8,6 +8,7 @@ from typing import Any
 from prune_exp.settings import (
     BALLOTS,
     BEST_RULES,
+    CALIBRATIONS,
     DIRECTIONS,
     HEAD_UNITS,
     LOG_MODELS,
@@ -78,6 +79,7 @@ def check(settings: Settings) -> None:
     if settings.tracking.registered_model is not None:
         check_name("tracking.registered_model", settings.tracking.registered_model)
     _check_sources(settings)
+    one_of("data.calibration", settings.data.calibration, CALIBRATIONS)
     for name, value, least in _counts(settings):
         if value < least:
             raise SettingError(f"{name}={value:g} is too small; use {name}={least:g} or more")
@@ -206,6 +208,7 @@ def _counts(settings: Settings) -> list[tuple[str, float, float]]:
     data, benchmark, recovery = settings.data, settings.benchmark, settings.recovery
     return [
         ("data.context_tokens", data.context_tokens, 8),
+        ("data.generation_temperature", data.generation_temperature, 1e-2),
         ("data.calibration_blocks", data.calibration_blocks, 1),
         ("data.voting_blocks", data.voting_blocks, 1),
         ("data.gradient_blocks", data.gradient_blocks, 1),

@@ -1,5 +1,6 @@
 """What a trial starts from: found, checked, cheap to get."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from prune_exp.settings import BenchmarkSettings, SettingError, Settings
 from prune_exp.training_text import split_documents
 from prune_exp.vocabulary import removable_tokens
 from prune_exp.voters import check_voters
+from prune_exp.written import complete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,10 @@ class Inputs:
     cache_dir: Path
 
 
-def prepare(settings: Settings) -> Inputs:
+def prepare(settings: Settings, *, write: bool = True) -> Inputs:
     """Finds and checks everything a trial needs; writes nothing but caches.
+
+    Without `write` a model that is to write its own calibration text does not do so yet.
 
     Raises:
         SettingError: something the user named is missing, or the request cannot be met.
@@ -56,7 +60,9 @@ def prepare(settings: Settings) -> Inputs:
         cache_dir=cache_dir,
     )
     check_recovery(settings, found)
-    return found
+    if not write:
+        return found
+    return replace(found, corpus=complete(corpus, settings, source, tokenizer, cache_dir))
 
 
 def check_lengths(benchmark: BenchmarkSettings, config: Any) -> None:
@@ -82,7 +88,7 @@ def check_points(points: list[Settings]) -> None:
         shared = (asdict(point.model), asdict(point.data), asdict(point.benchmark))
         key = digest_of(*shared, point.seed, point.cache_dir)
         if key not in known:
-            known[key] = prepare(point)
+            known[key] = prepare(point, write=False)
         check_request(point, known[key].shape)
         check_recovery(point, known[key])
 
@@ -94,11 +100,30 @@ def check_recovery(settings: Settings, inputs: Inputs) -> None:
     recovery = settings.recovery
     if recovery.name == "none":
         return
-    split_documents(inputs.corpus.documents, inputs.tokenizer, recovery)
+    if settings.data.calibration == "generated":
+        _check_written(settings)
+    else:
+        split_documents(inputs.corpus.documents, inputs.tokenizer, recovery)
     if recovery.lora_rank and find_spec("peft") is None:
         raise SettingError(
             f"recovery.lora_rank={recovery.lora_rank} needs peft; type pip install"
             " 'prune-exp[lora]', or recovery.lora_rank=0 to train all weights"
+        )
+
+
+def _check_written(settings: Settings) -> None:
+    """Raises SettingError when what the model will write is too little to train and judge on.
+
+    A tenth is left for what tokens lose when they are text in between.
+    """
+    data, recovery = settings.data, settings.recovery
+    needed = 1.1 * (recovery.validation_blocks + 1) * recovery.context_tokens
+    least = math.ceil(needed / data.context_tokens)
+    if data.calibration_blocks < least:
+        raise SettingError(
+            f"data.calibration_blocks={data.calibration_blocks} is too little text of the model's"
+            f" own for {recovery.validation_blocks} validation blocks and training; use"
+            f" data.calibration_blocks={least} or more, or fewer recovery.validation_blocks"
         )
 
 

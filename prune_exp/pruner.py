@@ -8,6 +8,7 @@ from prune_exp.allocation import NOTHING, allocate
 from prune_exp.calibration import Calibration, Reading, Statistics, calibrate
 from prune_exp.consensus import make_plan
 from prune_exp.corpus import retokenized
+from prune_exp.device import bfloat16_on
 from prune_exp.inputs import Inputs
 from prune_exp.records import PruningPlan
 from prune_exp.settings import UNITS, Settings
@@ -61,19 +62,9 @@ def _carry_out(
         damping=settings.pruning.refit_damping,
         towards_dense=settings.pruning.refit_towards_dense,
         known=None if plan.tokens else calibration.states,
-        bfloat16=_in_bfloat16(settings.pruning.refit_dtype),
+        bfloat16=bfloat16_on(model.device, settings.pruning.refit_dtype),
     )
     return Pruned(model=smaller, tokenizer=tokenizer, plan=plan, kept=kept)
-
-
-def _in_bfloat16(dtype: str) -> bool:
-    """Whether the refit's forward passes are taken in bfloat16."""
-    import torch
-
-    if dtype != "auto":
-        return dtype == "bfloat16"
-    able = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def _masked(settings: Settings, inputs: Inputs, model: Any) -> Pruned:
@@ -108,7 +99,7 @@ def _calibrate(settings: Settings, inputs: Inputs, model: Any) -> Calibration:
         Reading(
             voting_blocks=settings.data.voting_blocks,
             gradient_blocks=settings.data.gradient_blocks,
-            bfloat16=_in_bfloat16(settings.pruning.refit_dtype),
+            bfloat16=bfloat16_on(model.device, settings.pruning.refit_dtype),
         ),
         cache_dir=inputs.cache_dir,
     )

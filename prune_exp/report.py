@@ -292,6 +292,13 @@ def _training(trial: TrackedTrial) -> str:
     )
 
 
+def _calibration(params: dict[str, str]) -> str:
+    text, blocks = params.get("data.path", "not recorded"), params.get("data.calibration_blocks")
+    if params.get("data.calibration") == "generated":
+        text = f"written by the dense model at temperature {params['data.generation_temperature']}"
+    return f"{text}, {blocks} blocks"
+
+
 def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
     m, params = trial.metrics, trial.params
     rows = [
@@ -308,6 +315,7 @@ def _methods(trial: TrackedTrial, machine: dict[str, Any]) -> str:
         ["Stopped by", str(machine.get("stopped_by", "not recorded"))],
         ["Batches", ", ".join(map(batch_name, batch_labels(m))) or "not measured"],
         ["Seed", params.get("seed", "not recorded")],
+        ["Calibration text", _calibration(params)],
         ["Held-out tokens", _value(m, "heldout_tokens", ",.0f", "")],
         ["Training after pruning", _training(trial)],
         ["Voters", params.get("pruning.voters", "not recorded")],

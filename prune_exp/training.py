@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_exp import checkpoints
+from prune_exp.device import autocast
 from prune_exp.distillation import Side, distillation_loss, divergence
 from prune_exp.models import decoder_of, head_of
 from prune_exp.settings import RecoverySettings
-from prune_exp.teacher import Teacher, autocast
+from prune_exp.teacher import Teacher
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,7 @@ def validation_loss(student: Any, lessons: Lessons) -> float:
     head = head_of(student).weight.detach().to(dense_head.dtype)
     for index, ids in enumerate(blocks):
         dense = lessons.teacher.states(blocks, [index])[0]
-        with torch.no_grad(), autocast(lessons.teacher.dtype):
+        with torch.no_grad(), autocast(head.device, lessons.teacher.dtype):
             hidden = decoder_of(student)(input_ids=ids[None], use_cache=False).last_hidden_state[0]
         total += divergence(Side(hidden=dense, head=dense_head), Side(hidden=hidden, head=head))
     return total / blocks.numel()
@@ -211,7 +212,7 @@ def _step(
     import torch
 
     with torch.enable_grad():
-        with autocast(settings.dtype):
+        with autocast(ids.device, settings.dtype):
             hidden = decoder_of(student)(input_ids=ids, use_cache=False).last_hidden_state
         loss = distillation_loss(
             Side(hidden=states.flatten(0, 1), head=lessons.teacher.head),

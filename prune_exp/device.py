@@ -1,0 +1,50 @@
+"""Where models run, and the precision of what they compute there."""
+
+from typing import TYPE_CHECKING, Any
+
+from prune_exp.settings import SettingError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device_of(wanted: str) -> str:
+    """`cpu` or `cuda`, which is what `auto` means where there is one.
+
+    Raises:
+        SettingError: `cuda` is wanted and there is none.
+    """
+    if wanted == "cpu":
+        return wanted
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise SettingError(
+            "device=cuda needs a GPU and a torch built for it, and torch finds none; use device=cpu"
+        )
+    return "cpu"
+
+
+def bfloat16_on(device: Any, wanted: str = "auto") -> bool:
+    """Whether forward passes on a device are to be taken in bfloat16.
+
+    `wanted` is float32, bfloat16, or auto, which means where the device computes in it.
+    """
+    import torch
+
+    if wanted != "auto":
+        return wanted == "bfloat16"
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def autocast(device: Any, dtype: str) -> "torch.autocast":
+    """Runs matrix products in `dtype`, float32 or bfloat16; weights stay in fp32."""
+    import torch
+
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
