@@ -53,6 +53,7 @@ def measure(
     settings: BenchmarkSettings,
     *,
     memory_cache: Path | None = None,
+    device: str = "cpu",
 ) -> SpeedComparison:
     """Measures two checkpoints on tokenized prompts, taking turns so that noise hits both.
 
@@ -70,10 +71,10 @@ def measure(
     folders: dict[str, Path] = dict(zip(SIDES, (dense, pruned), strict=True))
     lock = Path(tempfile.gettempdir()) / "prune_exp-measure.lock"
     with FileLock(str(lock), mode=0o666):
-        load, facts = load_at_start(), describe_machine(threads)
-        roof = measure_bandwidth(threads, settings.timeout_s)
+        load, facts = load_at_start(), describe_machine(threads, device)
+        roof = measure_bandwidth(threads, settings.timeout_s, device)
         with ExitStack() as stack:
-            workers = _start(stack, folders, threads, settings)
+            workers = _start(stack, folders, threads, settings, device)
             starts = {side: worker.receive() for side, worker in workers.items()}
             first = {
                 side: _last_answer(worker, _start_warm_up(worker, prompts[side], settings))
@@ -84,7 +85,7 @@ def measure(
             measured_s = time.perf_counter() - start
             batches = _all_batches(workers, prompts, settings)
         load["load_average_end"] = os.getloadavg()[0]
-    memory = _memory(folders, first, prompts, settings, threads, memory_cache)
+    memory = _memory(folders, first, prompts, settings, threads, memory_cache, device)
     measured = Measured(
         pairs=pairs,
         stopped_by=stopped_by,
@@ -100,11 +101,15 @@ def measure(
 
 
 def _start(
-    stack: ExitStack, folders: dict[str, Path], threads: int, settings: BenchmarkSettings
+    stack: ExitStack,
+    folders: dict[str, Path],
+    threads: int,
+    settings: BenchmarkSettings,
+    device: str,
 ) -> Workers:
     """Starts a process for each folder, all at once; each is ended with the stack."""
     return {
-        side: stack.enter_context(ModelProcess(folder, threads, settings.timeout_s))
+        side: stack.enter_context(ModelProcess(folder, threads, settings.timeout_s, device))
         for side, folder in folders.items()
     }
 
@@ -214,6 +219,7 @@ def _memory(
     settings: BenchmarkSettings,
     threads: int,
     cache: Path | None,
+    device: str,
 ) -> dict[str, list[Answer]]:
     """Both models' memory after the warm-up, in the timed processes and in further fresh ones.
 
@@ -224,7 +230,7 @@ def _memory(
 
     rounds = settings.memory_rounds - 1
     key = digest_of(prompts["dense"], settings.batches, settings.new_tokens, rounds, threads)
-    versions = digest_of(describe_machine(threads))
+    versions = digest_of(describe_machine(threads, device))
     note = cache / f"{key}-{versions}.json" if cache else None
     found: dict[str, list[Answer]] = {side: [] for side in SIDES}
     if note is not None and note.is_file():
@@ -232,7 +238,7 @@ def _memory(
     for _ in tqdm(range(rounds), "memory", unit="round"):
         wanted = {side: folders[side] for side in SIDES if len(found[side]) < rounds}
         with ExitStack() as stack:
-            workers = _start(stack, wanted, max(threads // 2, 1), settings)
+            workers = _start(stack, wanted, max(threads // 2, 1), settings, device)
             counts = {
                 side: _start_warm_up(worker, prompts[side], settings) + 1
                 for side, worker in workers.items()

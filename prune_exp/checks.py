@@ -9,6 +9,7 @@ from prune_exp.settings import (
     BALLOTS,
     BEST_RULES,
     CALIBRATIONS,
+    DEVICES,
     DIRECTIONS,
     HEAD_UNITS,
     LOG_MODELS,
@@ -74,6 +75,7 @@ def check(settings: Settings) -> None:
             f"vote_threshold={settings.vote_threshold:g} is not in (0, 1]: it is the share"
             " of voters that must agree; try vote_threshold=0.5"
         )
+    one_of("device", settings.device, DEVICES)
     _check_pruning(settings.pruning)
     check_name("model.name", settings.model.name)
     if settings.tracking.registered_model is not None:

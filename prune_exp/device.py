@@ -1,11 +1,9 @@
 """Where models run, and the precision of what they compute there."""
 
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from prune_exp.settings import SettingError
-
-if TYPE_CHECKING:
-    import torch
 
 
 def device_of(wanted: str) -> str:
@@ -27,6 +25,29 @@ def device_of(wanted: str) -> str:
     return "cpu"
 
 
+def name_of(device: str) -> str:
+    """A device with its name: `cpu`, `cuda (NVIDIA H100)`."""
+    if device == "cpu":
+        return device
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name()})"
+
+
+def cache_key(device: Any) -> tuple[str, ...]:
+    """What sets a device's results apart from the processor's in a cache, which have nothing."""
+    kind = str(device).partition(":")[0]
+    return () if kind == "cpu" else (kind,)
+
+
+def finish(device: str) -> None:
+    """Waits until a device has done all that it was asked, so that a clock can be read."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
 def bfloat16_on(device: Any, wanted: str = "auto") -> bool:
     """Whether forward passes on a device are to be taken in bfloat16.
 
@@ -42,9 +63,10 @@ def bfloat16_on(device: Any, wanted: str = "auto") -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def autocast(device: Any, dtype: str) -> "torch.autocast":
+def autocast(device: Any, dtype: str) -> AbstractContextManager[Any]:
     """Runs matrix products in `dtype`, float32 or bfloat16; weights stay in fp32."""
     import torch
 
-    kind = torch.device(device).type
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+    if dtype == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)

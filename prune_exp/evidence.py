@@ -9,6 +9,7 @@ from prune_exp import benchmark, models
 from prune_exp.candidates import Candidate
 from prune_exp.commands import LimitSettings
 from prune_exp.corpus import TokenBlocks, load_corpus, load_reserved
+from prune_exp.device import device_of
 from prune_exp.paired import exp_mean_difference
 from prune_exp.quality import block_losses
 from prune_exp.recoding import reencoder
@@ -62,7 +63,7 @@ class Evidence:
     @cached_property
     def dense_losses(self) -> list[float]:
         """Mean loss of each block of `text`, in nats."""
-        return block_losses(models.load(self.source.folder), self.text)[0]
+        return block_losses(self._load(self.source.folder), self.text)[0]
 
     @cached_property
     def losses(self) -> list[float]:
@@ -89,7 +90,9 @@ class Evidence:
         for side, folder in folders.items():
             tokenizer = models.load_tokenizer(folder)
             prompts[side] = [tokenizer(text)["input_ids"] for text in texts]
-        return benchmark.measure(folders["dense"], folders["pruned"], prompts, settings).speedup
+        device = device_of(self.settings.device)
+        sides = folders["dense"], folders["pruned"]
+        return benchmark.measure(*sides, prompts, settings, device=device).speedup
 
     def _losses_of(self, folder: Path) -> list[float]:
         own = models.load_tokenizer(folder)
@@ -98,7 +101,10 @@ class Evidence:
             for one in (own, self.tokenizer):
                 read_vocabulary(one)
             reencode = reencoder(self.tokenizer, own)
-        return block_losses(models.load(folder), self.text, reencode)[0]
+        return block_losses(self._load(folder), self.text, reencode)[0]
+
+    def _load(self, folder: Path) -> Any:
+        return models.load(folder, device=device_of(self.settings.device))
 
 
 def dense_source(settings: Settings, tags: dict[str, str], cache_dir: Path) -> models.ModelSource:

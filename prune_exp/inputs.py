@@ -10,6 +10,7 @@ from prune_exp.allocation import allocate
 from prune_exp.benchmark import read_prompts
 from prune_exp.cache import digest_of
 from prune_exp.corpus import Corpus, load_corpus
+from prune_exp.device import device_of
 from prune_exp.masks import check_masks
 from prune_exp.records import ModelShape
 from prune_exp.settings import BenchmarkSettings, SettingError, Settings
@@ -39,6 +40,7 @@ def prepare(settings: Settings, *, write: bool = True) -> Inputs:
     Raises:
         SettingError: something the user named is missing, or the request cannot be met.
     """
+    device_of(settings.device)
     prompts = read_prompts(settings.benchmark)
     cache_dir = Path(settings.cache_dir).expanduser()
     source = models.locate(settings.model, cache_dir)
@@ -86,7 +88,7 @@ def check_points(points: list[Settings]) -> None:
     known: dict[str, Inputs] = {}
     for point in points:
         shared = (asdict(point.model), asdict(point.data), asdict(point.benchmark))
-        key = digest_of(*shared, point.seed, point.cache_dir)
+        key = digest_of(*shared, point.seed, point.cache_dir, point.device)
         if key not in known:
             known[key] = prepare(point, write=False)
         check_request(point, known[key].shape)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prune_exp.device import name_of
 from prune_exp.packaged import installed_version
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -16,14 +17,15 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def describe_machine(threads: int) -> dict[str, Any]:
-    """Processor, cores, governor, memory, system, threads and library versions."""
+def describe_machine(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """Device, processor, cores, governor, memory, system, threads and library versions."""
     import platform
 
     import psutil
 
     versions = {name: installed_version(name) or "unknown" for name in VERSIONS}
     return {
+        "device": name_of(device),
         "threads": threads,
         "cores": available_threads(),
         "cores_of_machine": os.cpu_count(),

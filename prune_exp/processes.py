@@ -18,12 +18,12 @@ class MeasurementError(RuntimeError):
 class ModelProcess:
     """Speaks with one worker process; a context manager that ends it."""
 
-    def __init__(self, folder: Path, threads: int, timeout_s: float) -> None:
+    def __init__(self, folder: Path, threads: int, timeout_s: float, device: str = "cpu") -> None:
         self._timeout_s = timeout_s
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         started = str(time.monotonic())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "prune_exp.worker", str(folder), str(threads), started],
+            [sys.executable, "-m", "prune_exp.worker", str(folder), str(threads), device, started],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

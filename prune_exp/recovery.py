@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_exp.cache import digest_of
 from prune_exp.corpus import all_blocks
+from prune_exp.device import device_of
 from prune_exp.generation import generate
 from prune_exp.inputs import Inputs
 from prune_exp.models import head_of
@@ -105,6 +106,7 @@ def _generated(settings: Settings, inputs: Inputs, pruned: Pruned, split: Split)
         temperature=recovery.generation_temperature,
         seed=settings.seed,
         cache_dir=inputs.cache_dir,
+        device=device_of(settings.device),
     )
     if pruned.kept is None:
         return ids

@@ -74,14 +74,14 @@ def run(settings: Settings, repetitions: int) -> bool:
 def measure_itself(settings: Settings) -> SpeedComparison:
     """The dense model on both sides, measured as `trial` does it."""
     from prune_exp import benchmark, models
+    from prune_exp.device import device_of
 
     folder = models.locate(settings.model, Path(settings.cache_dir).expanduser()).folder
     tokenizer = models.load_tokenizer(folder)
     texts = benchmark.read_prompts(settings.benchmark)
     prompts = [tokenizer(text)["input_ids"] for text in texts]
-    return benchmark.measure(
-        folder, folder, dict.fromkeys(benchmark.SIDES, prompts), settings.benchmark
-    )
+    sides, device = dict.fromkeys(benchmark.SIDES, prompts), device_of(settings.device)
+    return benchmark.measure(folder, folder, sides, settings.benchmark, device=device)
 
 
 def line(found: SpeedComparison, seconds: float) -> str:

@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 BALLOTS = ("adaptive", "fixed")
+DEVICES = ("cpu", "cuda", "auto")
 CALIBRATIONS = ("documents", "generated")
 REFIT_DTYPES = ("auto", "float32", "bfloat16")
 METHODS = ("structured", "weight_masks", "stochastic")
@@ -292,6 +293,9 @@ class Settings:
     """Share of the voters that must agree, in (0, 1]."""
     seed: int = 0
     """Seeds the random voter, the choice of calibration text, and text that the model writes."""
+    device: str = "cpu"
+    """Where models are pruned, judged and measured: cpu, cuda, or auto, which is cuda where there
+    is one."""
     cache_dir: str = "~/.cache/prune_exp"
     """Where converted models, calibration statistics and dense baselines are kept."""
     model: ModelSettings = field(default_factory=ModelSettings)

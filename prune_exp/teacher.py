@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune_exp.cache import cached_folder, digest_of
-from prune_exp.device import autocast
+from prune_exp.device import autocast, cache_key
 from prune_exp.models import ModelSource, decoder_of, load
 
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ class Teacher:
             ids = blocks[shard * SHARD_BLOCKS : (shard + 1) * SHARD_BLOCKS]
             with safe_open(self._shard(ids) / STATES, framework="pt") as file:
                 found.append(file.get_slice("hidden")[place])
-        return torch.stack(found)
+        return torch.stack(found).to(self.head.device)
 
     def _shard(self, ids: "torch.Tensor") -> Path:
         dense_ids = ids if self.kept is None else self.kept[ids]
-        key = digest_of(VERSION, self.source.digest, self.dtype, dense_ids.tolist())
+        facts = (self.source.digest, self.dtype, dense_ids.tolist())
+        key = digest_of(VERSION, *facts, *cache_key(self.head.device))
         return cached_folder(
             self.cache_dir / "teacher" / key, lambda folder: self._build(dense_ids, folder)
         )
@@ -59,7 +60,8 @@ class Teacher:
         from safetensors.torch import save_file
         from tqdm import tqdm
 
-        model, states = decoder_of(load(self.source.folder)), []
+        model = decoder_of(load(self.source.folder, device=self.head.device.type))
+        states, dense_ids = [], dense_ids.to(model.device)
         with torch.no_grad(), autocast(model.device, self.dtype):
             for block in tqdm(dense_ids, "dense states", unit="block", leave=False):
                 hidden = model(input_ids=block[None], use_cache=False).last_hidden_state[0]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prune_exp.device import device_of, name_of
 from prune_exp.packaged import installed_version
 from prune_exp.records import TrialResult, metrics
 from prune_exp.settings import SettingError, Settings, TrackingSettings, flatten, redact
@@ -118,7 +119,7 @@ def start_trial(settings: Settings, folder: Path, number: int | None, parent: st
         f"{PREFIX}role": "trial",
         f"{PREFIX}folder": str(folder),
         "hydra.job_num": str(number),
-        "device": "cpu",
+        "device": name_of(device_of(settings.device)),
     }
     mlflow.start_run(
         experiment_id=open_store(settings.tracking),

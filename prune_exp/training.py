@@ -83,7 +83,7 @@ def validation_loss(student: Any, lessons: Lessons) -> float:
 
     blocks, dense_head, total = lessons.validation, lessons.teacher.head, 0.0
     head = head_of(student).weight.detach().to(dense_head.dtype)
-    for index, ids in enumerate(blocks):
+    for index, ids in enumerate(blocks.to(head.device)):
         dense = lessons.teacher.states(blocks, [index])[0]
         with torch.no_grad(), autocast(head.device, lessons.teacher.dtype):
             hidden = decoder_of(student)(input_ids=ids[None], use_cache=False).last_hidden_state[0]
@@ -195,7 +195,8 @@ def _timed(
     rate = learning_rate(spent(progress, settings), settings)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    loss = _step(student, lessons.training[wanted], states, lessons, settings, optimizer)
+    ids = lessons.training[wanted].to(states.device)
+    loss = _step(student, ids, states, lessons, settings, optimizer)
     progress.step += 1
     progress.seconds += time.perf_counter() - start
     return loss

@@ -1,7 +1,8 @@
 """One model in a process of its own that answers requests: what `benchmark` measures.
 
-Started as `python -m prune_exp.worker MODEL_DIR THREADS STARTED`, the last a time of the monotonic
-clock; one JSON object a line on standard input and output. Times are milliseconds, memory MiB.
+Started as `python -m prune_exp.worker MODEL_DIR THREADS DEVICE STARTED`, the last a time of the
+monotonic clock; one JSON object a line on standard input and output. Times are milliseconds, memory
+MiB.
 """
 
 import json
@@ -12,12 +13,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from prune_exp.resident import forget_peak, memory_mib
+from prune_exp.device import finish
+from prune_exp.resident import Peak
 from prune_exp.traffic import MIB, footprint_of
 
 
 class Stamps:
     """A generation streamer that notes when each token arrives, pauses left out.
+
+    Tokens arrive on the processor, so what has come has been computed, whatever the device.
 
     `pause` is called after every new token but the last of `new_tokens` and returns when the next
     one is wanted.
@@ -44,20 +48,21 @@ class Stamps:
 class Worker:
     """A loaded model, the memory level before it was loaded, and the largest cache so far."""
 
-    def __init__(self, folder: str, threads: int) -> None:
+    def __init__(self, folder: str, threads: int, device: str = "cpu") -> None:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
         torch.set_num_threads(threads)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         AutoModelForCausalLM._model_mapping.get(type(config), None)  # imports the architecture
-        torch.mm(torch.randn(256, 256), torch.randn(256, 256))
-        self.cache_bytes = 0
-        self.level_mib = memory_mib("VmRSS")
-        forget_peak()
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
+        torch.mm(*torch.randn(2, 256, 256, device=device))
+        self.cache_bytes, self.device = 0, device
+        self.peak = Peak(device)
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
-        ).eval()
+        )
+        self.model = model.to(device).eval()
+        finish(device)
 
     def generate(
         self, ids: list[list[int]], new_tokens: int, pause: Callable[[], None] | None = None
@@ -65,7 +70,8 @@ class Worker:
         """Greedy tokens for equally long prompts [batch, tokens], and when they came."""
         import torch
 
-        prompt, stamps = torch.tensor(ids), Stamps(new_tokens, pause)
+        prompt, stamps = torch.tensor(ids, device=self.device), Stamps(new_tokens, pause)
+        finish(self.device)
         start = time.perf_counter()
         with torch.inference_mode():
             output = self.model.generate(
@@ -78,6 +84,7 @@ class Worker:
                 streamer=stamps,
                 return_dict_in_generate=True,
             )
+        finish(self.device)
         total = time.perf_counter() - start - stamps.paused_s
         self.cache_bytes = max(self.cache_bytes, cache_bytes(output.past_key_values))
         return {
@@ -90,7 +97,7 @@ class Worker:
     def memory(self) -> dict[str, Any]:
         """Peak above the level before the load, the largest cache, and what the model reads."""
         return {
-            "peak_memory_mib": memory_mib("VmHWM") - self.level_mib,
+            "peak_memory_mib": self.peak.mib(),
             "kv_cache_mib": self.cache_bytes / MIB,
             "footprint": asdict(footprint_of(self.model)),
         }
@@ -109,8 +116,8 @@ def main() -> None:
     """Answers requests until standard input ends. Only answers reach standard output."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    worker = Worker(sys.argv[1], int(sys.argv[2]))
-    _send(answers, {"startup_s": time.monotonic() - float(sys.argv[3])})
+    worker = Worker(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    _send(answers, {"startup_s": time.monotonic() - float(sys.argv[4])})
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "generate":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_exp.cache import digest_of
 from prune_exp.corpus import Corpus, TokenBlocks, opening
+from prune_exp.device import device_of
 from prune_exp.generation import generate
 from prune_exp.models import ModelSource
 from prune_exp.settings import Settings
@@ -34,6 +35,7 @@ def complete(
         temperature=data.generation_temperature,
         seed=settings.seed,
         cache_dir=cache_dir,
+        device=device_of(settings.device),
     )
     scored = "".join(tokenizer.batch_decode(ids[:, 1:]))
     blocks = TokenBlocks(
