@@ -138,7 +138,8 @@ def _vocabulary(
     """The pruned model's tokenizer, the tokens left, and the text to refit on in dense ids."""
     import torch
 
-    ids = inputs.corpus.calibration.ids if settings.pruning.refit else None
+    refit = settings.pruning.refit and plan.changes_blocks
+    ids = inputs.corpus.calibration.ids if refit else None
     if not plan.tokens:
         return inputs.tokenizer, None, ids
     trimmed, kept = trim(inputs.tokenizer, plan.tokens)

@@ -83,6 +83,11 @@ class PruningPlan:
     agreement: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """Mean rank correlation of every two voters, by kind of unit."""
 
+    @property
+    def changes_blocks(self) -> bool:
+        """Whether anything goes besides tokens."""
+        return bool(self.layers or any(self.heads.values()) or any(self.channels.values()))
+
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write and `from_json` reads back to an equal plan."""
         return asdict(self)

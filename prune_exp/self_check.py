@@ -80,8 +80,9 @@ def measure_itself(settings: Settings) -> SpeedComparison:
     tokenizer = models.load_tokenizer(folder)
     texts = benchmark.read_prompts(settings.benchmark)
     prompts = [tokenizer(text)["input_ids"] for text in texts]
-    sides, device = dict.fromkeys(benchmark.SIDES, prompts), device_of(settings.device)
-    return benchmark.measure(folder, folder, sides, settings.benchmark, device=device)
+    both: benchmark.Prompts = dict.fromkeys(benchmark.SIDES, prompts)
+    device = device_of(settings.device)
+    return benchmark.measure(folder, folder, both, settings.benchmark, device=device)
 
 
 def line(found: SpeedComparison, seconds: float) -> str:

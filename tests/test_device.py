@@ -36,7 +36,7 @@ def elsewhere() -> Iterator[Any]:
     """A tiny model on a device whose tensors do not add or join with the processor's."""
     model = make_tiny("llama").to("meta")
     with pytest.raises(RuntimeError, match="device"):
-        model.get_input_embeddings().weight + torch.zeros(300, 32)
+        torch.add(model.get_input_embeddings().weight, torch.zeros(300, 32))
     with Ones():
         yield model
 
