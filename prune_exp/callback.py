@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 
 from prune_exp.checks import settings_of
 from prune_exp.errors import explain
+from prune_exp.naming import sweep_name, trial_name
 from prune_exp.redaction import redact_files
 from prune_exp.settings import Settings
 
@@ -23,6 +24,8 @@ class Lifecycle(Callback):
     def __init__(self) -> None:
         self.parent_run_id: str | None = None
         self.last_run_id: str | None = None
+        self.swept: list[str] = []
+        """Settings that the sweep varies."""
         self.lost = 0
         """Trials that a broken launcher took along, perhaps before they had a run."""
 
@@ -30,7 +33,10 @@ class Lifecycle(Callback):
         """Opens the parent run under a sweeper that does not announce its points."""
         del kwargs
         if config.hydra.sweeper._target_ != OUR_SWEEPER:
-            self.on_sweep_planned(config, config, None, "none", 0)
+            from prune_exp.space import swept_by
+
+            space = swept_by(list(config.hydra.overrides.task))
+            self.on_sweep_planned(config, config, None, "none", 0, space)
 
     def on_sweep_checked(self, config: Any, points: list[Any]) -> None:
         """Checks points that span the sweep, before anything is written."""
@@ -52,19 +58,28 @@ class Lifecycle(Callback):
             return tracking.finished_metrics(parent)
 
     def on_sweep_planned(
-        self, config: Any, first: Any, parent: str | None, study: str, trials: int
+        self,
+        config: Any,
+        first: Any,
+        parent: str | None,
+        study: str,
+        trials: int,
+        space: dict[str, str],
     ) -> str | None:
         """Opens the sweep's run, an earlier one when the study goes on; returns its id."""
         from prune_exp import tracking
 
         with _Refusals():
             settings = settings_of(first)
+            self.swept = list(space)
+            given = config.hydra.overrides
             tracking.reap(settings.tracking)
             self.parent_run_id = tracking.start_sweep(
                 settings,
                 Path(config.hydra.sweep.dir).absolute(),
                 study=study,
-                trials=trials,
+                name=sweep_name(space, trials),
+                overrides=[*(o for o in given.hydra if o != "hydra.mode=MULTIRUN"), *given.task],
                 earlier=parent,
             )
         return self.parent_run_id
@@ -92,7 +107,11 @@ class Lifecycle(Callback):
             number = config.hydra.job.get("num") if self.parent_run_id else 0
             folder = Path(config.hydra.runtime.output_dir)
             redact_files(folder / ".hydra")
-            tracking.start_trial(settings, folder, number, self.parent_run_id)
+            overrides = list(config.hydra.overrides.task)
+            name = trial_name(settings, self.swept, overrides)
+            tracking.start_trial(
+                settings, folder, number, self.parent_run_id, name=name, overrides=overrides
+            )
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
         """Closes the trial's run."""
@@ -152,7 +171,8 @@ def finish(settings: Settings, root_run_id: str, folder: Path) -> int:
         The number of trials that failed on their own account.
     """
     from prune_exp import registry, tracking
-    from prune_exp.report import print_summary, write_report
+    from prune_exp.report import write_note, write_report
+    from prune_exp.terminal import print_summary
     from prune_exp.tracked import choose_best, read_trials
 
     trials = read_trials(root_run_id)
@@ -162,6 +182,7 @@ def finish(settings: Settings, root_run_id: str, folder: Path) -> int:
     if best is not None:
         name = _store_models(settings, trials, best)
         write_report(root_run_id, trials, best, folder)
+    write_note(root_run_id, trials, best)
     for plot in sorted((folder / "optuna").glob("*.png")):
         tracking.log_file(root_run_id, plot, "optuna")
     if settings.tracking.log_models != "none":

@@ -69,6 +69,17 @@ class RebuildSettings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
 
+@dataclass(kw_only=True)
+class ReportSettings:
+    """One report to make again."""
+
+    run_id: str = "???"
+    """A sweep, whose best run is reported, or a trial."""
+    output: str = "report"
+    """Folder for its files; those of an earlier report are replaced."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
 def command(name: str, schema: type, act: Callable[[Any], int]) -> None:
     """Composes `conf/<name>.yaml`, runs `act` on the typed settings, and exits with its code.
 

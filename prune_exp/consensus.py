@@ -6,7 +6,7 @@ A voter's rank of a unit is its place inside the unit's group, lowest score firs
 import math
 from typing import TYPE_CHECKING
 
-from prune_exp.records import Allocation, ModelShape, PruningPlan
+from prune_exp.records import Allocation, ModelShape, PruningPlan, Votes
 from prune_exp.settings import PruningSettings
 
 if TYPE_CHECKING:
@@ -108,6 +108,47 @@ def redundant(table: dict[str, dict[str, float]], at_least: float) -> list[tuple
     ]
 
 
+def ballots(
+    scores: Scores, gone: "torch.Tensor", count: int, vote_threshold: float, ballot: str
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """What every voter's ballot held [voters, groups, units], and how deep it was [groups].
+
+    An adaptive ballot is as deep as it took to condemn the last of the units that went, `gone`
+    [groups, units]; a fixed one holds `count` units.
+    """
+    import torch
+
+    placed = ranks(scores)
+    depth = torch.full(gone.shape[:1], count)
+    if ballot == "adaptive":
+        kth = placed.sort(dim=0).values[needed_votes(vote_threshold, len(scores)) - 1]
+        depth = torch.where(gone, kth, -1).max(-1).values + 1
+    return placed < depth[:, None], depth
+
+
+def votes_on(
+    kind: str, scores: Scores, gone: "torch.Tensor", ballot: tuple[int, float, str], split: int
+) -> Votes:
+    """Sums up the ballots behind `gone` [groups, units]; a layer's `split` groups in one figure.
+
+    `ballot` holds the arguments of `ballots` after `gone`.
+    """
+    held, depth = ballots(scores, gone, *ballot)
+    shares = (held & gone).sum(-1) / gone.sum(-1)
+    if kind == "layers":
+        shares, split = held[:, 0], 1
+    shares = shares.double().unflatten(-1, (-1, split)).mean(-1)
+    deep = (depth / gone.shape[-1]).unflatten(-1, (-1, split)).mean(-1)
+    return Votes(
+        depth=_rounded(deep),
+        nominated={name: _rounded(row) for name, row in zip(sorted(scores), shares, strict=True)},
+    )
+
+
+def _rounded(values: "torch.Tensor") -> tuple[float, ...]:
+    return tuple(round(float(value), 3) for value in values)
+
+
 def make_plan(
     scores: dict[str, Scores],
     shape: ModelShape,
@@ -118,37 +159,39 @@ def make_plan(
     pruning: PruningSettings,
 ) -> PruningPlan:
     """Turns scores by kind of unit into a plan. Layers go first; the others vote in those left."""
-    gone = condemn(scores["layers"], allocation.layers, vote_threshold, pruning.ballot)[0]
-    layers = tuple(int(i) for i in gone.nonzero().flatten())
+    votes: dict[str, Votes] = {}
+
+    def decide(kind: str, chosen: Scores, count: int, split: int = 1) -> "torch.Tensor":
+        gone = condemn(chosen, count, vote_threshold, pruning.ballot)
+        if gone.any():
+            ballot = count, vote_threshold, pruning.ballot
+            votes[kind] = votes_on(kind, chosen, gone, ballot, split)
+        return gone
+
+    layers = _places(decide("layers", scores["layers"], allocation.layers)[0])
     stay = [i for i in range(shape.layers) if i not in layers]
-    per_group = shape.queries_per_group
-    if pruning.head_unit == "group":
-        count, split = allocation.kv_groups, 1
-    else:
-        count, split = allocation.queries_per_group, shape.kv_heads
-    chosen = _rows(scores["heads"], stay, split)
-    heads = condemn(chosen, count, vote_threshold, pruning.ballot)
-    if pruning.head_unit == "group":
-        heads = heads.repeat_interleave(per_group, dim=-1)
-    heads = heads.view(len(stay), shape.query_heads)
-    channels = condemn(
-        _rows(scores["mlp"], stay, 1), allocation.channels, vote_threshold, pruning.ballot
-    )
+    by_group = pruning.head_unit == "group"
+    count = allocation.kv_groups if by_group else allocation.queries_per_group
+    split = 1 if by_group else shape.kv_heads
+    heads = decide("heads", _rows(scores["heads"], stay, split), count, split)
+    if by_group:
+        heads = heads.repeat_interleave(shape.queries_per_group, dim=-1)
+    channels = decide("mlp", _rows(scores["mlp"], stay, 1), allocation.channels)
     tokens = ()
     if allocation.tokens:
-        gone = condemn(scores["vocab"], allocation.tokens, vote_threshold, pruning.ballot)[0]
-        tokens = tuple(int(i) for i in gone.nonzero().flatten())
+        tokens = _places(decide("vocab", scores["vocab"], allocation.tokens)[0])
     return PruningPlan(
         sparsity_requested=sparsity,
         vote_threshold=vote_threshold,
         ballot=pruning.ballot,
         allocation=allocation,
         layers=layers,
-        heads=_indices(heads, stay),
+        heads=_indices(heads.view(len(stay), shape.query_heads), stay),
         channels=_indices(channels, stay),
         tokens=tokens,
         voters={kind: tuple(sorted(table)) for kind, table in scores.items()},
         agreement={kind: agreement(table) for kind, table in scores.items()},
+        votes=votes,
     )
 
 
@@ -161,7 +204,8 @@ def _rows(scores: Scores, layers: list[int], split: int) -> Scores:
 
 
 def _indices(mask: "torch.Tensor", layers: list[int]) -> dict[int, tuple[int, ...]]:
-    return {
-        layer: tuple(int(i) for i in row.nonzero().flatten())
-        for layer, row in zip(layers, mask, strict=True)
-    }
+    return {layer: _places(row) for layer, row in zip(layers, mask, strict=True)}
+
+
+def _places(row: "torch.Tensor") -> tuple[int, ...]:
+    return tuple(int(i) for i in row.nonzero().flatten())

@@ -131,6 +131,14 @@ def sparsity(m: Metrics) -> str | None:
     return f"{got:.1f} % of all parameters are gone; {asked:.1f} % were requested."
 
 
+def where_parameters_went(m: Metrics) -> str | None:
+    """The budget split by kind of unit."""
+    names = {"layers": "layers", "heads": "heads", "mlp": "MLP channels", "vocab": "tokens"}
+    gone = {name: m.get(f"removed_pct/{kind}", 0.0) for kind, name in names.items()}
+    shown = ", ".join(f"{name} {share:.1f}" for name, share in gone.items() if share)
+    return f"Percent of all parameters that went, by kind: {shown}." if shown else None
+
+
 def training(m: Metrics) -> str | None:
     """What training after pruning took part in the quality."""
     if "recovery/steps" not in m:
@@ -155,9 +163,38 @@ RULES: tuple[Rule, ...] = (
     limit,
     bandwidth,
     where_memory_goes,
+    where_parameters_went,
 )
 
 
 def insights(m: Metrics, rules: Sequence[Rule] = RULES) -> list[str]:
     """Every sentence that the figures support."""
     return [sentence for rule in rules if (sentence := rule(m)) is not None]
+
+
+def conclusion(m: Metrics) -> str:
+    """What may be claimed, and what may not."""
+    return f"{_gained(m)} {_kept(m)}"
+
+
+def _gained(m: Metrics) -> str:
+    smaller = "not smaller, its zeros are stored" if m.get("weights_zeroed_pct") else "smaller"
+    if "speedup" not in m:
+        return f"The model is {smaller}; whether it is faster was not measured."
+    if m["speedup_ci95_low"] > 1:
+        return f"The pruned model is faster ({m['speedup']:.2f}x) and {smaller}."
+    if m["speedup_ci95_high"] < 1:
+        return f"The pruned model is {smaller}, and slower ({m['speedup']:.2f}x)."
+    return f"The pruned model is {smaller}, but no speedup was shown."
+
+
+def _kept(m: Metrics) -> str:
+    if "perplexity_ratio" not in m:
+        return "Its quality was not measured."
+    if m["quality_maintained"]:
+        return "Its quality on held-out text is maintained."
+    return (
+        "Its quality on held-out text is not maintained: perplexity is"
+        f" {m['perplexity_ratio']:.2f}x the dense model's. Do not use it in the dense model's place"
+        " without training it further."
+    )

@@ -61,6 +61,17 @@ class Allocation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Votes:
+    """How the units of one kind were agreed on. A group is a layer that stays, or the model."""
+
+    depth: tuple[float, ...]
+    """Share of the units that every ballot held when the last one was condemned, by group."""
+    nominated: dict[str, tuple[float, ...]]
+    """Share of the removed units that a voter's ballot held, by voter and group; of whole layers,
+    1 or 0 for every layer of the dense model."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruningPlan:
     """Which units go. Indices are those of the dense model."""
 
@@ -82,6 +93,8 @@ class PruningPlan:
     """Single weights that were set to zero and are all still there."""
     agreement: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """Mean rank correlation of every two voters, by kind of unit."""
+    votes: dict[str, Votes] = field(default_factory=dict)
+    """Who nominated what was removed, by kind of unit; kinds that lost nothing are not in it."""
 
     @property
     def changes_blocks(self) -> bool:
@@ -104,8 +117,16 @@ class PruningPlan:
                 "channels": {int(k): tuple(v) for k, v in data["channels"].items()},
                 "voters": {k: tuple(v) for k, v in data["voters"].items()},
                 "tokens": tuple(data["tokens"]),
+                "votes": {k: _votes(v) for k, v in data.get("votes", {}).items()},
             }
         )
+
+
+def _votes(data: dict[str, Any]) -> Votes:
+    return Votes(
+        depth=tuple(data["depth"]),
+        nominated={voter: tuple(shares) for voter, shares in data["nominated"].items()},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +291,20 @@ def _size_metrics(result: TrialResult) -> dict[str, float]:
         "pruned/vocabulary": pruned.vocab,
         "weights_zeroed_pct": 100 * result.plan.weights_zeroed / dense.params_total,
         "weights_read_ratio": _read(pruned) / _read(dense),
+    } | removed_by_kind(dense, pruned)
+
+
+def removed_by_kind(dense: ModelShape, pruned: ModelShape) -> dict[str, float]:
+    """What went with each kind of unit, as a percentage of the dense model's parameters."""
+    heads = (dense.query_heads - pruned.query_heads) * dense.params_query_head
+    heads += (dense.kv_heads - pruned.kv_heads) * dense.params_kv_head
+    params = {
+        "layers": (dense.layers - pruned.layers) * dense.params_layer,
+        "heads": pruned.layers * heads,
+        "mlp": pruned.layers * (dense.width - pruned.width) * dense.params_channel,
+        "vocab": (dense.vocab - pruned.vocab) * dense.params_token,
     }
+    return {f"removed_pct/{kind}": 100 * gone / dense.params_total for kind, gone in params.items()}
 
 
 def _read(shape: ModelShape) -> int:

@@ -25,6 +25,10 @@ from prune_exp.tracked import (
 )
 
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
+DESCRIPTION = (
+    "Pruned language models, a version for each that was stored. Alias candidate: the latest best"
+    " one; champion: the one that passed all gates. Each version's source run has the report."
+)
 NEW_TOKENS = 32
 """Tokens that the stored model generates unless told otherwise."""
 
@@ -135,7 +139,7 @@ def ensure_version(trial: TrackedTrial, model_uri: str, name: str) -> str:
     if known is not None:
         return known
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=DESCRIPTION)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

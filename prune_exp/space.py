@@ -85,6 +85,15 @@ def read_space(arguments: list[str], default: list[str], config_loader: Any) -> 
     return _sorted([*space.fixed, *default], config_loader)
 
 
+def swept_by(arguments: list[str]) -> dict[str, str]:
+    """What a command line sweeps under another sweeper, as far as this grammar reads it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(arguments)
+    swept = [one for one in parsed if one.is_sweep_override()]
+    return {one.get_key_element(): str(one.input_line).partition("=")[2] for one in swept}
+
+
 def _sorted(arguments: list[str], config_loader: Any) -> Space:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 

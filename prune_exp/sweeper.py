@@ -142,7 +142,9 @@ class OptunaSweeper(Sweeper):
             else:
                 studies.tell(study, number, metrics, directions, settings.search.limits)
         rows = studies.remaining(study, space, settings.search.n_trials)
-        opened = self._call("on_sweep_planned", first, parent, study.study_name, len(rows))
+        opened = self._call(
+            "on_sweep_planned", first, parent, study.study_name, len(rows), space.describe()
+        )
         if opened is not None:
             study.set_user_attr(studies.PARENT, opened)
         return rows

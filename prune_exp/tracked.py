@@ -12,6 +12,8 @@ from prune_exp.settings import SettingError, TrackingSettings
 PREFIX = "prune_exp."
 INTERRUPTED = f"{PREFIX}interrupted"
 """Tag of runs whose process was killed: cut off, not failed on their own account."""
+OVERRIDES = f"{PREFIX}overrides"
+"""Tag of all runs: what the command line gave, as a JSON list."""
 MODEL_URI = f"{PREFIX}model_uri"
 """Tag of trials whose weights are stored with them."""
 FILES_SHA256 = f"{PREFIX}files_sha256"
@@ -40,6 +42,11 @@ class TrackedTrial:
     tags: dict[str, str]
 
     @property
+    def is_sweep(self) -> bool:
+        """True for a sweep's own run, which has trials below it and no result."""
+        return self.tags.get(f"{PREFIX}role") == "sweep"
+
+    @property
     def maintained(self) -> bool:
         """True when quality was measured and is within the limit."""
         return self.metrics.get("quality_maintained", 0.0) == 1.0
@@ -63,25 +70,39 @@ class Choice:
     rule: str
 
 
+def read_run(run_id: str) -> TrackedTrial:
+    """One run, a sweep's or a trial's.
+
+    Raises:
+        SettingError: the store has no such run.
+    """
+    return _trial(_run(run_id))
+
+
+def _run(run_id: str) -> Any:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        return MlflowClient().get_run(run_id)
+    except MlflowException:
+        raise SettingError(
+            f"run_id={run_id} is not in this store; copy the id from the MLflow UI"
+        ) from None
+
+
 def read_trials(root_run_id: str) -> list[TrackedTrial]:
     """The trials of a sweep in order, or the one trial that the run is.
 
     Raises:
         SettingError: the store has no such run.
     """
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient()
-    try:
-        root = client.get_run(root_run_id)
-    except MlflowException:
-        raise SettingError(
-            f"run_id={root_run_id} is not in this store; copy the id from the MLflow UI"
-        ) from None
+    root = _run(root_run_id)
     if root.data.tags.get(f"{PREFIX}role") != "sweep":
         return [_trial(root)]
-    runs = client.search_runs(
+    runs = MlflowClient().search_runs(
         [root.info.experiment_id], f"tags.`mlflow.parentRunId` = '{root_run_id}'", max_results=5000
     )
     return sorted((_trial(run) for run in runs), key=lambda trial: trial.number)
@@ -126,13 +147,23 @@ def read_artifact(run_id: str, name: str, folder: Path) -> Any:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient()
-    if name not in [item.path for item in client.list_artifacts(run_id)]:
-        return None
-    try:
-        path = client.download_artifacts(run_id, name, str(folder))
-    except MlflowException:
-        return None
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    path = _moved(client.get_run(run_id), client.tracking_uri) / name
+    if not path.is_file():
+        if name not in [item.path for item in client.list_artifacts(run_id)]:
+            return None
+        try:
+            path = Path(client.download_artifacts(run_id, name, str(folder)))
+        except MlflowException:
+            return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _moved(run: Any, uri: str) -> Path:
+    """Where a run's artifacts lie beside a local database, also when their folder was moved."""
+    if not uri.startswith("sqlite:///"):
+        return Path("/nonexistent")
+    beside = Path(uri.removeprefix("sqlite:///")).parent / "artifacts"
+    return beside / run.info.run_id / "artifacts"
 
 
 def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.device import device_of, name_of
+from prune_exp.naming import remembered
 from prune_exp.packaged import installed_version
 from prune_exp.records import TrialResult, metrics
 from prune_exp.settings import SettingError, Settings, TrackingSettings, flatten, redact
-from prune_exp.tracked import INTERRUPTED, PREFIX, read_trials, store_uri
+from prune_exp.tracked import INTERRUPTED, OVERRIDES, PREFIX, read_trials, store_uri
 
 ANSWER_TIMEOUT_S = 5
 INPUT_ATTEMPTS = 5
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "Pruned language models against their dense ones. Every sweep is a run"
+    " with its trials below it, a note and a report (artifact report.html).",
+}
+"""What the experiment's page says; the kind tells MLflow that models are developed here."""
 
 
 def open_store(tracking: TrackingSettings) -> str:
@@ -84,11 +91,17 @@ def _experiment_id(name: str, artifacts: str | None) -> str:
     found = mlflow.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
-    return mlflow.create_experiment(name, artifact_location=artifacts)
+    return mlflow.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
 
 
 def start_sweep(
-    settings: Settings, folder: Path, *, study: str, trials: int, earlier: str | None
+    settings: Settings,
+    folder: Path,
+    *,
+    study: str,
+    name: str,
+    overrides: list[str],
+    earlier: str | None,
 ) -> str:
     """Opens the parent run, or an earlier one again, and returns its id."""
     import mlflow
@@ -97,6 +110,7 @@ def start_sweep(
         f"{PREFIX}role": "sweep",
         f"{PREFIX}folder": str(folder),
         f"{PREFIX}study": study,
+        OVERRIDES: remembered(overrides),
         **process_tags(),
         **environment_tags(),
     }
@@ -105,25 +119,33 @@ def start_sweep(
         mlflow.start_run(run_id=earlier)
         mlflow.set_tags(tags)
         return earlier
-    name = f"sweep of {trials}" if trials else "sweep"
     run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags)
     mlflow.log_params({"model.name": settings.model.name, "study": study})
     return run.info.run_id
 
 
-def start_trial(settings: Settings, folder: Path, number: int | None, parent: str | None) -> None:
+def start_trial(
+    settings: Settings,
+    folder: Path,
+    number: int | None,
+    parent: str | None,
+    *,
+    name: str,
+    overrides: list[str],
+) -> None:
     """Opens a trial's run, nested under its sweep's when there is one."""
     import mlflow
 
     tags = {
         f"{PREFIX}role": "trial",
         f"{PREFIX}folder": str(folder),
+        OVERRIDES: remembered(overrides),
         "hydra.job_num": str(number),
         "device": name_of(device_of(settings.device)),
     }
     mlflow.start_run(
         experiment_id=open_store(settings.tracking),
-        run_name=f"s={settings.sparsity:.2f} t={settings.vote_threshold:.2f}",
+        run_name=name,
         nested=parent is not None,
         parent_run_id=parent,
         tags=tags | process_tags() | environment_tags(),
@@ -225,7 +247,7 @@ def log_result(result: TrialResult, folder: Path) -> None:
     flat = metrics(result)
     mlflow.log_metrics(flat)
     mlflow.log_dict(flat, "metrics.json")
-    mlflow.log_dict(result.plan.to_json(), "plan.json")
+    mlflow.log_text(json.dumps(result.plan.to_json(), separators=(",", ":")), "plan.json")
     mlflow.log_dict(result.plan.agreement, "voter_agreement.json")
     if result.speed is not None:
         mlflow.log_text(json.dumps(list(result.speed.samples), indent=1), "samples.json")

@@ -96,8 +96,15 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
         }
     version = client.get_model_version_by_alias("pruned-tiny", "candidate")
     names = {item.path for item in client.list_artifacts(str(version.run_id))}
-    wanted = {"report.md", "dashboard_overview.png", "detailed_comparison.png", "plan.json"}
-    assert wanted | {"samples.json", "voter_agreement.json", "roofline.png"} <= names
+    wanted = {"report.md", "report.html", "report.json", "pareto.png", "votes.png", "roofline.png"}
+    wanted |= {"dashboard_overview.png", "detailed_comparison.png"}
+    assert wanted | {"samples.json", "voter_agreement.json", "plan.json"} <= names
+    (parent,) = [run for run in runs if run not in children]
+    assert wanted <= {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert parent.info.run_name == "sparsity=0.3,0.5"
+    assert [run.info.run_name for run in children] == ["s=0.30 t=0.50", "s=0.50 t=0.50"]
+    assert "| **s=0." in parent.data.tags["mlflow.note.content"]
+    _is_rebuilt_from_the_store(client, str(version.run_id), parent.info.run_id, tmp_path)
     assert len(version.tags["weights_sha256"]) == 64
     script = (
         "import sys, mlflow\n"
@@ -113,6 +120,27 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
     )
     assert fresh.returncode == 0, fresh.stderr
     assert fresh.stdout.strip() == "1"
+
+
+def _is_rebuilt_from_the_store(client: Any, best: str, root: str, folder: Path) -> None:
+    """The command makes the same report as the sweep did."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prune_exp.report", f"run_id={root}", "output=again"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 1
+    for name in ("report.json", "report.md", "report.html"):
+        stored = Path(client.download_artifacts(best, name, str(folder)))
+        assert (folder / "again" / name).read_bytes() == stored.read_bytes()
+    wrong = [sys.executable, "-m", "prune_exp.report", "run_id=nothing"]
+    done = subprocess.run(wrong, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("prune_exp.report: error: run_id=nothing is not in this store")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_failing_trial_does_not_stop_the_others(tiny_args: list[str], tmp_path: Path) -> None:

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from prune_exp.consensus import (
     agreed_units,
     agreement,
+    ballots,
     condemn,
     needed_votes,
     redundant,
     removal_order,
     votes_at,
+    votes_on,
 )
-from prune_exp.records import Allocation, PruningPlan
+from prune_exp.records import Allocation, PruningPlan, Votes
 
 UNITS = 7
 
@@ -123,5 +125,61 @@ def test_plan_survives_json() -> None:
         channels={0: (3, 5), 1: (0, 4)},
         voters={"mlp": ("a", "b")},
         agreement={"mlp": {"a": {"a": 1.0}}},
+        votes={"mlp": Votes(depth=(0.5, 0.25), nominated={"a": (1.0, 0.5), "b": (0.0, 1.0)})},
     )
     assert PruningPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_a_plan_from_before_votes_were_kept_is_read() -> None:
+    from conftest import empty_plan
+
+    data = empty_plan().to_json()
+    del data["votes"]
+    assert PruningPlan.from_json(data) == empty_plan()
+
+
+@given(score_tables(), st.integers(1, UNITS - 1), thresholds)
+def test_an_adaptive_ballot_is_as_deep_as_it_must_be(
+    scores: dict[str, torch.Tensor], count: int, threshold: float
+) -> None:
+    gone = condemn(scores, count, threshold, "adaptive")
+    held, depth = ballots(scores, gone, count, threshold, "adaptive")
+    needed = needed_votes(threshold, len(scores))
+    assert (held.sum(0)[gone] >= needed).all()
+    for group in range(2):
+        shallower = votes_at(scores, int(depth[group]) - 1)[group]
+        assert (shallower[gone[group]] < needed).any()
+
+
+@given(score_tables(), st.integers(1, UNITS - 1), thresholds)
+def test_a_fixed_ballot_holds_what_everyone_nominates(
+    scores: dict[str, torch.Tensor], count: int, threshold: float
+) -> None:
+    gone = condemn(scores, count, threshold, "fixed")
+    held, depth = ballots(scores, gone, count, threshold, "fixed")
+    assert depth.tolist() == [count, count]
+    assert (held.sum(-1) == count).all()
+    if gone.any():
+        votes = votes_on("mlp", scores, gone, (count, threshold, "fixed"), 1)
+        shared = sum(sum(shares) for shares in votes.nominated.values())
+        assert shared >= 2 * needed_votes(threshold, len(scores)) - 0.02
+
+
+def test_votes_by_hand() -> None:
+    """Both must agree: a ranks 0 1 2 3, b ranks 1 0 3 2; two go at depth 2, three at depth 4."""
+    scores = {"a": torch.tensor([[0.0, 1, 2, 3]]), "b": torch.tensor([[1.0, 0, 3, 2]])}
+    gone = torch.tensor([[True, True, False, False]])
+    found = votes_on("mlp", scores, gone, (2, 1.0, "adaptive"), 1)
+    assert found == Votes(depth=(0.5,), nominated={"a": (1.0,), "b": (1.0,)})
+    either = torch.tensor([[True, False, False, False]])
+    found = votes_on("mlp", scores, either, (1, 0.5, "adaptive"), 1)
+    assert found == Votes(depth=(0.25,), nominated={"a": (1.0,), "b": (0.0,)})
+    found = votes_on("layers", scores, either, (1, 0.5, "adaptive"), 1)
+    assert found.nominated == {"a": (1, 0, 0, 0), "b": (0, 1, 0, 0)}
+
+
+def test_groups_of_a_layer_make_one_figure() -> None:
+    scores = {"a": torch.tensor([[0.0, 1], [1, 0]]), "b": torch.tensor([[1.0, 0], [1, 0]])}
+    gone = torch.tensor([[True, False], [False, True]])
+    found = votes_on("heads", scores, gone, (1, 0.5, "adaptive"), 2)
+    assert found == Votes(depth=(0.5,), nominated={"a": (1.0,), "b": (0.5,)})

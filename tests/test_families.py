@@ -14,7 +14,8 @@ from prune_exp.calibration import Reading, compute
 from prune_exp.corpus import Corpus, TokenBlocks
 from prune_exp.inputs import Inputs
 from prune_exp.pruner import vote
-from prune_exp.settings import SettingError, Settings
+from prune_exp.records import removed_by_kind
+from prune_exp.settings import UNITS, SettingError, Settings
 
 IDS = torch.randint(1, 300, (4, 24), generator=torch.Generator().manual_seed(1))
 VOTERS = ["magnitude", "gradient", "wanda", "fluctuation", "obs", "similarity", "random"]
@@ -52,6 +53,9 @@ def test_calibrate_vote_and_prune(model_type: str) -> None:
     achieved = 1 - models.shape_of(pruned).params_total / inputs.shape.params_total
     assert achieved == pytest.approx(0.3, abs=0.005)
     assert achieved * inputs.shape.params_total == pytest.approx(plan.allocation.params_removed)
+    by_kind = removed_by_kind(inputs.shape, models.shape_of(pruned))
+    assert sum(by_kind.values()) == pytest.approx(100 * achieved)
+    assert all((by_kind[f"removed_pct/{kind}"] > 0) == (kind in plan.votes) for kind in UNITS)
     assert pruned(IDS).logits.isfinite().all()
     last = dense.base_model(input_ids=IDS, output_hidden_states=True).hidden_states[-2]
     assert torch.allclose(stream[3], last, atol=0.02 * float(last.abs().max()))

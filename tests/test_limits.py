@@ -10,9 +10,11 @@ import pytest
 import torch
 from conftest import make_tiny, make_tokenizer
 
-from prune_exp import bandwidth, figures, machine
+from prune_exp import bandwidth, machine
+from prune_exp.batches import batch_labels, batch_name
 from prune_exp.checks import check
 from prune_exp.inputs import check_lengths
+from prune_exp.plots.roofline import roofline
 from prune_exp.records import metric_keys
 from prune_exp.settings import (
     BenchmarkSettings,
@@ -142,14 +144,14 @@ def test_names_of_metrics_carry_batch_size_and_prompt_length() -> None:
     settings = BenchmarkSettings(batch_sizes=[1, 8], prompt_tokens=[16, 64])
     keys = metric_keys(speed=True, quality=False, batches=list(settings.batches))
     assert {"throughput_b8_p64_ratio", "dense/throughput_b1_p16_tokens_per_s"} <= set(keys)
-    assert figures.batch_labels(dict.fromkeys(keys, 1.0)) == [
+    assert batch_labels(dict.fromkeys(keys, 1.0)) == [
         "b1_p16",
         "b1_p64",
         "b8_p16",
         "b8_p64",
     ]
     assert "throughput_b8_gain_pct" in metric_keys(speed=True, quality=False)
-    assert figures.batch_name("b8_p64") == "batch 8, 64-token prompts"
+    assert batch_name("b8_p64") == "batch 8, 64-token prompts"
 
 
 def test_prompts_that_the_model_has_no_room_for_are_refused() -> None:
@@ -217,5 +219,5 @@ def test_a_wrong_override_of_the_self_check_is_one_line(tmp_path: Path) -> None:
 def test_the_roofline_is_drawn_from_metrics_alone(tmp_path: Path) -> None:
     keys = metric_keys(speed=True, quality=False, batches=["b1", "b8"])
     chosen = {key: 1.0 + place / 100 for place, key in enumerate(keys)}
-    figures.roofline(json.loads(json.dumps(chosen)), tmp_path / "roofline.png")
+    roofline(json.loads(json.dumps(chosen)), tmp_path / "roofline.png")
     assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,1 @@
+"""The report's content, and its two renderings."""

@@ -1,0 +1,1 @@
+"""Plots of tracked figures, each a function of what the store holds."""

@@ -1,0 +1,27 @@
+"""Text from anywhere, made fit to be shown: on one line, cut, without what is no text."""
+
+import unicodedata
+
+REPLACEMENT = "\ufffd"
+INVISIBLE = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
+"""What turns the direction of the text after it, and separators that some take for newlines."""
+
+
+def plain(text: str) -> str:
+    """A text without control characters and lone surrogates; newlines and tabs stay."""
+    return "".join(
+        REPLACEMENT
+        if one in INVISIBLE or (one not in "\n\t" and unicodedata.category(one) in ("Cc", "Cs"))
+        else one
+        for one in text.replace("\r\n", "\n")
+    )
+
+
+def clip(text: str, most: int) -> str:
+    """A text cut where it is longer than `most` characters."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def one_line(text: str, most: int) -> str:
+    """A text as `plain` has it, on one line of at most `most` characters."""
+    return clip(" ".join(plain(text).split()), most)
