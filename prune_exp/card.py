@@ -105,6 +105,11 @@ def license_note(settings: Settings) -> str:
     return terms + " They were changed: parameters were removed, and others may have been refit."
 
 
+def _calibration_text(settings: Settings) -> str:
+    written = settings.data.calibration == "generated"
+    return "that the dense model wrote" if written else f"of {text_name(settings)}"
+
+
 def _results(trial: TrackedTrial, text: str) -> list[Any]:
     from huggingface_hub import EvalResult
 
@@ -132,8 +137,8 @@ def _procedure(settings: Settings, trial: TrackedTrial, plan: PruningPlan | None
         f"refit by least squares: {'yes' if pruning.refit else 'no'};"
         f" training afterwards: {settings.recovery.name}",
         f"calibration on {settings.data.calibration_blocks} blocks of"
-        f" {settings.data.context_tokens} tokens of {text_name(settings)}, judged on"
-        f" {settings.data.heldout_blocks} others",
+        f" {settings.data.context_tokens} tokens {_calibration_text(settings)}, judged on"
+        f" {settings.data.heldout_blocks} others of {text_name(settings)}",
         f"MLflow run {trial.run_id}; prune_exp {_own_version()},"
         f" torch {version('torch')}, transformers {version('transformers')}",
     ]

@@ -67,6 +67,7 @@ def load(
     copy_into(weights, load_file(states[-1] / "weights.safetensors"))
     moments = load_file(states[-1] / "optimizer.safetensors")
     for name, value in weights.items():
-        optimizer.state[value] = {key: moments[f"{name}/{key}"] for key in MOMENTS}
+        kept = {key: moments[f"{name}/{key}"].to(value.device) for key in MOMENTS}
+        optimizer.state[value] = kept
     kept = states[-1] / "best.safetensors"
     return facts, load_file(kept) if kept.is_file() else copy_of(weights)

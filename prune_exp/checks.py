@@ -9,6 +9,8 @@ from prune_exp.settings import (
     BACKENDS,
     BALLOTS,
     BEST_RULES,
+    CALIBRATIONS,
+    DEVICES,
     DIRECTIONS,
     HEAD_UNITS,
     LOG_MODELS,
@@ -77,11 +79,13 @@ def check(settings: Settings) -> None:
             f"vote_threshold={settings.vote_threshold:g} is not in (0, 1]: it is the share"
             " of voters that must agree; try vote_threshold=0.5"
         )
+    one_of("device", settings.device, DEVICES)
     _check_pruning(settings.pruning)
     check_name("model.name", settings.model.name)
     if settings.tracking.registered_model is not None:
         check_name("tracking.registered_model", settings.tracking.registered_model)
     _check_sources(settings)
+    one_of("data.calibration", settings.data.calibration, CALIBRATIONS)
     for name, value, least in _counts(settings):
         if value < least:
             raise SettingError(f"{name}={value:g} is too small; use {name}={least:g} or more")
@@ -228,6 +232,7 @@ def _counts(settings: Settings) -> list[tuple[str, float, float]]:
     data, benchmark, recovery = settings.data, settings.benchmark, settings.recovery
     return [
         ("data.context_tokens", data.context_tokens, 8),
+        ("data.generation_temperature", data.generation_temperature, 1e-2),
         ("data.calibration_blocks", data.calibration_blocks, 1),
         ("data.voting_blocks", data.voting_blocks, 1),
         ("data.gradient_blocks", data.gradient_blocks, 1),

@@ -75,7 +75,8 @@ def load_corpus(settings: DataSettings, tokenizer: Any, *, seed: int) -> Corpus:
 
     Every fifth document is held out, the next one is reserved for a last judgement that no search
     has seen, the rest calibrates. The seed reorders calibration documents only, so that quality
-    is always measured on the same blocks.
+    is always measured on the same blocks. With `data.calibration=generated` no document calibrates:
+    there are no calibration blocks until the model has written them.
 
     Raises:
         SettingError: the file is missing, empty, not UTF-8, or too short.
@@ -85,9 +86,11 @@ def load_corpus(settings: DataSettings, tokenizer: Any, *, seed: int) -> Corpus:
     held_out = parts[::HELD_OUT_EVERY]
     rest = [p for i, p in enumerate(parts) if i % HELD_OUT_EVERY not in (0, RESERVED)]
     random.Random(seed).shuffle(rest)
-    context = settings.context_tokens
+    context, wanted = settings.context_tokens, settings.calibration_blocks
+    if settings.calibration == "generated":
+        rest, wanted = [], 0
     return Corpus(
-        calibration=_cut(rest, tokenizer, settings.calibration_blocks, context, file),
+        calibration=_cut(rest, tokenizer, wanted, context, file),
         heldout=_cut(held_out, tokenizer, settings.heldout_blocks, context, file),
         documents=tuple(rest),
     )
@@ -120,6 +123,26 @@ def token_ids(text: str, tokenizer: Any) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
+def opening(tokenizer: Any) -> list[int]:
+    """The token that a tokenizer puts before every text, in a list; empty when it puts none.
+
+    Models that were trained with it (Gemma, OPT) are lost without it, so every block has it.
+    """
+    first = tokenizer.bos_token_id
+    added = tokenizer("", verbose=False)["input_ids"]
+    return [first] if first is not None and added[:1] == [first] else []
+
+
+def _as_blocks(ids: Sequence[int], start: Sequence[int], context: int) -> "torch.Tensor":
+    """Whole blocks [blocks, context] that begin with `start` and go on with the next of `ids`."""
+    import torch
+
+    size = context - len(start)
+    blocks = len(ids) // size
+    own = torch.tensor(ids[: blocks * size], dtype=torch.long).view(blocks, size)
+    return torch.cat([torch.tensor(start, dtype=torch.long).expand(blocks, -1), own], dim=1)
+
+
 def documents_for(documents: Iterable[str], tokenizer: Any, tokens: int) -> int | None:
     """How many of the first documents hold so many tokens; None when all are too few."""
     held = 0
@@ -142,21 +165,21 @@ def token_frequency(documents: Sequence[str], tokenizer: Any, vocab: int) -> "to
 
 
 def retokenized(corpus: Corpus, settings: DataSettings, tokenizer: Any) -> "torch.Tensor":
-    """The calibration documents as blocks of another tokenizer's ids [blocks, tokens]."""
+    """The calibration documents as blocks of another tokenizer's ids [blocks, tokens].
+
+    As many blocks as of the dense tokenizer's, unless the documents give fewer.
+    """
     wanted, context = settings.calibration_blocks, settings.context_tokens
-    parts, file = list(corpus.documents), text_path(settings)
-    return _cut(parts, tokenizer, wanted, context, file).ids
+    enough = documents_for(corpus.documents, tokenizer, wanted * context)
+    return all_blocks(corpus.documents[:enough], tokenizer, context)[:wanted]
 
 
 def all_blocks(parts: Sequence[str], tokenizer: Any, context: int) -> "torch.Tensor":
     """All whole blocks of `context` tokens that some documents give [blocks, context]."""
-    import torch
-
     ids: list[int] = []
     for part in parts:
         ids += token_ids(part + SEPARATOR, tokenizer)
-    blocks = len(ids) // context
-    return torch.tensor(ids[: blocks * context], dtype=torch.long).view(blocks, context)
+    return _as_blocks(ids, opening(tokenizer), context)
 
 
 def _cut(
@@ -168,8 +191,7 @@ def _cut(
     counts: str = "data.calibration_blocks and data.heldout_blocks",
 ) -> TokenBlocks:
     """Tokenizes just enough documents for `wanted` blocks of `context` tokens."""
-    import torch
-
+    start = opening(tokenizer)
     ids: list[int] = []
     sizes: list[int] = []
     for part in parts:
@@ -178,14 +200,13 @@ def _cut(
         sizes += new_sizes
         if len(ids) >= wanted * context:
             break
-    blocks = min(wanted, len(ids) // context)
-    if blocks < wanted:
+    used = _as_blocks(ids, start, context)[:wanted]
+    if len(used) < wanted:
         raise SettingError(
-            f"data.path={file.name} gives {blocks} of the {wanted} blocks of {context} tokens asked"
-            f" for; use a longer text, a smaller data.context_tokens, or fewer {counts}"
+            f"data.path={file.name} gives {len(used)} of the {wanted} blocks of {context} tokens"
+            f" asked for; use a longer text, a smaller data.context_tokens, or fewer {counts}"
         )
-    used = torch.tensor(ids[: blocks * context]).view(blocks, context)
-    scored = torch.tensor(sizes[: blocks * context]).view(blocks, context)[:, 1:].sum()
+    scored = _as_blocks(sizes, [0] * len(start), context)[:wanted, 1:].sum()
     digest = digest_of(used.flatten().tolist())
     return TokenBlocks(ids=used, bytes_scored=int(scored), digest=digest, source=file.name)
 

@@ -9,12 +9,15 @@ from prune_exp import benchmark, models
 from prune_exp.candidates import Candidate
 from prune_exp.commands import LimitSettings
 from prune_exp.corpus import TokenBlocks, load_corpus, load_reserved
+from prune_exp.device import device_of
 from prune_exp.paired import exp_mean_difference
 from prune_exp.quality import block_losses
+from prune_exp.recoding import reencoder
 from prune_exp.records import Interval
 from prune_exp.settings import SettingError, Settings, unflatten
 from prune_exp.tracked import PREFIX, text_digests
-from prune_exp.vocabulary import read_vocabulary, reencoder
+from prune_exp.vocabulary import read_vocabulary
+from prune_exp.written import complete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +56,14 @@ class Evidence:
             SettingError: the text is missing, too short, or not the one that the trial used.
         """
         data = self.settings.data
-        check_text(self.settings, self.tokenizer, self.candidate.trial.run_id)
+        run_id = self.candidate.trial.run_id
+        check_text(self.settings, self.source, self.tokenizer, self.cache_dir, run_id)
         return load_reserved(data, self.tokenizer, blocks=self.limits.blocks)
 
     @cached_property
     def dense_losses(self) -> list[float]:
         """Mean loss of each block of `text`, in nats."""
-        return block_losses(models.load(self.source.folder), self.text)[0]
+        return block_losses(self._load(self.source.folder), self.text)[0]
 
     @cached_property
     def losses(self) -> list[float]:
@@ -86,7 +90,9 @@ class Evidence:
         for side, folder in folders.items():
             tokenizer = models.load_tokenizer(folder)
             prompts[side] = [tokenizer(text)["input_ids"] for text in texts]
-        return benchmark.measure(folders["dense"], folders["pruned"], prompts, settings).speedup
+        device = device_of(self.settings.device)
+        sides = folders["dense"], folders["pruned"]
+        return benchmark.measure(*sides, prompts, settings, device=device).speedup
 
     def _losses_of(self, folder: Path) -> list[float]:
         own = models.load_tokenizer(folder)
@@ -95,7 +101,10 @@ class Evidence:
             for one in (own, self.tokenizer):
                 read_vocabulary(one)
             reencode = reencoder(self.tokenizer, own)
-        return block_losses(models.load(folder), self.text, reencode)[0]
+        return block_losses(self._load(folder), self.text, reencode)[0]
+
+    def _load(self, folder: Path) -> Any:
+        return models.load(folder, device=device_of(self.settings.device))
 
 
 def dense_source(settings: Settings, tags: dict[str, str], cache_dir: Path) -> models.ModelSource:
@@ -114,9 +123,12 @@ def dense_source(settings: Settings, tags: dict[str, str], cache_dir: Path) -> m
     return source
 
 
-def check_text(settings: Settings, tokenizer: Any, run_id: str) -> None:
+def check_text(
+    settings: Settings, source: models.ModelSource, tokenizer: Any, cache_dir: Path, run_id: str
+) -> None:
     """Raises SettingError unless the text gives the blocks that a trial recorded."""
     corpus = load_corpus(settings.data, tokenizer, seed=settings.seed)
+    corpus = complete(corpus, settings, source, tokenizer, cache_dir)
     found = {"calibration": corpus.calibration.digest, "heldout": corpus.heldout.digest}
     recorded = text_digests(run_id)
     for role, digest in found.items():

@@ -1,5 +1,6 @@
 """What a trial starts from: found, checked, cheap to get."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from prune_exp.allocation import allocate
 from prune_exp.benchmark import read_prompts
 from prune_exp.cache import digest_of
 from prune_exp.corpus import Corpus, load_corpus
+from prune_exp.device import device_of
 from prune_exp.masks import check_masks
 from prune_exp.records import ModelShape
 from prune_exp.serving import check_serving, longest
@@ -16,6 +18,7 @@ from prune_exp.settings import BenchmarkSettings, SettingError, Settings
 from prune_exp.training_text import split_documents
 from prune_exp.vocabulary import removable_tokens
 from prune_exp.voters import check_voters
+from prune_exp.written import complete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +33,15 @@ class Inputs:
     cache_dir: Path
 
 
-def prepare(settings: Settings) -> Inputs:
+def prepare(settings: Settings, *, write: bool = True) -> Inputs:
     """Finds and checks everything a trial needs; writes nothing but caches.
+
+    Without `write` a model that is to write its own calibration text does not do so yet.
 
     Raises:
         SettingError: something the user named is missing, or the request cannot be met.
     """
+    device = device_of(settings.device)
     prompts = read_prompts(settings.benchmark)
     cache_dir = Path(settings.cache_dir).expanduser()
     source = models.locate(settings.model, cache_dir)
@@ -43,7 +49,7 @@ def prepare(settings: Settings) -> Inputs:
     skeleton = models.skeleton(source.folder)
     check_lengths(settings.benchmark, skeleton.config)
     tokens = longest([tokenizer(text)["input_ids"] for text in prompts], settings.benchmark)
-    check_serving(settings.benchmark, skeleton.config, tokens)
+    check_serving(settings.benchmark, skeleton.config, tokens, device)
     shape = replace(
         models.shape_of(skeleton),
         vocab_removable=removable_tokens(tokenizer),
@@ -59,7 +65,9 @@ def prepare(settings: Settings) -> Inputs:
         cache_dir=cache_dir,
     )
     check_recovery(settings, found)
-    return found
+    if not write:
+        return found
+    return replace(found, corpus=complete(corpus, settings, source, tokenizer, cache_dir))
 
 
 def check_lengths(benchmark: BenchmarkSettings, config: Any) -> None:
@@ -83,9 +91,9 @@ def check_points(points: list[Settings]) -> None:
     known: dict[str, Inputs] = {}
     for point in points:
         shared = (asdict(point.model), asdict(point.data), asdict(point.benchmark))
-        key = digest_of(*shared, point.seed, point.cache_dir)
+        key = digest_of(*shared, point.seed, point.cache_dir, point.device)
         if key not in known:
-            known[key] = prepare(point)
+            known[key] = prepare(point, write=False)
         check_request(point, known[key].shape)
         check_recovery(point, known[key])
 
@@ -97,11 +105,30 @@ def check_recovery(settings: Settings, inputs: Inputs) -> None:
     recovery = settings.recovery
     if recovery.name == "none":
         return
-    split_documents(inputs.corpus.documents, inputs.tokenizer, recovery)
+    if settings.data.calibration == "generated":
+        _check_written(settings)
+    else:
+        split_documents(inputs.corpus.documents, inputs.tokenizer, recovery)
     if recovery.lora_rank and find_spec("peft") is None:
         raise SettingError(
             f"recovery.lora_rank={recovery.lora_rank} needs peft; type pip install"
             " 'prune-exp[lora]', or recovery.lora_rank=0 to train all weights"
+        )
+
+
+def _check_written(settings: Settings) -> None:
+    """Raises SettingError when what the model will write is too little to train and judge on.
+
+    A tenth is left for what tokens lose when they are text in between.
+    """
+    data, recovery = settings.data, settings.recovery
+    needed = 1.1 * (recovery.validation_blocks + 1) * recovery.context_tokens
+    least = math.ceil(needed / data.context_tokens)
+    if data.calibration_blocks < least:
+        raise SettingError(
+            f"data.calibration_blocks={data.calibration_blocks} is too little text of the model's"
+            f" own for {recovery.validation_blocks} validation blocks and training; use"
+            f" data.calibration_blocks={least} or more, or fewer recovery.validation_blocks"
         )
 
 

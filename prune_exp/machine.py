@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prune_exp.device import name_of
 from prune_exp.packaged import installed_version
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -16,14 +17,17 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def describe_machine(threads: int, packages: Sequence[str] = ()) -> dict[str, Any]:
-    """Processor, cores, governor, memory, system, threads and versions, of `packages` too."""
+def describe_machine(
+    threads: int, device: str = "cpu", packages: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Device, processor, cores, governor, memory, system, threads, versions, of `packages` too."""
     import platform
 
     import psutil
 
     versions = {name: installed_version(name) or "unknown" for name in (*VERSIONS, *packages)}
     return {
+        "device": name_of(device),
         "threads": threads,
         "cores": available_threads(),
         "cores_of_machine": os.cpu_count(),
@@ -33,14 +37,6 @@ def describe_machine(threads: int, packages: Sequence[str] = ()) -> dict[str, An
         "system": platform.platform(),
         "versions": {"python": platform.python_version()} | versions,
     }
-
-
-def has_bfloat16() -> bool:
-    """Whether the processor computes in bfloat16; elsewhere it is emulated and slower."""
-    import torch
-
-    able = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def governor(path: Path = GOVERNOR) -> str:

@@ -38,7 +38,7 @@ def random(weight: Any, gradient: Any, chance: Any) -> "torch.Tensor":
     import torch
 
     del gradient
-    return torch.rand(weight.shape, generator=chance)
+    return torch.rand(weight.shape, generator=chance).to(weight.device)
 
 
 WEIGHT_VOTERS: dict[str, WeightVoter] = {
@@ -78,6 +78,7 @@ def zero_weights(
     ballot `sparsity` of all parameters become zero, under the fixed one those that k voters agree
     on when each nominates that share.
     """
+    ids = ids.to(model.device)
     share = sparsity * sum(p.numel() for p in model.parameters()) / _count(model)
     if pruning.method == "stochastic":
         return _stochastic(model, ids, pruning, share, vote_threshold, seed)
@@ -190,7 +191,7 @@ def _random_masks(model: Any, share: float, seed: int, number: int) -> Iterator[
 
     chance = torch.Generator().manual_seed(seed * 1_000_003 + number)
     for weight in _matrices(model):
-        yield torch.rand(weight.shape, generator=chance) < share
+        yield torch.rand(weight.shape, generator=chance).to(weight.device) < share
 
 
 def _loss(model: Any, ids: "torch.Tensor") -> float:

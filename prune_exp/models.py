@@ -178,8 +178,8 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     save(model, tokenizer, folder)
 
 
-def load(folder: Path) -> Any:
-    """Loads a checkpoint in fp32 for inference; its weights come from safetensors only.
+def load(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> Any:
+    """Loads a checkpoint for inference; its weights come from safetensors only.
 
     Code that comes with it is never run, and what refers to such code is forgotten.
     """
@@ -187,15 +187,15 @@ def load(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch.float32,
+            dtype=getattr(torch, dtype),
             use_safetensors=True,
             attn_implementation="sdpa",
             trust_remote_code=False,
         )
     vars(model.config).pop("auto_map", None)
-    return model.eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def skeleton(folder: Path) -> Any:

@@ -8,8 +8,8 @@ from prune_exp.allocation import NOTHING, allocate
 from prune_exp.calibration import Calibration, Reading, Statistics, calibrate
 from prune_exp.consensus import make_plan
 from prune_exp.corpus import retokenized
+from prune_exp.device import bfloat16_on
 from prune_exp.inputs import Inputs
-from prune_exp.machine import has_bfloat16
 from prune_exp.records import PruningPlan
 from prune_exp.settings import UNITS, Settings
 from prune_exp.stopwatch import Stopwatch
@@ -62,14 +62,9 @@ def _carry_out(
         damping=settings.pruning.refit_damping,
         towards_dense=settings.pruning.refit_towards_dense,
         known=None if plan.tokens else calibration.states,
-        bfloat16=_in_bfloat16(settings.pruning.refit_dtype),
+        bfloat16=bfloat16_on(model.device, settings.pruning.refit_dtype),
     )
     return Pruned(model=smaller, tokenizer=tokenizer, plan=plan, kept=kept)
-
-
-def _in_bfloat16(dtype: str) -> bool:
-    """Whether the refit's forward passes are taken in bfloat16."""
-    return has_bfloat16() if dtype == "auto" else dtype == "bfloat16"
 
 
 def _masked(settings: Settings, inputs: Inputs, model: Any) -> Pruned:
@@ -104,7 +99,7 @@ def _calibrate(settings: Settings, inputs: Inputs, model: Any) -> Calibration:
         Reading(
             voting_blocks=settings.data.voting_blocks,
             gradient_blocks=settings.data.gradient_blocks,
-            bfloat16=_in_bfloat16(settings.pruning.refit_dtype),
+            bfloat16=bfloat16_on(model.device, settings.pruning.refit_dtype),
         ),
         cache_dir=inputs.cache_dir,
     )
@@ -143,7 +138,8 @@ def _vocabulary(
     """The pruned model's tokenizer, the tokens left, and the text to refit on in dense ids."""
     import torch
 
-    ids = inputs.corpus.calibration.ids if settings.pruning.refit else None
+    refit = settings.pruning.refit and plan.changes_blocks
+    ids = inputs.corpus.calibration.ids if refit else None
     if not plan.tokens:
         return inputs.tokenizer, None, ids
     trimmed, kept = trim(inputs.tokenizer, plan.tokens)

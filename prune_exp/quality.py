@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_exp.cache import cached_folder, digest_of
 from prune_exp.corpus import TokenBlocks
+from prune_exp.device import cache_key
 from prune_exp.models import decoder_of, head_of
 from prune_exp.paired import exp_mean_difference
 from prune_exp.records import Quality, QualityComparison
@@ -54,7 +55,7 @@ def dense_baseline(
         kept = {"hidden": torch.stack(states), "losses": torch.tensor(losses)}
         save_file(kept, folder / "baseline.safetensors")
 
-    key = digest_of(VERSION, model_digest, text.digest)
+    key = digest_of(VERSION, model_digest, text.digest, *cache_key(model.device))
     folder = cached_folder(cache_dir / "quality" / key, build)
     return DenseBaseline(head=head, **load_file(folder / "baseline.safetensors"))
 
@@ -160,15 +161,17 @@ def _final_hidden(model: Any, ids: "torch.Tensor") -> "torch.Tensor":
     import torch
 
     with torch.no_grad():
-        return decoder_of(model)(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+        ids = ids[None].to(model.device)
+        return decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
 
 
 def _log_probs(hidden: "torch.Tensor", head: "torch.Tensor") -> "torch.Tensor":
-    return (hidden @ head.T).log_softmax(-1)
+    return (hidden.to(head.device) @ head.T).log_softmax(-1)
 
 
 def _loss(log_probs: "torch.Tensor", targets: "torch.Tensor") -> float:
-    return -float(log_probs.gather(-1, targets[:, None]).double().sum())
+    wanted = targets[:, None].to(log_probs.device)
+    return -float(log_probs.gather(-1, wanted).double().sum())
 
 
 def _quality(losses: list[float], text: TokenBlocks, own_tokens: int) -> Quality:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prune_exp import models
 from prune_exp.commands import RebuildSettings, command
+from prune_exp.device import device_of
 from prune_exp.evidence import check_text, dense_source
 from prune_exp.export import export, weights_sha256
 from prune_exp.inputs import prepare
@@ -35,9 +36,11 @@ def rebuild(wanted: RebuildSettings) -> int:
     _check_recovery(settings)
     cache_dir = Path(wanted.cache_dir).expanduser()
     source = dense_source(settings, trial.tags, cache_dir)
-    check_text(settings, models.load_tokenizer(source.folder), trial.run_id)
+    tokenizer = models.load_tokenizer(source.folder)
+    check_text(settings, source, tokenizer, cache_dir, trial.run_id)
     inputs = prepare(settings)
-    done = rebuild_model(settings, inputs, models.load(source.folder), plan)
+    model = models.load(source.folder, device=device_of(settings.device))
+    done = rebuild_model(settings, inputs, model, plan)
     output.parent.mkdir(parents=True, exist_ok=True)
     export(done.model, done.tokenizer, output)
     return _verify(trial, output, keep=wanted.allow_different)

@@ -96,6 +96,11 @@ class PruningPlan:
     votes: dict[str, Votes] = field(default_factory=dict)
     """Who nominated what was removed, by kind of unit; kinds that lost nothing are not in it."""
 
+    @property
+    def changes_blocks(self) -> bool:
+        """Whether anything goes besides tokens."""
+        return bool(self.layers or any(self.heads.values()) or any(self.channels.values()))
+
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write and `from_json` reads back to an equal plan."""
         return asdict(self)

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from prune_exp.cache import digest_of
 from prune_exp.corpus import all_blocks
+from prune_exp.device import device_of
+from prune_exp.generation import generate
 from prune_exp.inputs import Inputs
 from prune_exp.models import head_of
 from prune_exp.pruner import Pruned
+from prune_exp.recoding import recoder_of
 from prune_exp.records import Recovery, TextUsed
 from prune_exp.settings import RecoverySettings, Settings
-from prune_exp.teacher import PROMPT_TOKENS, Teacher, generate
+from prune_exp.teacher import Teacher
 from prune_exp.training import Lessons, Progress, train
 from prune_exp.training_text import Split, split_documents
-from prune_exp.vocabulary import encode_bytes, text_bytes
 
 if TYPE_CHECKING:
     import torch
+
+PROMPT_TOKENS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +106,14 @@ def _generated(settings: Settings, inputs: Inputs, pruned: Pruned, split: Split)
         temperature=recovery.generation_temperature,
         seed=settings.seed,
         cache_dir=inputs.cache_dir,
+        device=device_of(settings.device),
     )
     if pruned.kept is None:
         return ids
     own: list[int] = []
+    dense, smaller = recoder_of(inputs.tokenizer), recoder_of(pruned.tokenizer)
     for block in ids.tolist():
-        own += encode_bytes(pruned.tokenizer, text_bytes(inputs.tokenizer, block))
+        own += smaller.ids_of(dense.bytes_of(block))
     blocks = len(own) // context
     return torch.tensor(own[: blocks * context]).view(blocks, context)
 

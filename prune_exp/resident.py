@@ -1,4 +1,4 @@
-"""This process's memory as the Linux kernel accounts for it."""
+"""This process's memory as the Linux kernel accounts for it, and a GPU's as torch does."""
 
 from pathlib import Path
 
@@ -25,3 +25,27 @@ def forget_peak() -> bool:
     except OSError:
         return False
     return True
+
+
+class Peak:
+    """The most memory in use since the start, above what was in use then."""
+
+    def __init__(self, device: str) -> None:
+        """Takes the level; everything that any model needs must have been loaded by now."""
+        self._device = device
+        if device == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+            self.level_mib = torch.cuda.memory_allocated() / 2**20
+        else:
+            self.level_mib = memory_mib("VmRSS")
+            forget_peak()
+
+    def mib(self) -> float:
+        """Of the device: the GPU's allocations, or the resident memory of the process."""
+        if self._device == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated() / 2**20 - self.level_mib
+        return memory_mib("VmHWM") - self.level_mib

@@ -74,17 +74,17 @@ def run(settings: Settings, repetitions: int) -> bool:
 def measure_itself(settings: Settings) -> SpeedComparison:
     """The dense model on both sides, measured as `trial` does it."""
     from prune_exp import benchmark, models
+    from prune_exp.device import device_of
     from prune_exp.serving import check_serving, longest
 
     folder = models.locate(settings.model, Path(settings.cache_dir).expanduser()).folder
     tokenizer = models.load_tokenizer(folder)
     texts = benchmark.read_prompts(settings.benchmark)
     prompts = [tokenizer(text)["input_ids"] for text in texts]
-    config = models.skeleton(folder).config
-    check_serving(settings.benchmark, config, longest(prompts, settings.benchmark))
-    return benchmark.measure(
-        folder, folder, dict.fromkeys(benchmark.SIDES, prompts), settings.benchmark
-    )
+    device, config = device_of(settings.device), models.skeleton(folder).config
+    check_serving(settings.benchmark, config, longest(prompts, settings.benchmark), device)
+    both: benchmark.Prompts = dict.fromkeys(benchmark.SIDES, prompts)
+    return benchmark.measure(folder, folder, both, settings.benchmark, device=device)
 
 
 def line(found: SpeedComparison, seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from prune_exp.backends import BACKENDS, Backend
 from prune_exp.backends.served import Serving
 from prune_exp.cache import cached_folder, digest_of, file_sha256
-from prune_exp.machine import has_bfloat16
+from prune_exp.device import bfloat16_on
 from prune_exp.models import skeleton
 from prune_exp.packaged import installed_version
 from prune_exp.settings import BenchmarkSettings, SettingError
@@ -22,16 +22,16 @@ EXPORTERS = ("torch", "transformers")
 """Packages besides a backend's own that an export depends on."""
 
 
-def dtype_of(settings: BenchmarkSettings) -> str:
+def dtype_of(settings: BenchmarkSettings, device: str) -> str:
     """The type that `auto` stands for here."""
     wanted = settings.runtime.dtype
     if wanted != "auto":
         return wanted
-    able = "bfloat16" in BACKENDS[settings.backend].dtypes and has_bfloat16()
+    able = "bfloat16" in BACKENDS[settings.backend].dtypes and bfloat16_on(device)
     return "bfloat16" if able else "float32"
 
 
-def check_serving(settings: BenchmarkSettings, config: Any, tokens: int) -> None:
+def check_serving(settings: BenchmarkSettings, config: Any, tokens: int, device: str) -> None:
     """Raises SettingError for what this machine or the backend cannot serve of a model.
 
     `config` is the dense model's, `tokens` the length of the longest sequence it is asked for.
@@ -44,6 +44,11 @@ def check_serving(settings: BenchmarkSettings, config: Any, tokens: int) -> None
             f"benchmark.runtime.compile=true needs a C++ compiler ({', '.join(COMPILERS)}) and none"
             " is on the PATH; install one or type benchmark.runtime.compile=false"
         )
+    if device != "cpu" and backend.export is not None:
+        raise SettingError(
+            f"benchmark.backend={settings.backend} serves on the processor; use device=cpu or"
+            " benchmark.backend=transformers"
+        )
     missing = [name for name in backend.modules if find_spec(name) is None]
     if missing:
         raise SettingError(
@@ -51,21 +56,21 @@ def check_serving(settings: BenchmarkSettings, config: Any, tokens: int) -> None
             f" 'prune-exp[{backend.extra}]', or benchmark.backend=transformers"
         )
     if runtime.dtype == "bfloat16":
-        _check_bfloat16(settings.backend, backend)
+        _check_bfloat16(settings.backend, backend, device)
     if backend.export is not None:
         _check_export(settings.backend, backend, config, tokens)
 
 
-def _check_bfloat16(name: str, backend: Backend) -> None:
+def _check_bfloat16(name: str, backend: Backend, device: str) -> None:
     if "bfloat16" not in backend.dtypes:
         raise SettingError(
             f"benchmark.runtime.dtype=bfloat16 is not to be had with benchmark.backend={name}; use"
             f" {' or '.join(backend.dtypes)}"
         )
-    if not has_bfloat16():
+    if not bfloat16_on(device):
         raise SettingError(
-            "benchmark.runtime.dtype=bfloat16 needs a processor that computes in it (avx512_bf16 or"
-            " amx_bf16) and this one does not; use float32 or auto"
+            "benchmark.runtime.dtype=bfloat16 needs a device that computes in it (processors:"
+            f" avx512_bf16 or amx_bf16) and {device} does not; use float32 or auto"
         )
 
 
@@ -103,6 +108,7 @@ def servings(
     settings: BenchmarkSettings,
     threads: int,
     kept: Mapping[str, Path],
+    device: str,
 ) -> Iterator[dict[str, Serving]]:
     """How each side's checkpoint is served, exported first where its backend wants that.
 
@@ -112,7 +118,7 @@ def servings(
     Raises:
         SettingError: a prompt is longer than the export could tell right.
     """
-    dtype, backend = dtype_of(settings), BACKENDS[settings.backend]
+    dtype, backend = dtype_of(settings, device), BACKENDS[settings.backend]
     export = backend.export
     with tempfile.TemporaryDirectory(prefix="prune_exp-served-") as scratch:
         folders = dict(checkpoints)
@@ -124,7 +130,7 @@ def servings(
                     skeleton(checkpoint).config,
                     longest(prompts[side], settings),
                 )
-                target = kept.get(side, Path(scratch)) / export_name(checkpoint, settings)
+                target = kept.get(side, Path(scratch)) / export_name(checkpoint, settings, dtype)
                 folders[side] = cached_folder(
                     target, lambda empty, source=checkpoint: export(source, empty, dtype)
                 )
@@ -135,6 +141,7 @@ def servings(
                 dtype=dtype,
                 cache=settings.runtime.cache,
                 compile=settings.runtime.compile,
+                device=device,
                 threads=threads,
                 sequences=max(1, *(size for size, _ in settings.batches.values())),
                 cache_tokens=longest(prompts[side], settings),
@@ -143,10 +150,10 @@ def servings(
         }
 
 
-def export_name(checkpoint: Path, settings: BenchmarkSettings) -> str:
+def export_name(checkpoint: Path, settings: BenchmarkSettings, dtype: str) -> str:
     """Name of an export, by everything that it depends on."""
     backend = BACKENDS[settings.backend]
     versions = [installed_version(one) for one in (*EXPORTERS, *backend.packages, "prune-exp")]
     files = [checkpoint / "config.json", *sorted(checkpoint.glob("*.safetensors"))]
-    digest = digest_of(dtype_of(settings), versions, [file_sha256(one) for one in files])
+    digest = digest_of(dtype, versions, [file_sha256(one) for one in files])
     return f"{settings.backend}-{digest}"

@@ -8,6 +8,8 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 BALLOTS = ("adaptive", "fixed")
+DEVICES = ("cpu", "cuda", "auto")
+CALIBRATIONS = ("documents", "generated")
 REFIT_DTYPES = ("auto", "float32", "bfloat16")
 METHODS = ("structured", "weight_masks", "stochastic")
 UNITS = ("layers", "heads", "mlp", "vocab")
@@ -55,6 +57,11 @@ class DataSettings:
     """Installed Python package that carries the text."""
     path: str | None = None
     """A UTF-8 text file, or with `package` the file's path inside the package."""
+    calibration: str = "documents"
+    """Where calibration text comes from. documents: the file. generated: the dense model writes it.
+    Held-out text is always the file's."""
+    generation_temperature: float = 1.0
+    """Temperature at which the dense model writes calibration text."""
     context_tokens: int = 512
     """Length of a block of text, in tokens."""
     calibration_blocks: int = 64
@@ -306,7 +313,10 @@ class Settings:
     vote_threshold: float = 0.5
     """Share of the voters that must agree, in (0, 1]."""
     seed: int = 0
-    """Seeds the random voter and the choice of calibration text."""
+    """Seeds the random voter, the choice of calibration text, and text that the model writes."""
+    device: str = "cpu"
+    """Where models are pruned, judged and measured: cpu, cuda, or auto, which is cuda where there
+    is one."""
     cache_dir: str = "~/.cache/prune_exp"
     """Where converted models, calibration statistics and dense baselines are kept."""
     model: ModelSettings = field(default_factory=ModelSettings)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prune_exp.architectures import Block, blocks_of
+from prune_exp.device import autocast
 from prune_exp.models import decoder_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class LayerStream:
         """Embeds `ids` [blocks, tokens] and records how the model calls each of its blocks."""
         import torch
 
+        ids = ids.to(model.device)
         self.calls = _record_calls(model, ids[:1])
         with torch.no_grad():
             self.hidden = torch.cat([_first_input(model, block[None]) for block in ids])
@@ -45,7 +47,7 @@ class LayerStream:
 
         if not len(hidden):
             return hidden
-        reduced = torch.autocast(hidden.device.type, torch.bfloat16, enabled=bfloat16)
+        reduced = autocast(hidden.device, "bfloat16" if bfloat16 else "float32")
         with torch.no_grad(), reduced:
             args, kwargs = self.calls[index]
             outputs = [_tensor(block.module(one[None], *args, **kwargs)) for one in hidden]

@@ -134,7 +134,7 @@ def _refit_layer(run: _Refit, index: int, following: int) -> None:
     block, states, share = run.blocks[index], run.states, run.towards_dense
     cut_heads, dense_middle = bool(run.plan.heads[index]), None
     if run.known is not None and not cut_heads:
-        dense_end = run.known(following)
+        dense_end = run.known(following).to(states.pruned.device)
     else:
         dense = _through(run, index, following, states.dense)
         dense_middle, dense_end = dense.middle, dense.end

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune_exp.cache import cached_folder, digest_of
+from prune_exp.device import autocast, cache_key
 from prune_exp.models import ModelSource, decoder_of, load
 
 if TYPE_CHECKING:
@@ -12,16 +13,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 SHARD_BLOCKS = 32
-PROMPT_TOKENS = 8
-GENERATION_BATCH = 8
 STATES = "states.safetensors"
-
-
-def autocast(dtype: str) -> "torch.autocast":
-    """Runs matrix products in `dtype`, float32 or bfloat16; weights stay in fp32."""
-    import torch
-
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +45,12 @@ class Teacher:
             ids = blocks[shard * SHARD_BLOCKS : (shard + 1) * SHARD_BLOCKS]
             with safe_open(self._shard(ids) / STATES, framework="pt") as file:
                 found.append(file.get_slice("hidden")[place])
-        return torch.stack(found)
+        return torch.stack(found).to(self.head.device)
 
     def _shard(self, ids: "torch.Tensor") -> Path:
         dense_ids = ids if self.kept is None else self.kept[ids]
-        key = digest_of(VERSION, self.source.digest, self.dtype, dense_ids.tolist())
+        facts = (self.source.digest, self.dtype, dense_ids.tolist())
+        key = digest_of(VERSION, *facts, *cache_key(self.head.device))
         return cached_folder(
             self.cache_dir / "teacher" / key, lambda folder: self._build(dense_ids, folder)
         )
@@ -67,58 +60,10 @@ class Teacher:
         from safetensors.torch import save_file
         from tqdm import tqdm
 
-        model, states = decoder_of(load(self.source.folder)), []
-        with torch.no_grad(), autocast(self.dtype):
+        model = decoder_of(load(self.source.folder, device=self.head.device.type))
+        states, dense_ids = [], dense_ids.to(model.device)
+        with torch.no_grad(), autocast(model.device, self.dtype):
             for block in tqdm(dense_ids, "dense states", unit="block", leave=False):
                 hidden = model(input_ids=block[None], use_cache=False).last_hidden_state[0]
                 states.append(hidden.bfloat16())
         save_file({"hidden": torch.stack(states)}, folder / STATES)
-
-
-def generate(
-    source: ModelSource,
-    prompts: "torch.Tensor",
-    *,
-    tokens: int,
-    temperature: float,
-    seed: int,
-    cache_dir: Path,
-) -> "torch.Tensor":
-    """Text sampled from the dense model [blocks, tokens], once for all trials that want the same.
-
-    Every block begins with one of `prompts` [blocks, prompt tokens].
-    """
-    from safetensors.torch import load_file, save_file
-
-    key = digest_of(VERSION, source.digest, prompts.tolist(), tokens, temperature, seed)
-
-    def build(folder: Path) -> None:
-        ids = _sample(source, prompts, tokens=tokens, temperature=temperature, seed=seed)
-        save_file({"ids": ids}, folder / "generated.safetensors")
-
-    folder = cached_folder(cache_dir / "generated" / key, build)
-    return load_file(folder / "generated.safetensors")["ids"]
-
-
-def _sample(
-    source: ModelSource, prompts: "torch.Tensor", *, tokens: int, temperature: float, seed: int
-) -> "torch.Tensor":
-    import torch
-    from tqdm import tqdm
-
-    model, new, parts = load(source.folder), tokens - prompts.shape[1], []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for batch in tqdm(prompts.split(GENERATION_BATCH), "generate", unit="batch"):
-            sampled = model.generate(
-                batch,
-                attention_mask=torch.ones_like(batch),
-                do_sample=True,
-                temperature=temperature,
-                top_k=0,
-                top_p=1.0,
-                min_new_tokens=new,
-                max_new_tokens=new,
-            )
-            parts.append(sampled)
-    return torch.cat(parts)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prune_exp.device import device_of, name_of
 from prune_exp.naming import remembered
 from prune_exp.packaged import installed_version
 from prune_exp.records import TrialResult, metrics
@@ -140,7 +141,7 @@ def start_trial(
         f"{PREFIX}folder": str(folder),
         OVERRIDES: remembered(overrides),
         "hydra.job_num": str(number),
-        "device": "cpu",
+        "device": name_of(device_of(settings.device)),
     }
     mlflow.start_run(
         experiment_id=open_store(settings.tracking),

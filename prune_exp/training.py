@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_exp import checkpoints
+from prune_exp.device import autocast
 from prune_exp.distillation import Side, distillation_loss, divergence
 from prune_exp.models import decoder_of, head_of
 from prune_exp.settings import RecoverySettings
-from prune_exp.teacher import Teacher, autocast
+from prune_exp.teacher import Teacher
 
 if TYPE_CHECKING:
     import torch
@@ -82,9 +83,9 @@ def validation_loss(student: Any, lessons: Lessons) -> float:
 
     blocks, dense_head, total = lessons.validation, lessons.teacher.head, 0.0
     head = head_of(student).weight.detach().to(dense_head.dtype)
-    for index, ids in enumerate(blocks):
+    for index, ids in enumerate(blocks.to(head.device)):
         dense = lessons.teacher.states(blocks, [index])[0]
-        with torch.no_grad(), autocast(lessons.teacher.dtype):
+        with torch.no_grad(), autocast(head.device, lessons.teacher.dtype):
             hidden = decoder_of(student)(input_ids=ids[None], use_cache=False).last_hidden_state[0]
         total += divergence(Side(hidden=dense, head=dense_head), Side(hidden=hidden, head=head))
     return total / blocks.numel()
@@ -194,7 +195,8 @@ def _timed(
     rate = learning_rate(spent(progress, settings), settings)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    loss = _step(student, lessons.training[wanted], states, lessons, settings, optimizer)
+    ids = lessons.training[wanted].to(states.device)
+    loss = _step(student, ids, states, lessons, settings, optimizer)
     progress.step += 1
     progress.seconds += time.perf_counter() - start
     return loss
@@ -211,7 +213,7 @@ def _step(
     import torch
 
     with torch.enable_grad():
-        with autocast(settings.dtype):
+        with autocast(ids.device, settings.dtype):
             hidden = decoder_of(student)(input_ids=ids, use_cache=False).last_hidden_state
         loss = distillation_loss(
             Side(hidden=states.flatten(0, 1), head=lessons.teacher.head),

@@ -7,9 +7,11 @@ from typing import Any
 from prune_exp import benchmark, models, quality
 from prune_exp.consensus import redundant
 from prune_exp.corpus import Corpus, TokenBlocks
+from prune_exp.device import device_of
 from prune_exp.export import export, weights_sha256
 from prune_exp.inputs import Inputs, prepare
 from prune_exp.pruner import prune_model
+from prune_exp.recoding import reencoder
 from prune_exp.records import (
     PruningPlan,
     QualityComparison,
@@ -20,7 +22,6 @@ from prune_exp.records import (
 from prune_exp.recovery import Recovered, recover
 from prune_exp.settings import Settings
 from prune_exp.stopwatch import Stopwatch
-from prune_exp.vocabulary import reencoder
 
 
 def run_trial(settings: Settings, folder: Path) -> TrialResult:
@@ -34,7 +35,7 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
     watch = Stopwatch()
     with watch.phase("load"):
         inputs = prepare(settings)
-        model = models.load(inputs.source.folder)
+        model = models.load(inputs.source.folder, device=device_of(settings.device))
     head = models.head_of(model).weight.clone()
     baseline = None
     if settings.quality.enabled:
@@ -115,6 +116,7 @@ def _measure(
         prompts,
         settings.benchmark,
         cache=inputs.cache_dir / "served" / inputs.source.digest,
+        device=device_of(settings.device),
     )
     samples = tuple(
         {

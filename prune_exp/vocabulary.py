@@ -1,13 +1,13 @@
 """Tokens as units: how merges build them, and a tokenizer that does with fewer.
 
-Byte-level BPE only. A token may go when no token that stays is built from it; single bytes and
-special tokens always stay, so every string can still be encoded.
+BPE whose symbols are bytes (GPT-2's), or characters with bytes to fall back on (SentencePiece's). A
+token may go when no token that stays is built from it; single bytes and special tokens always stay,
+so every string can still be encoded, and one whose tokens all stay is encoded as before.
 """
 
 import json
-import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,58 +17,118 @@ from prune_exp.settings import SettingError
 if TYPE_CHECKING:
     import torch
 
-STRAY_BYTE = re.compile("([\udc80-\udcff])")
+SPACE = "\u2581"
+"""What stands for a space in SentencePiece's symbols."""
+BYTES = {f"<0x{value:02X}>": value for value in range(256)}
+"""SentencePiece's symbols of single bytes."""
+STEPS = ("normalizer", "pre_tokenizer", "decoder")
+REVERSIBLE = {"Prepend", "Replace", "Split", "Metaspace", "ByteFallback", "Fuse", "Strip"}
+"""Steps around such a BPE that mark spaces and no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """A byte-level BPE vocabulary, by token id."""
+    """A BPE vocabulary, by token id."""
 
     symbols: dict[str, int]
     merges: tuple[tuple[int, int, int], ...]
-    """(left, right, made) in the order in which they apply."""
+    """(left, right, made), none before one that makes its left or right."""
+    characters: tuple[int, ...] = ()
+    """Single characters that bytes can stand in for."""
 
     @property
     def removable(self) -> list[int]:
-        """Ids of merged tokens, the last made first."""
-        return list(dict.fromkeys(made for _, _, made in reversed(self.merges)))
+        """Ids of merged tokens, the last made first, then of characters."""
+        merged = dict.fromkeys(made for _, _, made in reversed(self.merges))
+        return [*merged, *reversed(self.characters)]
 
 
 def read_vocabulary(tokenizer: Any) -> Vocabulary:
     """Takes a tokenizer's vocabulary apart.
 
     Raises:
-        SettingError: it is not byte-level BPE, so that tokens cannot be taken from it.
+        SettingError: tokens cannot be taken from it.
     """
     found = _read(tokenizer)
     if found is None:
         raise SettingError(
-            "tokens can be removed from byte-level BPE tokenizers only, and this model has another;"
-            " leave vocab out of pruning.units"
+            "tokens can be removed from BPE tokenizers only that know every byte, and this model"
+            " has another; leave vocab out of pruning.units"
         )
     return found
 
 
 def removable_tokens(tokenizer: Any) -> int:
-    """How many tokens could go, none when the tokenizer is not byte-level BPE."""
+    """How many tokens could go, none when the tokenizer is of another kind."""
     found = _read(tokenizer)
     return 0 if found is None else len(found.removable)
 
 
-def _read(tokenizer: Any) -> Vocabulary | None:
+def backend_spec(tokenizer: Any) -> dict[str, Any] | None:
+    """A fast tokenizer's own description; None for others."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return None
-    spec = json.loads(backend.to_str())
+    return None if backend is None else json.loads(backend.to_str())
+
+
+def falls_back(spec: dict[str, Any]) -> bool | None:
+    """Whether symbols are characters with bytes to fall back on; False where they are bytes.
+
+    None for tokenizers from which tokens cannot be taken.
+    """
     model = spec["model"]
-    byte_level = '"ByteLevel"' in json.dumps(spec.get("pre_tokenizer"))
-    if model.get("type") != "BPE" or model.get("byte_fallback") or not byte_level:
+    if model.get("type") != "BPE" or model.get("end_of_word_suffix"):
         return None
-    special = {token["id"] for token in spec["added_tokens"]}
+    if not model.get("byte_fallback"):
+        return False if '"ByteLevel"' in json.dumps(spec.get("pre_tokenizer")) else None
+    kinds = {one["type"] for name in STEPS for one in flat(spec.get(name))}
+    whole = set(BYTES) <= set(model["vocab"]) and "ByteFallback" in kinds
+    return True if whole and kinds <= REVERSIBLE else None
+
+
+def flat(step: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A normalizer, pre-tokenizer or decoder as a list of plain ones."""
+    if step is None:
+        return []
+    if step["type"] != "Sequence":
+        return [step]
+    (inner,) = (value for value in step.values() if isinstance(value, list))
+    return [one for each in inner for one in flat(each)]
+
+
+def _read(tokenizer: Any) -> Vocabulary | None:
+    spec = backend_spec(tokenizer)
+    fallback = None if spec is None else falls_back(spec)
+    if spec is None or fallback is None:
+        return None
+    model = spec["model"]
     ids: dict[str, int] = model["vocab"]
-    merges = (_pair(merge) for merge in model["merges"])
-    made = tuple((ids[a], ids[b], ids[a + b]) for a, b in merges if ids[a + b] not in special)
-    return Vocabulary(symbols=ids, merges=made)
+    special = {token["id"] for token in spec["added_tokens"]}
+    pairs = (_pair(merge) for merge in model["merges"])
+    merges = _in_order([(ids[a], ids[b], ids[a + b]) for a, b in pairs], ids)
+    made = tuple(merge for merge in merges if merge[2] not in special)
+    characters = (
+        i for symbol, i in ids.items() if len(symbol) == 1 and symbol != SPACE and i not in special
+    )
+    return Vocabulary(
+        symbols=ids | {token["content"]: token["id"] for token in spec["added_tokens"]},
+        merges=made,
+        characters=tuple(characters) if fallback else (),
+    )
+
+
+def _in_order(
+    merges: list[tuple[int, int, int]], ids: dict[str, int]
+) -> list[tuple[int, int, int]]:
+    """Merges in order of rank, each token's after those of all that it is built from.
+
+    Where several merges make one token, a part of it may be made by a later merge.
+    """
+    length = {i: len(symbol) for symbol, i in ids.items()}
+    last: dict[int, int] = {}
+    ranked = sorted(enumerate(merges), key=lambda one: length[one[1][2]])
+    for rank, (left, right, made) in ranked:
+        last[made] = max(rank, last.get(left, -1), last.get(right, -1), last.get(made, -1))
+    return sorted(merges, key=lambda merge: (last[merge[2]], length[merge[2]]))
 
 
 def _pair(merge: str | list[str]) -> tuple[str, str]:
@@ -148,40 +208,3 @@ def _renumber_config(path: Path, new: dict[int, int]) -> None:
     if named:
         config["added_tokens_decoder"] = {str(new[int(i)]): token for i, token in named.items()}
         path.write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
-
-
-def text_bytes(tokenizer: Any, ids: Iterable[int]) -> bytes:
-    """The bytes that tokens of a byte-level tokenizer stand for."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    value = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
-    symbols = "".join(tokenizer.convert_ids_to_tokens(list(ids)))
-    return bytes(value[symbol] for symbol in symbols)
-
-
-def encode_bytes(tokenizer: Any, data: bytes) -> list[int]:
-    """Token ids of bytes that may begin or end inside a character."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    symbol, ids = bytes_to_unicode(), []
-    for part in STRAY_BYTE.split(data.decode("utf-8", errors="surrogateescape")):
-        if STRAY_BYTE.fullmatch(part):
-            ids.append(tokenizer.convert_tokens_to_ids(symbol[ord(part) - 0xDC00]))
-        elif part:
-            ids += tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
-
-
-def reencoder(old: Any, new: Any) -> Callable[["torch.Tensor"], tuple[int, "torch.Tensor"]]:
-    """Turns ids [tokens] of one byte-level tokenizer into another's, for the same bytes.
-
-    The function returns how many ids the first one became, and all ids.
-    """
-    import torch
-
-    def reencode(block: "torch.Tensor") -> tuple[int, "torch.Tensor"]:
-        data = (text_bytes(old, part) for part in (block[:1].tolist(), block[1:].tolist()))
-        first, rest = (encode_bytes(new, part) for part in data)
-        return len(first), torch.tensor(first + rest)
-
-    return reencode

@@ -15,12 +15,15 @@ from typing import Any
 
 from prune_exp.backends import BACKENDS
 from prune_exp.backends.served import Serving, from_line
-from prune_exp.resident import forget_peak, memory_mib
+from prune_exp.device import finish
+from prune_exp.resident import Peak
 from prune_exp.traffic import MIB
 
 
 class Stamps:
     """Notes when each token arrives, pauses left out.
+
+    Tokens arrive on the processor, so what has come has been computed, whatever the device.
 
     `pause` is called after every new token but the last of `new_tokens` and returns when the next
     one is wanted.
@@ -46,18 +49,20 @@ class Worker:
 
     def __init__(self, serving: Serving) -> None:
         load = BACKENDS[serving.backend].start(serving)
-        self.cache_bytes = 0
-        self.level_mib = memory_mib("VmRSS")
-        forget_peak()
+        self.cache_bytes, self.device = 0, serving.device
+        self.peak = Peak(serving.device)
         self.served = load(serving)
+        finish(serving.device)
 
     def generate(
         self, ids: list[list[int]], new_tokens: int, pause: Callable[[], None] | None = None
     ) -> dict[str, Any]:
         """Greedy tokens for equally long prompts [batch, tokens], and when they came."""
         stamps = Stamps(new_tokens, pause)
+        finish(self.device)
         start = time.perf_counter()
         tokens, cache_bytes = self.served.generate(ids, new_tokens, stamps.arrived)
+        finish(self.device)
         total = time.perf_counter() - start - stamps.paused_s
         self.cache_bytes = max(self.cache_bytes, cache_bytes)
         return {
@@ -70,8 +75,7 @@ class Worker:
     def memory(self) -> dict[str, Any]:
         """Peak above the level before the load, the largest cache, and what the model reads."""
         return {
-            "peak_memory_mib": memory_mib("VmHWM") - self.level_mib,
-            "level_mib": self.level_mib,
+            "peak_memory_mib": self.peak.mib(),
             "kv_cache_mib": self.cache_bytes / MIB,
             "footprint": asdict(self.served.footprint),
         }

@@ -67,7 +67,7 @@ def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0, vocab: int = 
     return model.eval().requires_grad_(False)
 
 
-def eager_serving(folder: Path) -> Any:
+def eager_serving(folder: Path, device: str = "cpu") -> Any:
     """What a measured process is told of a checkpoint when nothing is asked for."""
     from prune_exp.backends.served import Serving
 
@@ -77,6 +77,7 @@ def eager_serving(folder: Path) -> Any:
         dtype="float32",
         cache="dynamic",
         compile=False,
+        device=device,
         threads=1,
         sequences=3,
         cache_tokens=17,
@@ -118,6 +119,59 @@ def make_bpe_tokenizer(size: int = 300) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<end>", bos_token="<end>", pad_token="<end>"
     )
+
+
+def make_fallback_tokenizer(kind: str = "gemma", size: int = 700) -> Any:
+    """A BPE tokenizer of characters that falls back on bytes, as SentencePiece makes them.
+
+    `kind` is how it marks spaces: as Gemma does, or as Llama 2 does, in the old or new way. Where
+    two tokens join to a third there is a merge, so that most tokens are made in several ways.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers import models as kinds
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = _pieces(size)
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in pieces
+        for cut in range(1, len(piece))
+        if not piece.startswith("<") and {piece[:cut], piece[cut:]} <= set(vocab)
+    ]
+    tokenizer = Tokenizer(
+        kinds.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    mark, steps = normalizers.Replace(" ", "\u2581"), [decoders.Replace("\u2581", " ")]
+    steps += [decoders.ByteFallback(), decoders.Fuse()]
+    if kind == "metaspace":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        first = [normalizers.Prepend("\u2581")] if kind == "llama2" else []
+        tokenizer.normalizer = normalizers.Sequence([*first, mark])
+    tokenizer.decoder = decoders.Sequence(
+        steps if kind == "gemma" else [*steps, decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in pieces[:4]])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])]
+    )
+    names = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def _pieces(size: int) -> list[str]:
+    """Special tokens, bytes, characters, and parts of words by how often they are seen."""
+    from collections import Counter
+
+    chance, seen = random.Random(2), Counter()
+    for word in chance.choices([*WORDS, "é", "你好"], k=500):
+        marked = f"\u2581{word}"
+        seen.update(marked[a:b] for a in range(len(marked)) for b in range(a + 2, len(marked) + 1))
+    characters = sorted({*"".join(WORDS), *"\u2581\n<>0x.,é你好"})
+    fixed = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
+    common = [piece for piece, _ in seen.most_common(size - len(fixed) - len(characters))]
+    return [*fixed, *common, *characters]
 
 
 def empty_plan(**changes: Any) -> Any:

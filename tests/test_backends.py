@@ -30,7 +30,7 @@ def serve(checkpoint: Path, scratch: Path, **how: Any) -> Served:
         folder = scratch / "export"
         folder.mkdir()
         backend.export(checkpoint, folder, how["dtype"])
-    told = Serving(folder=str(folder), threads=1, sequences=2, cache_tokens=16, **how)
+    told = Serving(folder=str(folder), device="cpu", threads=1, sequences=2, cache_tokens=16, **how)
     return backend.start(told)(told)
 
 
@@ -161,57 +161,59 @@ def settings(**changes: Any) -> BenchmarkSettings:
 
 def test_what_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     llama = config_of("llama")
-    monkeypatch.setattr(serving, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(serving, "bfloat16_on", lambda _: False)
     with pytest.raises(SettingError, match="avx512_bf16"):
-        serving.check_serving(settings(dtype="bfloat16"), llama, 40)
-    assert serving.dtype_of(settings(dtype="auto")) == "float32"
-    serving.check_serving(settings(dtype="auto"), llama, 40)
-    monkeypatch.setattr(serving, "has_bfloat16", lambda: True)
-    serving.check_serving(settings(dtype="bfloat16"), llama, 40)
-    assert serving.dtype_of(settings(dtype="auto")) == "bfloat16"
-    assert serving.dtype_of(settings(dtype="auto", backend="onnxruntime")) == "float32"
+        serving.check_serving(settings(dtype="bfloat16"), llama, 40, "cpu")
+    assert serving.dtype_of(settings(dtype="auto"), "cpu") == "float32"
+    serving.check_serving(settings(dtype="auto"), llama, 40, "cpu")
+    monkeypatch.setattr(serving, "bfloat16_on", lambda _: True)
+    serving.check_serving(settings(dtype="bfloat16"), llama, 40, "cpu")
+    assert serving.dtype_of(settings(dtype="auto"), "cpu") == "bfloat16"
+    assert serving.dtype_of(settings(dtype="auto", backend="onnxruntime"), "cpu") == "float32"
     monkeypatch.setattr(serving.shutil, "which", lambda _: None)
     with pytest.raises(SettingError, match="compiler"):
-        serving.check_serving(settings(cache="static", compile=True), llama, 40)
+        serving.check_serving(settings(cache="static", compile=True), llama, 40, "cpu")
     monkeypatch.setattr(serving, "find_spec", lambda _: None)
     for name, backend in BACKENDS.items():
         if backend.modules:
             with pytest.raises(SettingError, match=rf"prune-exp\[{backend.extra}\]"):
-                serving.check_serving(settings(backend=name), llama, 40)
-    serving.check_serving(settings(backend="openvino", enabled=False), llama, 40)
+                serving.check_serving(settings(backend=name), llama, 40, "cpu")
+    serving.check_serving(settings(backend="openvino", enabled=False), llama, 40, "cpu")
 
 
 def test_what_a_backend_cannot_serve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "find_spec", lambda _: True)
     with pytest.raises(SettingError, match="cannot serve gemma3_text"):
-        serving.check_serving(settings(backend="openvino"), config_of("gemma3_text"), 40)
+        serving.check_serving(settings(backend="openvino"), config_of("gemma3_text"), 40, "cpu")
     with pytest.raises(SettingError, match="use float32"):
         serving.check_serving(
-            settings(backend="onnxruntime", dtype="bfloat16"), config_of("llama"), 40
+            settings(backend="onnxruntime", dtype="bfloat16"), config_of("llama"), 40, "cpu"
         )
+    with pytest.raises(SettingError, match="use device=cpu"):
+        serving.check_serving(settings(backend="openvino"), config_of("llama"), 40, "cuda")
     windows = config_of("mistral")
     windows.sliding_window = 40
-    serving.check_serving(settings(backend="openvino"), windows, 40)
+    serving.check_serving(settings(backend="openvino"), windows, 40, "cpu")
     with pytest.raises(SettingError, match="40 of up to 41 tokens"):
-        serving.check_serving(settings(backend="openvino"), windows, 41)
+        serving.check_serving(settings(backend="openvino"), windows, 41, "cpu")
     scaled = config_of("llama")
     scaled.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
     with pytest.raises(SettingError, match="type linear"):
-        serving.check_serving(settings(backend="llama_cpp"), scaled, 40)
-    serving.check_serving(settings(backend="openvino"), scaled, 40)
+        serving.check_serving(settings(backend="llama_cpp"), scaled, 40, "cpu")
+    serving.check_serving(settings(backend="openvino"), scaled, 40, "cpu")
 
 
 def test_an_export_is_named_by_all_that_it_depends_on(tiny_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     make_tiny("llama", seed=1).save_pretrained(other)
     names = {
-        serving.export_name(folder, settings(backend=backend, dtype=dtype))
+        serving.export_name(folder, settings(backend=backend), dtype)
         for folder in (tiny_folder, other)
         for backend in ("openvino", "onnxruntime")
         for dtype in ("float32", "bfloat16")
     }
     assert len(names) == 8
-    again = serving.export_name(tiny_folder, settings(backend="openvino"))
+    again = serving.export_name(tiny_folder, settings(backend="openvino"), "float32")
     assert again in names
 
 

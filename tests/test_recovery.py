@@ -16,11 +16,12 @@ from prune_exp import checkpoints, models, recovery, surgery, training
 from prune_exp.checks import check
 from prune_exp.corpus import DataSettings, all_blocks, documents, load_corpus
 from prune_exp.distillation import Side, distillation_loss, divergence
+from prune_exp.generation import generate
 from prune_exp.inputs import Inputs, check_recovery
 from prune_exp.pruner import Pruned
 from prune_exp.records import TrialResult, _filled, metric_keys, metrics
 from prune_exp.settings import RecoverySettings, SettingError, Settings
-from prune_exp.teacher import SHARD_BLOCKS, Teacher, generate
+from prune_exp.teacher import SHARD_BLOCKS, Teacher
 from prune_exp.training import Lessons, learning_rate, spent, train, validation_loss
 from prune_exp.training_text import split_documents
 

@@ -11,17 +11,12 @@ from hypothesis import strategies as st
 from prune_exp import models, quality, surgery
 from prune_exp.consensus import condemn
 from prune_exp.corpus import TokenBlocks, token_frequency
+from prune_exp.recoding import recoder_of
 from prune_exp.settings import SettingError
-from prune_exp.vocabulary import (
-    encode_bytes,
-    order_scores,
-    read_vocabulary,
-    removable_tokens,
-    text_bytes,
-    trim,
-)
+from prune_exp.vocabulary import order_scores, read_vocabulary, removable_tokens, trim
 
 TOKENIZER = make_bpe_tokenizer()
+RECODER = recoder_of(TOKENIZER)
 VOCABULARY = read_vocabulary(TOKENIZER)
 TEXT = " ".join(WORDS)
 
@@ -38,7 +33,8 @@ def test_every_string_survives_any_cut(count: int, seed: int, text: str) -> None
     trimmed, kept = trim(TOKENIZER, lowest(count, seed))
     assert len(kept) == len(trimmed) == len(TOKENIZER) - count
     data = text.encode("utf-8", errors="ignore")
-    assert text_bytes(trimmed, encode_bytes(trimmed, data)) == data
+    recoder = recoder_of(trimmed)
+    assert recoder.bytes_of(recoder.ids_of(data)) == data
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.floats(0.1, 1), st.integers(1, 40))
@@ -59,7 +55,7 @@ def test_what_stays_can_be_built_from_what_stays(
 
 def test_bytes_inside_a_character_are_encoded() -> None:
     half = "é".encode()[1:] + b" the" + "è".encode()[:1]
-    assert text_bytes(TOKENIZER, encode_bytes(TOKENIZER, half)) == half
+    assert RECODER.bytes_of(RECODER.ids_of(half)) == half
 
 
 def test_tokens_never_seen_go_first_and_the_last_merged_of_them_first() -> None:
@@ -91,7 +87,7 @@ def test_logits_are_the_dense_models_at_the_tokens_left(tie: bool, tmp_path: Pat
 
 def test_quality_through_other_tokens_is_the_same_when_they_are_the_same(tmp_path: Path) -> None:
     ids = torch.tensor(TOKENIZER(TEXT * 6)["input_ids"])[:160].view(4, 40)
-    size = len(text_bytes(TOKENIZER, ids[:, 1:].flatten().tolist()))
+    size = len(RECODER.bytes_of(ids[:, 1:].flatten().tolist()))
     text = TokenBlocks(ids=ids, bytes_scored=size, digest="d", source="s")
     base = quality.dense_baseline(make_tiny("llama"), "m", text, cache_dir=tmp_path)
     other = make_tiny("llama", seed=1)

@@ -16,9 +16,9 @@ def start(serving: Serving) -> Load:
     torch.set_num_threads(serving.threads)
     config = AutoConfig.from_pretrained(serving.folder, trust_remote_code=False)
     AutoModelForCausalLM._model_mapping.get(type(config), None)  # imports the architecture
-    torch.mm(torch.randn(256, 256), torch.randn(256, 256))
+    torch.mm(*torch.randn(2, 256, 256, device=serving.device))
     if serving.compile:
-        torch.compile(lambda x: x + 1, dynamic=False)(torch.ones(8))
+        torch.compile(lambda x: x + 1, dynamic=False)(torch.ones(8, device=serving.device))
     return load
 
 
@@ -33,8 +33,8 @@ def load(serving: Serving) -> Served:
         use_safetensors=True,
         attn_implementation="sdpa",
         trust_remote_code=False,
-    ).eval()
-    model.requires_grad_(False)
+    )
+    model = model.to(serving.device).eval().requires_grad_(False)
     footprint = footprint_of(model)
     if serving.cache == "dynamic":
         return Served(generate=_growing(model), footprint=footprint)
@@ -65,7 +65,7 @@ def _growing(model: Any) -> Generate:
     ) -> tuple[list[list[int]], int]:
         import torch
 
-        prompt = torch.tensor(ids)
+        prompt = torch.tensor(ids, device=model.device)
         with torch.inference_mode():
             output = model.generate(
                 prompt,
@@ -108,7 +108,7 @@ class Static:
 
         with torch.no_grad():
             cache = self._emptied(len(ids))
-            found = [self._next(torch.tensor(ids), cache)]
+            found = [self._next(torch.tensor(ids, device=self._model.device), cache)]
             arrived()
             for _ in range(new_tokens - 1):
                 found.append(self._step(found[-1], cache))

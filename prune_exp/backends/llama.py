@@ -36,7 +36,7 @@ def export(checkpoint: Path, folder: Path, dtype: str) -> None:
 
 def start(_serving: Serving) -> Load:
     """Imports the runtime."""
-    import llama_cpp
+    import llama_cpp  # pyright: ignore[reportMissingImports]
 
     llama_cpp.llama_backend_init()
     return load
@@ -53,7 +53,7 @@ class Context:
     """A model with its context; keys and values have the type of the weights."""
 
     def __init__(self, serving: Serving) -> None:
-        import llama_cpp
+        import llama_cpp  # pyright: ignore[reportMissingImports]
 
         self.api = llama_cpp
         path = str(Path(serving.folder) / FILE).encode()

@@ -27,6 +27,8 @@ class Serving:
     """float32 or bfloat16."""
     cache: str
     compile: bool
+    device: str
+    """cpu or cuda."""
     threads: int
     sequences: int
     """Most sequences in a request."""

@@ -31,6 +31,7 @@ def methods(found: Findings) -> list[Block]:
         ["Stopped by", str(machine.get("stopped_by", UNKNOWN))],
         ["Batches", ", ".join(map(batch_name, batch_labels(m))) or "not measured"],
         ["Seed", params.get("seed", UNKNOWN)],
+        ["Calibration text", _calibration(params)],
         ["Held-out tokens", value(m, "heldout_tokens", ",.0f")],
         ["Training after pruning", _training(trial)],
         ["Voters", ", ".join(recalled(params.get("pruning.voters")) or [UNKNOWN])],
@@ -68,6 +69,13 @@ def _how(params: dict[str, str]) -> str:
         " 12, and speak of these prompts; a percentile such as p99 is that of as many requests as"
         " there were pairs."
     )
+
+
+def _calibration(params: dict[str, str]) -> str:
+    text, blocks = params.get("data.path", UNKNOWN), params.get("data.calibration_blocks", "?")
+    if params.get("data.calibration") == "generated":
+        text = f"written by the dense model at temperature {params['data.generation_temperature']}"
+    return f"{text}, {blocks} blocks"
 
 
 def _training(trial: TrackedTrial) -> str:

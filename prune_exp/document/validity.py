@@ -47,9 +47,10 @@ def machine(found: Findings) -> str | None:
     """Where."""
     if "test_prompts" not in found.metrics:
         return None
-    facts = found.machine
+    facts, device = found.machine, found.machine.get("device", "cpu")
+    name = facts.get("processor", "processor not recorded") if device == "cpu" else device
     return (
-        f"They hold for this machine ({facts.get('processor', 'processor not recorded')},"
+        f"They hold for this machine ({name},"
         f" {facts.get('threads', '?')} threads), served by {served_by(found.params)}, with weights"
         f" in {facts.get('dtype', UNKNOWN)}; on other processors, in other precisions, quantized or"
         " in other runtimes the ratio of both models is another one."
@@ -89,11 +90,14 @@ def text(found: Findings) -> str | None:
     name = PurePath(params.get("data.path", "not recorded")).name
     package = params.get("data.package", "None")
     source = name if package == "None" else f"{name} of the package {package}"
+    calibration = "Calibration read other documents of the same source"
+    if params.get("data.calibration") == "generated":
+        calibration = "Calibration read text that the dense model wrote"
     return (
         f"Quality is that of predicting {found.metrics['heldout_tokens']:,.0f} held-out tokens of"
-        f" {source} in blocks of {params.get('data.context_tokens', '?')}. Calibration read other"
-        " documents of the same source, so text of another domain or language may have suffered"
-        " more. No task, no instruction and nothing about safety was tested."
+        f" {source} in blocks of {params.get('data.context_tokens', '?')}. {calibration}, so"
+        " text of another domain or language may have suffered more. No task, no instruction and"
+        " nothing about safety was tested."
     )
 
 

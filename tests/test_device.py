@@ -1,0 +1,140 @@
+"""Where models run. Placement is checked with tensors that have a device and no values."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import command, eager_serving, empty_plan, make_tiny, runs_in
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prune_exp import masks, quality, surgery
+from prune_exp.calibration import Reading, compute
+from prune_exp.checks import check
+from prune_exp.corpus import TokenBlocks
+from prune_exp.device import bfloat16_on, cache_key, device_of, finish, name_of
+from prune_exp.processes import ModelProcess
+from prune_exp.settings import PruningSettings, SettingError, Settings
+
+GPU = torch.cuda.is_available()
+IDS = torch.randint(1, 300, (3, 16), generator=torch.Generator().manual_seed(1))
+
+
+class Ones(TorchDispatchMode):
+    """Answers 1 where a program asks for the value of a tensor that has none."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return args[0].dtype == torch.bool or 1.0
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Any]:
+    """A tiny model on a device whose tensors do not add or join with the processor's."""
+    model = make_tiny("llama").to("meta")
+    with pytest.raises(RuntimeError, match="device"):
+        torch.add(model.get_input_embeddings().weight, torch.zeros(300, 32))
+    with Ones():
+        yield model
+
+
+def test_calibration_stays_on_the_models_device(elsewhere: Any) -> None:
+    stream: dict[int, torch.Tensor] = {}
+    reading = Reading(voting_blocks=2, gradient_blocks=1)
+    found = compute(elsewhere, IDS, torch.full((300,), 1 / 300), reading, stream.__setitem__)
+    assert {one.device.type for one in stream.values()} == {"meta"}
+    assert found.mlp_inverse.shape == found.mlp_taylor.shape == (4, 48)
+    assert found.mlp_inverse.is_meta
+    assert found.vocab_taylor.is_meta
+
+
+@pytest.mark.parametrize("heads", [(), (0, 1)])
+def test_the_refit_stays_on_the_models_device(
+    heads: tuple[int, ...], elsewhere: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surgery, "_rebuild", lambda model, *_: model)
+    plan = empty_plan(
+        layers=(1,),
+        heads=dict.fromkeys((0, 2, 3), heads),
+        channels=dict.fromkeys((0, 2, 3), (1, 2)),
+    )
+    read: list[int] = []
+
+    def known(index: int) -> torch.Tensor:
+        read.append(index)
+        return torch.zeros(3, 16, 32)
+
+    pruned = surgery.prune(elsewhere, plan, IDS, known=known)
+    assert all(one.is_meta for one in pruned.parameters())
+    assert pruned.model.layers[0].mlp.down_proj.weight.shape == (32, 46)
+    assert read == ([] if heads else [2, 3, 4]), "states from disk lie on the processor"
+
+
+def test_quality_and_masks_stay_on_the_models_device(elsewhere: Any) -> None:
+    text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
+    assert quality.block_losses(elsewhere, text) == ([-1 / 15] * 3, 45)
+    hidden, head = torch.zeros(16, 32), elsewhere.get_output_embeddings().weight
+    assert quality._compare_block(elsewhere, IDS[0], hidden, head)[0] == -1.0
+    weights = PruningSettings(method="weight_masks", voters=["magnitude", "gradient", "random"])
+    chosen: dict[str, Any] = {"sparsity": 0.2, "vote_threshold": 0.5, "seed": 0}
+    assert masks.zero_weights(elsewhere, IDS, weights, **chosen) > 0
+
+
+def test_a_device_is_what_it_is_called() -> None:
+    assert device_of("cpu") == name_of("cpu") == "cpu"
+    assert device_of("auto") == ("cuda" if GPU else "cpu")
+    assert cache_key("cpu") == cache_key(torch.device("cpu")) == ()
+    assert cache_key("cuda:0") == cache_key("cuda") == ("cuda",)
+    assert bfloat16_on("cpu", "bfloat16")
+    assert not bfloat16_on("cpu", "float32")
+    finish("cpu")
+
+
+def test_other_devices_are_refused() -> None:
+    settings = Settings(device="gpu")
+    with pytest.raises(SettingError, match="device=gpu is unknown; use one of cpu, cuda, auto"):
+        check(settings)
+
+
+@pytest.mark.skipif(GPU, reason="there is a GPU")
+def test_cuda_where_there_is_none_is_one_line(tiny_args: list[str], tmp_path: Path) -> None:
+    done = command("-m", *tiny_args, "sparsity=0.2,0.3", "device=cuda", cwd=tmp_path)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert "torch finds none; use device=cpu" in lines[0]
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+@pytest.mark.skipif(not GPU, reason="needs a GPU")
+def test_a_trial_on_a_gpu(tiny_args: list[str], tmp_path: Path) -> None:
+    done = command(
+        *tiny_args,
+        "sparsity=0.3",
+        "device=cuda",
+        "recovery=distill",
+        "recovery.minutes=null",
+        "recovery.tokens=256",
+        "recovery.context_tokens=32",
+        "recovery.validation_blocks=1",
+        "data.calibration=generated",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_in(tmp_path)
+    assert run.data.tags["device"].startswith("cuda (")
+    assert run.data.metrics["dense/peak_memory_mib"] >= run.data.metrics["dense/weights_mib"]
+    assert run.data.metrics["dense/share_of_bandwidth"] < 1
+
+
+@pytest.mark.skipif(not GPU, reason="needs a GPU")
+def test_both_devices_say_the_same(tiny_folder: Path) -> None:
+    said = []
+    for device in ("cpu", "cuda"):
+        with ModelProcess(eager_serving(tiny_folder, device), 120) as process:
+            process.receive()
+            said.append(process.ask(do="generate", ids=[[5, 6, 7]], new_tokens=4)["ids"])
+    assert said[0] == said[1]

@@ -1,0 +1,196 @@
+"""Calibration text that the dense model writes: seeded, kept, apart from what judges."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import command, make_fallback_tokenizer, make_tiny, make_tokenizer, runs_in
+
+from prune_exp import generation, models
+from prune_exp.checks import check
+from prune_exp.generation import IDS, generate
+from prune_exp.inputs import check_points, prepare
+from prune_exp.settings import SettingError, Settings
+from prune_exp.written import first_tokens
+
+
+def settings_for(folder: Path, text: Path, cache: Path, **data: Any) -> Settings:
+    settings = Settings(cache_dir=str(cache))
+    settings.model.path, settings.model.name = str(folder), "tiny"
+    settings.pruning.voters = ["wanda"]
+    settings.benchmark.enabled = False
+    chosen: dict[str, Any] = {
+        "path": str(text),
+        "calibration": "generated",
+        "context_tokens": 24,
+        "calibration_blocks": 5,
+        "heldout_blocks": 4,
+    }
+    settings.data = replace(settings.data, **chosen | data)
+    return settings
+
+
+def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    loads: list[Any] = []
+    load = models.load
+    monkeypatch.setattr(
+        generation, "load", lambda folder, **how: loads.append(folder) or load(folder, **how)
+    )
+    return loads
+
+
+def test_blocks_are_seeded_kept_and_begin_with_ordinary_tokens(
+    tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = count_loads(monkeypatch)
+    settings = settings_for(tiny_folder, text_file, tmp_path / "a")
+    first = prepare(settings).corpus
+    assert first.calibration.ids.shape == (5, 24)
+    assert len(first.documents) == 5
+    assert first.calibration.source == "written by tiny"
+    assert not (first.calibration.ids[:, 0] == 0).any(), "a special token"
+    again = prepare(settings).corpus
+    assert len(loads) == 1, "read back the second time"
+    assert again == replace(first, calibration=again.calibration, heldout=again.heldout)
+    assert torch.equal(again.calibration.ids, first.calibration.ids)
+    elsewhere = prepare(settings_for(tiny_folder, text_file, tmp_path / "b")).corpus
+    assert elsewhere.calibration.digest == first.calibration.digest
+    other = prepare(replace(settings, seed=1)).corpus
+    assert other.calibration.digest != first.calibration.digest
+    warm = settings_for(tiny_folder, text_file, tmp_path / "a", generation_temperature=0.2)
+    assert prepare(warm).corpus.calibration.digest != first.calibration.digest
+
+
+def test_what_judges_is_the_files_and_nothing_else_of_it_is_read(
+    tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    parts = text_file.read_text(encoding="utf-8").split("\n\n")
+    changed = tmp_path / "changed.txt"
+    kept = [part if i % 5 == 0 else "Something else entirely." for i, part in enumerate(parts)]
+    changed.write_text("\n\n".join(kept), encoding="utf-8")
+    from_file = settings_for(tiny_folder, text_file, tmp_path, calibration="documents")
+    ours, same, plain = (
+        prepare(one).corpus
+        for one in (
+            settings_for(tiny_folder, text_file, tmp_path),
+            settings_for(tiny_folder, changed, tmp_path),
+            from_file,
+        )
+    )
+    assert ours.heldout.digest == same.heldout.digest == plain.heldout.digest
+    assert ours.calibration.digest == same.calibration.digest != plain.calibration.digest
+    assert not set(ours.documents) & set(parts)
+
+
+def test_a_killed_generation_goes_on_to_the_same_text(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = models.ModelSource(folder=tiny_folder, digest="d")
+    prompts = torch.randint(1, 257, (7, 2), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(generation, "BATCH", 3)
+
+    def write(cache: Path) -> torch.Tensor:
+        return generate(source, prompts, tokens=9, temperature=1.0, seed=0, cache_dir=cache)
+
+    whole = write(tmp_path / "whole")
+    assert whole.shape == (7, 9)
+    assert torch.equal(whole[:, :2], prompts)
+    sample, calls = generation._sample, []
+
+    def cut_short(*arguments: Any) -> torch.Tensor:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return sample(*arguments)
+
+    monkeypatch.setattr(generation, "_sample", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "cut")
+    assert len(list((tmp_path / "cut").rglob(IDS))) == 1
+    assert torch.equal(write(tmp_path / "cut"), whole)
+    assert len(calls) == 4, "the batch that was done is not written again"
+
+
+def test_a_text_begins_as_the_tokenizer_has_it() -> None:
+    own = make_fallback_tokenizer("gemma")
+    assert first_tokens(own, 3, seed=0).tolist() == [[own.bos_token_id]] * 3
+    plain = first_tokens(make_tokenizer(), 200, seed=0)
+    assert plain.shape == (200, 1)
+    assert plain.min() > 0
+    assert len(plain.unique()) > 50
+
+
+def test_blocks_of_a_model_that_wants_a_first_token_have_it(
+    text_file: Path, tmp_path: Path
+) -> None:
+    """And its bytes do not count: all other tokens are predicted."""
+    tokenizer = make_fallback_tokenizer("gemma")
+    models.save(make_tiny("gemma3_text", vocab=len(tokenizer)), tokenizer, tmp_path / "model")
+    settings = settings_for(tmp_path / "model", text_file, tmp_path, calibration="documents")
+    corpus = prepare(settings).corpus
+    for text in (corpus.calibration, corpus.heldout):
+        assert set(text.ids[:, 0].tolist()) == {tokenizer.bos_token_id}
+        assert (text.ids[:, 1:] != tokenizer.bos_token_id).all()
+        read = "".join(tokenizer.batch_decode(text.ids[:, 1:]))
+        assert text.bytes_scored == len(read.encode())
+
+
+def test_nothing_is_written_while_a_sweep_is_checked(
+    tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = count_loads(monkeypatch)
+    settings = settings_for(tiny_folder, text_file, tmp_path)
+    check_points([settings, replace(settings, sparsity=0.3)])
+    assert not loads
+    settings.recovery.name, settings.recovery.tokens = "distill", 100_000
+    with pytest.raises(SettingError, match=r"data\.calibration_blocks=\d{3} or more"):
+        check_points([settings])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"calibration": "model"}, "use one of documents, generated"),
+        ({"generation_temperature": 0.0}, "use data.generation_temperature=0.01 or more"),
+    ],
+)
+def test_wrong_settings_are_refused(
+    changes: dict[str, Any], words: str, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=words):
+        check(settings_for(tiny_folder, text_file, tmp_path, **changes))
+
+
+def test_a_trial_on_the_models_own_text(
+    tiny_args: list[str], text_file: Path, tmp_path: Path
+) -> None:
+    own = [one for one in tiny_args if one != "data=file"]
+    done = command(
+        *("-m", *own, "data=self", "data.package=null", "sparsity=0.2", "benchmark=off"),
+        *("recovery=distill", "recovery.minutes=null", "recovery.tokens=128"),
+        *(
+            "recovery.context_tokens=32",
+            "recovery.validation_blocks=1",
+            "recovery.evaluate_every=2",
+        ),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    _, run = runs_in(tmp_path)
+    assert run.data.params["data.calibration"] == "generated"
+    texts = {
+        tag.value: one.dataset.name
+        for one in run.inputs.dataset_inputs
+        for tag in one.tags
+        if tag.key == "mlflow.data.context"
+    }
+    assert texts == {
+        "calibration": "written by tiny (calibration)",
+        "heldout": f"{text_file.name} (heldout)",
+        "training": "written by tiny (training)",
+        "validation": "written by tiny (validation)",
+    }
+    report = next((tmp_path / "mlruns").rglob("report.md")).read_text(encoding="utf-8")
+    assert "written by the dense model at temperature 1.0, 6 blocks" in report
