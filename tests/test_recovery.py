@@ -228,7 +228,9 @@ def test_dense_states_are_computed_once(
 
     lessons, loads = make_lessons(tiny_folder, tmp_path), []
     load = teacher.load
-    monkeypatch.setattr(teacher, "load", lambda folder: loads.append(folder) or load(folder))
+    monkeypatch.setattr(
+        teacher, "load", lambda folder, **how: loads.append(folder) or load(folder, **how)
+    )
     first = lessons.teacher.states(lessons.training, [SHARD_BLOCKS + 1, 0])
     again = lessons.teacher.states(lessons.training, [SHARD_BLOCKS + 1, 0])
     assert len(loads) == 2, "one for each shard"
