@@ -31,7 +31,7 @@ def trial(config: Any) -> dict[str, float]:
         result = run_isolated(run_trial, settings, folder)
         tracking.log_result(result, folder)
         if settings.tracking.log_models == "all":
-            store_here()
+            store_here(settings.tracking.signing_key)
     except KeyboardInterrupt:
         tracking.end_open_runs("KILLED")
         raise
@@ -44,7 +44,7 @@ def trial(config: Any) -> dict[str, float]:
     return found
 
 
-def store_here() -> None:
+def store_here(signing_key: str | None) -> None:
     """Stores the weights with the open run, from the machine that has them."""
     import mlflow
 
@@ -54,7 +54,7 @@ def store_here() -> None:
     run = mlflow.active_run()
     assert run is not None
     (trial,) = read_trials(run.info.run_id)
-    log_model(trial, checkpoint_of(trial))
+    log_model(trial, checkpoint_of(trial), signing_key)
 
 
 def check_numbers(found: dict[str, float], wanted: list[str]) -> None:

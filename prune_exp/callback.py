@@ -203,7 +203,9 @@ def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | Non
     for trial in wanted:
         if trial.status != "FINISHED" or not registry.can_store(trial):
             continue
-        uri = registry.log_model(trial, registry.checkpoint_of(trial))
+        uri = registry.log_model(
+            trial, registry.checkpoint_of(trial), settings.tracking.signing_key
+        )
         if settings.tracking.register and trial.run_id == best.trial.run_id:
             registry.register(trial, uri, name)
             registered = True

@@ -30,6 +30,9 @@ class LimitSettings:
     """Most that the upper end of the perplexity ratio against the champion may be."""
     champion_min_speedup: float = 0.95
     """Least that the lower end of the speedup against the champion may be."""
+    public_key: str | None = None
+    """PEM file with the public key that the stored model must be signed for; when null, no
+    signature is asked for."""
     resamples: int = 5000
     """Resamples behind every 95 % interval."""
 
@@ -43,7 +46,7 @@ class PromoteSettings:
     version: int | None = None
     """A registered version, instead of a run."""
     gates: list[str] = field(default_factory=list)
-    """Gates to pass, by name; all when empty."""
+    """Gates to pass, by name; when empty all, that of the signature only with a key."""
     dry_run: bool = False
     """Judge and show, but write nothing."""
     rollback: bool = False

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from prune_exp.cache import folder_sha256
+from prune_exp.commands import LimitSettings
 from prune_exp.evidence import Evidence
 from prune_exp.export import weights_sha256
 from prune_exp.models import foreign_parts
 from prune_exp.records import Interval
 from prune_exp.reload import logit_difference
 from prune_exp.settings import SettingError
+from prune_exp.signing import SIGNATURE, fault
 from prune_exp.tracked import FILES_SHA256, PREFIX
 
 
@@ -41,6 +43,17 @@ def integrity(case: Evidence) -> Verdict:
             "integrity", True, "the stored files are the trial's, and only data", **figures
         )
     return _verdict("integrity", False, sentence, **figures)
+
+
+def signature(case: Evidence) -> Verdict:
+    """The holder of the key signed these very files."""
+    key = case.limits.public_key
+    if key is None:
+        raise SettingError("there is no key to check against; give limits.public_key=FILE")
+    folder = case.candidate.folder
+    found = fault(folder, folder.parent / SIGNATURE, key)
+    sentence = f"the stored model cannot be trusted: {found}" if found else "signed with the key"
+    return _verdict("signature", found is None, sentence)
 
 
 def speedup(case: Evidence) -> Verdict:
@@ -112,6 +125,7 @@ def champion(case: Evidence) -> Verdict:
 
 GATES: dict[str, Callable[[Evidence], Verdict]] = {
     "integrity": integrity,
+    "signature": signature,
     "reload": reload,
     "speedup": speedup,
     "memory": memory,
@@ -119,7 +133,14 @@ GATES: dict[str, Callable[[Evidence], Verdict]] = {
     "champion": champion,
 }
 """By name, in the order in which they are asked; integrity first, the slow ones last."""
+TRUST = ("integrity", "signature")
+"""What fails one of these is not looked into further."""
 ON_FILES = ("reload", "quality", "champion")
+
+
+def asked_by_default(limits: LimitSettings) -> list[str]:
+    """All gates, that of the signature only when there is a key to check against."""
+    return [name for name in GATES if name != "signature" or limits.public_key is not None]
 
 
 def judge(case: Evidence, names: list[str]) -> list[Verdict]:
@@ -134,8 +155,8 @@ def judge(case: Evidence, names: list[str]) -> list[Verdict]:
             verdicts.append(GATES[name](case))
         except SettingError as error:
             verdicts.append(_verdict(name, False, f"cannot be judged: {error}"))
-        if name == "integrity" and not verdicts[-1].passed:
-            unfit = unfit or "the files are not the trial's"
+        if name in TRUST and not verdicts[-1].passed:
+            unfit = unfit or f"the files failed {name}"
     return verdicts
 
 

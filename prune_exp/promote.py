@@ -20,7 +20,7 @@ from prune_exp.candidates import (
 from prune_exp.checks import one_of
 from prune_exp.commands import PromoteSettings, command
 from prune_exp.evidence import Evidence
-from prune_exp.gates import GATES, Verdict, judge
+from prune_exp.gates import GATES, Verdict, asked_by_default, judge
 from prune_exp.registry import ensure_version
 from prune_exp.settings import SettingError, TrackingSettings, redact
 from prune_exp.tracked import MODEL_URI, PREFIX, store_uri
@@ -52,7 +52,7 @@ def promote(settings: PromoteSettings) -> int:
             limits=settings.limits,
             cache_dir=Path(settings.cache_dir).expanduser(),
         )
-        verdicts = judge(case, settings.gates or list(GATES))
+        verdicts = judge(case, settings.gates or asked_by_default(settings.limits))
     return _decide(settings, candidate, holder, verdicts)
 
 

@@ -15,6 +15,7 @@ from prune_exp.card import summary, write_card
 from prune_exp.checks import check_name
 from prune_exp.models import load, load_tokenizer, quiet
 from prune_exp.settings import Settings
+from prune_exp.signing import SIGNATURE, sign
 from prune_exp.tracked import (
     CANDIDATE,
     FILES_SHA256,
@@ -61,11 +62,15 @@ def can_store(trial: TrackedTrial) -> bool:
     return MODEL_URI in trial.tags or checkpoint_of(trial).is_dir()
 
 
-def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
+def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = None) -> str:
     """Stores a checkpoint with its run and returns the logged model's URI, once for each trial.
 
     The artifact's `model` folder is a byte-for-byte copy: a stock Hugging Face checkpoint with its
-    tokenizer, model card, licence note and plan. A run that had ended keeps its time of end.
+    tokenizer, model card, licence note and plan; with a key, its signature lies beside it. A run
+    that had ended keeps its time of end.
+
+    Raises:
+        SettingError: the key cannot be used.
     """
     import mlflow
     from mlflow.tracking import MlflowClient
@@ -82,7 +87,7 @@ def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
     ended = client.get_run(trial.run_id).info.end_time
     run = nullcontext() if inside else mlflow.start_run(run_id=trial.run_id, nested=True)
     with run:
-        uri = _log(checkpoint, card)
+        uri = _log(checkpoint, card, signing_key)
     client.set_tag(trial.run_id, FILES_SHA256, folder_sha256(checkpoint))
     client.set_tag(trial.run_id, MODEL_URI, uri)
     if not inside:
@@ -90,7 +95,7 @@ def log_model(trial: TrackedTrial, checkpoint: Path) -> str:
     return uri
 
 
-def _log(checkpoint: Path, card: Any) -> str:
+def _log(checkpoint: Path, card: Any, signing_key: str | None) -> str:
     """Stores a checkpoint with the open run, loadable by transformers and pyfunc.
 
     MLflow writes the weights anew; the checkpoint's own files then replace what it wrote.
@@ -116,6 +121,8 @@ def _log(checkpoint: Path, card: Any) -> str:
     with tempfile.TemporaryDirectory(dir=checkpoint.parent) as stage:
         shutil.copytree(checkpoint, Path(stage) / "model", copy_function=os.link)
         os.link(checkpoint / "LICENSE.txt", Path(stage) / "LICENSE.txt")
+        if signing_key is not None:
+            sign(Path(stage) / "model", signing_key, Path(stage) / SIGNATURE)
         MlflowClient().log_model_artifacts(info.model_id, stage)
     return info.model_uri
 

@@ -302,6 +302,8 @@ class TrackingSettings:
     """Name in the registry; `pruned-<model.name>` when null."""
     log_models: str = "best"
     """Whose weights are stored: best, all or none."""
+    signing_key: str | None = None
+    """PEM file with an elliptic-curve private key that signs stored models; unsigned when null."""
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import make_tiny
+from keys import write_keys
 from tracked_sweep import Store
 
 from prune_exp.settings import SettingError
@@ -160,7 +161,36 @@ def test_swapped_weights_are_refused(store: Store) -> None:
     assert store.alias("champion") is None
     tags = store.tags("1")
     assert "not those that the trial recorded" in tags["promotion.reasons"]
-    assert "the files are not the trial's" in json.loads(tags["gate.quality"])["sentence"]
+    assert "the files failed integrity" in json.loads(tags["gate.quality"])["sentence"]
+
+
+def test_with_a_key_only_what_its_holder_signed_is_promoted(store: Store) -> None:
+    ours = {"public_key": str(store.root / "key.pub")}
+    write_keys(store.root, "other")
+    theirs = {"public_key": str(store.root / "other.pub")}
+    assert store.promote(limits=theirs, gates=["signature", "reload"]) == 1
+    assert "another key" in store.tags("1")["promotion.reasons"]
+    assert "the files failed signature" in json.loads(store.tags("1")["gate.reload"])["sentence"]
+    assert store.promote(limits=ours) == 0
+    assert json.loads(store.tags("1")["gate.signature"])["passed"]
+
+
+def test_whoever_changes_files_and_their_digests_still_lacks_the_key(store: Store) -> None:
+    from prune_exp.cache import folder_sha256
+    from prune_exp.export import weights_sha256
+
+    sparsity = store.client.get_run(_best(store)).data.params["sparsity"]
+    worse_copy(store, sparsity)
+    for tag, found in (
+        ("prune_exp.weights_sha256", weights_sha256(store.files(sparsity))),
+        ("prune_exp.files_sha256", folder_sha256(store.files(sparsity))),
+    ):
+        store.client.set_tag(_best(store), tag, found)
+    asked = ["integrity", "signature"]
+    limits = {"public_key": str(store.root / "key.pub")}
+    assert store.promote(limits=limits, gates=asked, dry_run=True) == 1
+    assert store.promote(gates=asked) == 1, "no key to check against"
+    assert store.promote(limits=limits, gates=["integrity"], dry_run=True) == 0
 
 
 def test_a_changed_config_is_refused(store: Store) -> None:

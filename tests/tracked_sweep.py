@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import command, small_trial
 from filelock import FileLock
+from keys import write_keys
 
 LOOSE: dict[str, Any] = {
     "blocks": 20,
@@ -27,7 +28,7 @@ LOOSE: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A folder with a store of two trials, sparsity 0.2 and 0.4, both with their models."""
+    """A folder with a store of two trials, sparsity 0.2 and 0.4, both with their models, signed."""
 
     root: Path
     cache: Path
@@ -102,6 +103,7 @@ def make_store(root: Path, model: Path, text: Path) -> Store:
     args = [
         *small_trial(model, text, root / "cache"),
         *("model.license=mit", "tracking.log_models=all"),
+        f"tracking.signing_key={write_keys(root)}",
         *("benchmark.prompts=2", "benchmark.new_tokens=2"),
     ]
     done = command("-m", *args, "sparsity=0.2,0.4", cwd=root)
