@@ -1,14 +1,14 @@
 """The Hydra entry: compose, check, run a trial; errors of the user's become one line."""
 
-import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from prune_exp.checks import from_config
-from prune_exp.errors import conf_dir, explain
+from prune_exp.errors import conf_dir
 from prune_exp.settings import store_schema
+from prune_exp.start import command_line
 
 
 def trial(config: Any) -> dict[str, float]:
@@ -22,7 +22,7 @@ def trial(config: Any) -> dict[str, float]:
 
     from prune_exp import tracking
     from prune_exp.isolated import run_isolated
-    from prune_exp.records import metrics
+    from prune_exp.metrics import metrics
     from prune_exp.trial import run_trial, warnings_about
 
     settings, hydra = from_config(config), HydraConfig.get()
@@ -72,35 +72,20 @@ def main() -> None:
 
     from prune_exp.sweeper import register
 
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    store_schema()
-    register()
-    run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(trial)
-    try:
-        run()
-    except KeyboardInterrupt:
-        _interrupted()
-    except Exception as error:
-        if wants_traceback:
+    with command_line("prune_exp", kept="; finished trials are kept"):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        store_schema()
+        register()
+        main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+        try:
+            main(trial)()
+        except KeyboardInterrupt:
+            _close_runs()
             raise
-        _fail(explain(error))
 
 
-def _interrupted() -> NoReturn:
+def _close_runs() -> None:
     if "mlflow" in sys.modules:
         from prune_exp.tracking import end_open_runs
 
         end_open_runs("KILLED")
-    print("prune_exp: interrupted; finished trials are kept", file=sys.stderr)
-    sys.exit(130)
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"prune_exp: error: {message}", file=sys.stderr)
-    sys.exit(1)

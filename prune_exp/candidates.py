@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.commands import PromoteSettings
+from prune_exp.params import unflatten
 from prune_exp.registry import known_version, registered_name
-from prune_exp.settings import SettingError, unflatten
+from prune_exp.settings import SettingError
 from prune_exp.tracked import MODEL_URI, PREFIX, TrackedTrial, choose_best, read_trials
 
 CHAMPION = "champion"

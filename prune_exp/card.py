@@ -4,8 +4,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from prune_exp.params import unflatten
 from prune_exp.records import PruningPlan
-from prune_exp.settings import Settings, unflatten
+from prune_exp.settings import Settings
 from prune_exp.tracked import TrackedTrial
 
 INTERVALS = (

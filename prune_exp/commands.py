@@ -1,14 +1,14 @@
 """The commands beside the trial: what a user may set there, and how they start."""
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from prune_exp.checks import check_known
-from prune_exp.errors import conf_dir, explain
+from prune_exp.errors import conf_dir
 from prune_exp.settings import TrackingSettings
+from prune_exp.start import command_line
 
 
 @dataclass(kw_only=True)
@@ -92,11 +92,6 @@ def command(name: str, schema: type, act: Callable[[Any], int]) -> None:
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     codes: list[int] = []
     errors: list[Exception] = []
 
@@ -108,17 +103,9 @@ def command(name: str, schema: type, act: Callable[[Any], int]) -> None:
         except Exception as error:  # Hydra would add a line of its own
             errors.append(error)
 
-    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
-    try:
-        main(task)()
+    with command_line(f"prune_exp.{name}", schema=schema):
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
         for error in errors:
             raise error
-    except KeyboardInterrupt:
-        print(f"prune_exp.{name}: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if wants_traceback:
-            raise
-        print(f"prune_exp.{name}: error: {explain(error, schema)}", file=sys.stderr)
-        sys.exit(1)
     sys.exit(codes[-1] if codes else 0)

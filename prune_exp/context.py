@@ -7,7 +7,7 @@ starts, so it imports nothing that is not loaded yet and never raises.
 import sys
 from typing import Any
 
-from prune_exp.settings import redact, redact_override
+from prune_exp.redaction import redact, redact_override
 
 MOST_CHARACTERS = 4000
 

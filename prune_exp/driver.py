@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from prune_exp import study as studies
 from prune_exp.checks import unknown
 from prune_exp.front import line, print_front, write_plots
-from prune_exp.records import metric_keys
-from prune_exp.settings import SearchSettings, SettingError, Settings, flatten
+from prune_exp.metrics import metric_keys
+from prune_exp.params import flatten
+from prune_exp.settings import SearchSettings, SettingError, Settings
 from prune_exp.space import Space
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from prune_exp.checks import unknown
-from prune_exp.settings import SettingError, Settings, redact
+from prune_exp.redaction import redact
+from prune_exp.settings import SettingError, Settings
 
 
 def conf_dir() -> Path:

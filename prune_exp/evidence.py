@@ -5,16 +5,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from prune_exp import benchmark, models
+from prune_exp import benchmark, models, sources
 from prune_exp.candidates import Candidate
 from prune_exp.commands import LimitSettings
 from prune_exp.corpus import TokenBlocks, load_corpus, load_reserved
 from prune_exp.device import device_of
 from prune_exp.paired import exp_mean_difference
+from prune_exp.params import unflatten
 from prune_exp.quality import block_losses
 from prune_exp.recoding import reencoder
 from prune_exp.records import Interval
-from prune_exp.settings import SettingError, Settings, unflatten
+from prune_exp.settings import SettingError, Settings
 from prune_exp.tracked import PREFIX, text_digests
 from prune_exp.vocabulary import read_vocabulary
 from prune_exp.written import complete
@@ -35,7 +36,7 @@ class Evidence:
         return unflatten(self.candidate.trial.params)
 
     @cached_property
-    def source(self) -> models.ModelSource:
+    def source(self) -> sources.ModelSource:
         """The dense model.
 
         Raises:
@@ -107,13 +108,13 @@ class Evidence:
         return models.load(folder, device=device_of(self.settings.device))
 
 
-def dense_source(settings: Settings, tags: dict[str, str], cache_dir: Path) -> models.ModelSource:
+def dense_source(settings: Settings, tags: dict[str, str], cache_dir: Path) -> sources.ModelSource:
     """The dense model of a trial.
 
     Raises:
         SettingError: it is missing, or not the one that the trial pruned.
     """
-    source = models.locate(settings.model, cache_dir)
+    source = sources.locate(settings.model, cache_dir)
     recorded = tags.get(f"{PREFIX}model_digest")
     if source.digest != recorded:
         raise SettingError(
@@ -124,7 +125,7 @@ def dense_source(settings: Settings, tags: dict[str, str], cache_dir: Path) -> m
 
 
 def check_text(
-    settings: Settings, source: models.ModelSource, tokenizer: Any, cache_dir: Path, run_id: str
+    settings: Settings, source: sources.ModelSource, tokenizer: Any, cache_dir: Path, run_id: str
 ) -> None:
     """Raises SettingError unless the text gives the blocks that a trial recorded."""
     corpus = load_corpus(settings.data, tokenizer, seed=settings.seed)

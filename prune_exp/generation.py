@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from prune_exp.cache import cached_folder, digest_of
 from prune_exp.device import bfloat16_on
-from prune_exp.models import ModelSource, load
+from prune_exp.models import load
+from prune_exp.sources import ModelSource
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prune_exp import models
+from prune_exp import models, sources
 from prune_exp.allocation import allocate
 from prune_exp.benchmark import read_prompts
 from prune_exp.cache import digest_of
@@ -25,7 +25,7 @@ from prune_exp.written import complete
 class Inputs:
     """What a trial starts from, all of it checked."""
 
-    source: models.ModelSource
+    source: sources.ModelSource
     tokenizer: Any
     corpus: Corpus
     prompts: list[str]
@@ -44,7 +44,7 @@ def prepare(settings: Settings, *, write: bool = True) -> Inputs:
     device = device_of(settings.device)
     prompts = read_prompts(settings.benchmark)
     cache_dir = Path(settings.cache_dir).expanduser()
-    source = models.locate(settings.model, cache_dir)
+    source = sources.locate(settings.model, cache_dir)
     tokenizer = models.load_tokenizer(source.folder)
     skeleton = models.skeleton(source.folder)
     check_lengths(settings.benchmark, skeleton.config)

@@ -1,36 +1,19 @@
-"""Find, load, rebuild and save models."""
+"""Load and save models, and what a loaded one is made of."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune_exp.architectures import Heads, blocks_of, check_variant, part
-from prune_exp.cache import cached_folder, digest_of, file_sha256
-from prune_exp.packaged import package_file, package_parts
+from prune_exp.architectures import blocks_of, check_variant
 from prune_exp.records import ModelShape
-from prune_exp.settings import ModelSettings, SettingError
+from prune_exp.settings import SettingError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 WEIGHTS_FILE = "model.safetensors"
 STOCK_FILES = (".safetensors", ".json", ".jinja", ".md", ".txt", ".model")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSource:
-    """Where the dense model lies, and what identifies its weights."""
-
-    folder: Path
-    digest: str
 
 
 def decoder_of(model: Any) -> Any:
@@ -88,94 +71,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not any(folder.glob("*.safetensors")):
         raise SettingError(f"model.path={folder} has no .safetensors file; only those are read")
     return config
-
-
-def locate(settings: ModelSettings, cache_dir: Path) -> ModelSource:
-    """Finds the dense checkpoint, converting it once when it comes in another format.
-
-    Raises:
-        SettingError: the model is missing or cannot be used.
-    """
-    if settings.package is not None:
-        folder = _from_package(settings.package, cache_dir)
-    elif settings.hub_id is not None:
-        folder = _from_hub(settings.hub_id, str(settings.revision))
-    else:
-        folder = Path(str(settings.path)).expanduser().absolute()
-    config = read_config(folder)
-    return ModelSource(folder=folder, digest=digest_of(config, _weights_digest(folder, cache_dir)))
-
-
-def _weights_digest(folder: Path, cache_dir: Path) -> list[str]:
-    """sha256 of every weights file, remembered by path, size and time of change."""
-    digests = []
-    for path in sorted(folder.glob("*.safetensors")):
-        stat = path.stat()
-        key = digest_of(str(path), stat.st_size, stat.st_mtime_ns)
-        note = cache_dir / "digests" / key
-        if not note.is_file():
-            note.parent.mkdir(parents=True, exist_ok=True)
-            partial = note.with_suffix(f".{os.getpid()}")
-            partial.write_text(file_sha256(path), encoding="ascii")
-            os.replace(partial, note)
-        digests.append(note.read_text(encoding="ascii"))
-    return digests
-
-
-def _from_package(package: str, cache_dir: Path) -> Path:
-    parts = package_parts(package) or [package_file(package, ".gguf", setting="model.package")]
-    size = sum(one.stat().st_size for one in parts)
-    target = cache_dir / "models" / f"{package}-{version(package)}-{size}"
-    return cached_folder(target, lambda folder: _convert_parts(parts, folder))
-
-
-def _convert_parts(parts: list[Path], folder: Path) -> None:
-    """Converts a GGUF file, put together first when it comes in several parts."""
-    if len(parts) == 1:
-        _convert_gguf(parts[0], folder)
-        return
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        whole = Path(scratch) / "model.gguf"
-        with whole.open("wb") as out:
-            for one in parts:
-                with one.open("rb") as piece:
-                    shutil.copyfileobj(piece, out)
-        _convert_gguf(whole, folder)
-
-
-def _from_hub(hub_id: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SettingError(f"model.hub_id={hub_id} at {revision} cannot be had: {first}") from None
-
-
-def _convert_gguf(gguf: Path, folder: Path) -> None:
-    """Writes a stock fp32 checkpoint from a quantized GGUF file.
-
-    The loader marks the model as quantized, which forbids saving it, so the weights move into a
-    plain model built from the same config.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    loaded = AutoModelForCausalLM.from_pretrained(
-        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
-    )
-    plain = loaded.config.to_dict()
-    plain.pop("quantization_config", None)
-    plain.pop("_name_or_path", None)
-    config = AutoConfig.for_model(**plain)
-    model = from_state(config, loaded.state_dict(), loaded)
-    model.generation_config = loaded.generation_config
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False
-    )
-    save(model, tokenizer, folder)
 
 
 def load(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> Any:
@@ -258,92 +153,3 @@ def quiet() -> Any:
         logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()
-
-
-def from_state(config: Any, state: dict[str, "torch.Tensor"], like: Any) -> Any:
-    """Builds a model around existing tensors, without a second copy of them.
-
-    Buffers that checkpoints do not hold (rotary frequencies, scales) come from `like`, a model
-    of the same family.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(state, strict=False, assign=True)
-    model.tie_weights()
-    left = [name for name, value in model.named_parameters() if value.is_meta]
-    assert not left, left
-    _copy_buffers(model, like)
-    return model.eval().requires_grad_(False)
-
-
-def _copy_buffers(model: Any, like: Any) -> None:
-    known = dict(like.named_buffers())
-    for name, buffer in list(model.named_buffers()):
-        if buffer.is_meta:
-            owner, _, last = name.rpartition(".")
-            part(model, owner)._buffers[last] = known[name].clone()
-
-
-def keep_tokens(model: Any, kept: Sequence[int]) -> Any:
-    """A stock model that knows only the tokens `kept`, whose ids are their places in it."""
-    import copy
-
-    import torch
-
-    state, config = model.state_dict(), copy.deepcopy(model.config)
-    index = torch.tensor(kept, dtype=torch.long)
-    for weight in {id(m.weight): m.weight for m in _token_modules(model)}.values():
-        rows = weight.detach()[index]
-        for name, value in state.items():
-            if value.data_ptr() == weight.data_ptr():
-                state[name] = rows
-    config.vocab_size = len(kept)
-    generation = copy.deepcopy(model.generation_config)
-    for settings in (config, generation):
-        _renumber_special(settings, {old: place for place, old in enumerate(kept)})
-    trimmed = from_state(config, state, model)
-    trimmed.generation_config = generation
-    return trimmed
-
-
-def _token_modules(model: Any) -> tuple[Any, Any]:
-    return model.get_input_embeddings(), head_of(model)
-
-
-def _renumber_special(settings: Any, new: dict[int, int]) -> None:
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
-        value = getattr(settings, name, None)
-        if isinstance(value, list):
-            setattr(settings, name, [new[i] for i in value if i in new])
-        elif value is not None:
-            setattr(settings, name, new.get(value))
-
-
-def rebuild(model: Any, kept_layers: Sequence[int], heads: Heads) -> Any:
-    """A stock model of the kept blocks, whose config says their (equal) new shape.
-
-    `heads` is what every block that stays has left.
-    """
-    import copy
-
-    from torch import nn
-
-    config, blocks = copy.deepcopy(model.config), blocks_of(model)
-    first = blocks[kept_layers[0]]
-    config.num_hidden_layers = len(kept_layers)
-    setattr(config, first.family.width, first.width)
-    if first.family.free_heads:
-        config.head_dim = heads.dim
-        config.num_attention_heads = heads.queries
-        config.num_key_value_heads = heads.groups
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[i] for i in kept_layers]
-    owner, _, name = first.family.blocks.rpartition(".")
-    holder = part(model.base_model, owner) if owner else model.base_model
-    setattr(holder, name, nn.ModuleList(blocks[i].module for i in kept_layers))
-    pruned = from_state(config, model.state_dict(), model)
-    pruned.generation_config = model.generation_config
-    return pruned

@@ -5,7 +5,9 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from prune_exp.settings import Settings, flatten, redact_override
+from prune_exp.params import flatten
+from prune_exp.redaction import redact_override
+from prune_exp.settings import Settings
 from prune_exp.wording import one_line
 
 LONGEST_VALUE, LONGEST_NAME = 32, 160

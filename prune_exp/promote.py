@@ -21,8 +21,9 @@ from prune_exp.checks import one_of
 from prune_exp.commands import PromoteSettings, command
 from prune_exp.evidence import Evidence
 from prune_exp.gates import GATES, Verdict, asked_by_default, judge
+from prune_exp.redaction import redact
 from prune_exp.registry import ensure_version
-from prune_exp.settings import SettingError, TrackingSettings, redact
+from prune_exp.settings import SettingError, TrackingSettings
 from prune_exp.tracked import MODEL_URI, PREFIX, store_uri
 from prune_exp.tracking import use_store
 

@@ -11,9 +11,10 @@ from prune_exp.evidence import check_text, dense_source
 from prune_exp.export import export, weights_sha256
 from prune_exp.inputs import prepare
 from prune_exp.packaged import installed_version
+from prune_exp.params import unflatten
 from prune_exp.pruner import rebuild_model
 from prune_exp.records import PruningPlan
-from prune_exp.settings import SettingError, Settings, unflatten
+from prune_exp.settings import SettingError, Settings
 from prune_exp.tracked import PREFIX, TrackedTrial, read_plan, read_trials
 from prune_exp.tracking import use_store
 

@@ -1,9 +1,23 @@
-"""Keeps passwords out of what Hydra logs and writes."""
+"""Keeps passwords out of what is tracked, printed, logged and written."""
 
 import logging
+import re
 from pathlib import Path
 
-from prune_exp.settings import redact
+SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
+QUERY_SECRET = re.compile(rf"([?&][\w-]*(?:{SECRET.pattern})[\w-]*=)[^&\s'\"]*", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """Hides the user and password of every URI in a text, and secret-looking query parameters."""
+    hidden = re.sub(r"://[^\s'\"]*@", "://***@", text)
+    return QUERY_SECRET.sub(r"\1***", hidden)
+
+
+def redact_override(text: str) -> str:
+    """A command-line override without its value where anything in it looks like a secret."""
+    key, equals, _ = text.partition("=")
+    return f"{key}{equals}***" if SECRET.search(text) and equals else redact(text)
 
 
 class Redact(logging.Filter):

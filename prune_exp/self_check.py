@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prune_exp.settings import Settings, store_schema
 from prune_exp.speed import Interval, SpeedComparison
+from prune_exp.start import command_line
 
 WIDEST_PCT = 5.0
 """An interval at least this wide, as a percentage of the ratio, is not good enough."""
@@ -22,21 +23,14 @@ CHANCE = 0.01
 
 def main() -> None:
     """Exit code 0: the intervals contain 1 and are narrow. 1: they do not, or an error."""
-    from prune_exp.errors import explain
-
     parser = argparse.ArgumentParser(prog="python -m prune_exp.self_check", description=__doc__)
     parser.add_argument("--repetitions", type=int, default=1, help="checks, each in new processes")
     parser.add_argument("overrides", nargs="*", help="such as benchmark.threads=2 model=folder")
     given = parser.parse_args()
     if given.repetitions < 1:
         parser.error("--repetitions must be 1 or more")
-    try:
+    with command_line("prune_exp.self_check"):
         passed = run(compose(given.overrides), given.repetitions)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        print(f"prune_exp: error: {explain(error)}", file=sys.stderr)
-        sys.exit(1)
     sys.exit(0 if passed else 1)
 
 
@@ -73,11 +67,11 @@ def run(settings: Settings, repetitions: int) -> bool:
 
 def measure_itself(settings: Settings) -> SpeedComparison:
     """The dense model on both sides, measured as `trial` does it."""
-    from prune_exp import benchmark, models
+    from prune_exp import benchmark, models, sources
     from prune_exp.device import device_of
     from prune_exp.serving import check_serving, longest
 
-    folder = models.locate(settings.model, Path(settings.cache_dir).expanduser()).folder
+    folder = sources.locate(settings.model, Path(settings.cache_dir).expanduser()).folder
     tokenizer = models.load_tokenizer(folder)
     texts = benchmark.read_prompts(settings.benchmark)
     prompts = [tokenizer(text)["input_ids"] for text in texts]

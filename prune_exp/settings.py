@@ -1,11 +1,6 @@
 """What a user may set: typed, documented, checked. Mirrors the groups of `conf/`."""
 
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
 
 BALLOTS = ("adaptive", "fixed")
 DEVICES = ("cpu", "cuda", "auto")
@@ -17,8 +12,6 @@ HEAD_UNITS = ("group", "query")
 BEST_RULES = ("speedup_if_maintained", "quality", "speedup")
 LOG_MODELS = ("best", "all", "none")
 SAMPLERS = ("tpe", "random", "nsgaii", "gp", "qmc")
-SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
-QUERY_SECRET = re.compile(rf"([?&][\w-]*(?:{SECRET.pattern})[\w-]*=)[^&\s'\"]*", re.IGNORECASE)
 RECOVERIES = ("none", "distill")
 RECOVERY_TEXTS = ("calibration", "generated", "both")
 RECOVERY_DTYPES = ("float32", "bfloat16")
@@ -336,68 +329,3 @@ def store_schema() -> None:
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="schema", node=Settings)
-
-
-def redact(text: str) -> str:
-    """Hides the user and password of every URI in a text, and secret-looking query parameters."""
-    hidden = re.sub(r"://[^\s'\"]*@", "://***@", text)
-    return QUERY_SECRET.sub(r"\1***", hidden)
-
-
-def redact_override(text: str) -> str:
-    """A command-line override without its value where anything in it looks like a secret."""
-    key, equals, _ = text.partition("=")
-    return f"{key}{equals}***" if SECRET.search(text) and equals else redact(text)
-
-
-def flatten(settings: Settings) -> dict[str, str]:
-    """The whole resolved config by dotted name, without anything that looks like a secret."""
-    flat: dict[str, str] = {}
-
-    def walk(prefix: str, node: Mapping[str, Any]) -> None:
-        for key, value in node.items():
-            name = f"{prefix}{key}"
-            if isinstance(value, Mapping):
-                walk(f"{name}.", value)
-            elif not SECRET.search(key):
-                shown = json.dumps(value) if isinstance(value, list) else str(value)
-                flat[name] = redact(shown)
-
-    walk("", asdict(settings))
-    return flat
-
-
-def unflatten(flat: Mapping[str, str]) -> Settings:
-    """The settings that `flatten` wrote down; what it left out has its default.
-
-    Raises:
-        SettingError: a value is not of its setting's type.
-    """
-
-    def build(kind: Any, prefix: str) -> Any:
-        values: dict[str, Any] = {}
-        for name, hint in get_type_hints(kind).items():
-            if is_dataclass(hint):
-                values[name] = build(hint, f"{prefix}{name}.")
-            elif prefix + name in flat:
-                values[name] = _parsed(prefix + name, flat[prefix + name], hint)
-        return kind(**values)
-
-    return build(Settings, "")
-
-
-def _parsed(name: str, text: str, hint: Any) -> Any:
-    """A stored value as what it was; nothing in it is evaluated."""
-    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if type(None) in options and text == "None":
-        return None
-    kind = options[0]
-    try:
-        if kind is bool:
-            return {"True": True, "False": False}[text]
-        if get_origin(kind) is list:
-            (inner,) = get_args(kind)
-            return [inner(one) for one in json.loads(text)]
-        return kind(text)
-    except (ValueError, KeyError, TypeError):
-        raise SettingError(f"{name}={text} as tracked is not a value of this setting") from None

@@ -18,7 +18,7 @@ from prune_exp.architectures import (
     matrix,
     set_matrix,
 )
-from prune_exp.models import keep_tokens, rebuild
+from prune_exp.assembly import keep_tokens, rebuild
 from prune_exp.records import PruningPlan
 from prune_exp.refit import solve
 from prune_exp.settings import PruningSettings

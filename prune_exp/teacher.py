@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from prune_exp.cache import cached_folder, digest_of
 from prune_exp.device import autocast, cache_key
-from prune_exp.models import ModelSource, decoder_of, load
+from prune_exp.models import decoder_of, load
+from prune_exp.sources import ModelSource
 
 if TYPE_CHECKING:
     import torch

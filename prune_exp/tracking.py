@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.device import device_of, name_of
+from prune_exp.metrics import metrics
 from prune_exp.naming import remembered
 from prune_exp.packaged import installed_version
-from prune_exp.records import TrialResult, metrics
-from prune_exp.settings import SettingError, Settings, TrackingSettings, flatten, redact
+from prune_exp.params import flatten
+from prune_exp.records import TrialResult
+from prune_exp.redaction import redact
+from prune_exp.settings import SettingError, Settings, TrackingSettings
 from prune_exp.tracked import INTERRUPTED, OVERRIDES, PREFIX, read_trials, store_uri
 
 ANSWER_TIMEOUT_S = 5

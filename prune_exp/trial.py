@@ -12,13 +12,7 @@ from prune_exp.export import export, weights_sha256
 from prune_exp.inputs import Inputs, prepare
 from prune_exp.pruner import prune_model
 from prune_exp.recoding import reencoder
-from prune_exp.records import (
-    PruningPlan,
-    QualityComparison,
-    SpeedComparison,
-    TextUsed,
-    TrialResult,
-)
+from prune_exp.records import PruningPlan, QualityComparison, SpeedComparison, TextUsed, TrialResult
 from prune_exp.recovery import Recovered, recover
 from prune_exp.settings import Settings
 from prune_exp.stopwatch import Stopwatch

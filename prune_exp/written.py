@@ -11,8 +11,8 @@ from prune_exp.cache import digest_of
 from prune_exp.corpus import Corpus, TokenBlocks, opening
 from prune_exp.device import device_of
 from prune_exp.generation import generate
-from prune_exp.models import ModelSource
 from prune_exp.settings import Settings
+from prune_exp.sources import ModelSource
 
 if TYPE_CHECKING:
     import torch

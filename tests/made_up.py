@@ -8,8 +8,10 @@ from typing import Any
 from conftest import empty_plan
 
 from prune_exp.document.findings import Findings
-from prune_exp.records import PruningPlan, Votes, metric_keys
-from prune_exp.settings import DataSettings, ModelSettings, Settings, flatten
+from prune_exp.metrics import metric_keys
+from prune_exp.params import flatten
+from prune_exp.records import PruningPlan, Votes
+from prune_exp.settings import DataSettings, ModelSettings, Settings
 from prune_exp.tracked import OVERRIDES, PREFIX, Choice, TrackedTrial
 
 NASTY = (

@@ -8,13 +8,13 @@ import pytest
 import torch
 from conftest import GROUPED, MODEL_TYPES, make_tiny, make_tokenizer
 
-from prune_exp import models, surgery
+from prune_exp import models, sources, surgery
 from prune_exp.architectures import blocks_of, check_variant, head_rows, matrix
 from prune_exp.calibration import Reading, compute
 from prune_exp.corpus import Corpus, TokenBlocks
 from prune_exp.inputs import Inputs
+from prune_exp.metrics import removed_by_kind
 from prune_exp.pruner import vote
-from prune_exp.records import removed_by_kind
 from prune_exp.settings import UNITS, SettingError, Settings
 
 IDS = torch.randint(1, 300, (4, 24), generator=torch.Generator().manual_seed(1))
@@ -24,7 +24,7 @@ VOTERS = ["magnitude", "gradient", "wanda", "fluctuation", "obs", "similarity", 
 def inputs_for(model: Any) -> Inputs:
     text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
     return Inputs(
-        source=models.ModelSource(folder=Path(), digest="d"),
+        source=sources.ModelSource(folder=Path(), digest="d"),
         tokenizer=make_tokenizer(),
         corpus=Corpus(calibration=text, heldout=text),
         prompts=[],

@@ -15,8 +15,8 @@ from prune_exp import bandwidth, machine
 from prune_exp.batches import batch_labels, batch_name
 from prune_exp.checks import check
 from prune_exp.inputs import check_lengths
+from prune_exp.metrics import metric_keys
 from prune_exp.plots.roofline import roofline
-from prune_exp.records import metric_keys
 from prune_exp.settings import (
     BenchmarkSettings,
     DataSettings,

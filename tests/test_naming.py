@@ -17,7 +17,7 @@ from prune_exp.naming import (
     sweep_name,
     trial_name,
 )
-from prune_exp.settings import flatten, unflatten
+from prune_exp.params import flatten, unflatten
 from prune_exp.space import swept_by
 
 

@@ -51,7 +51,7 @@ def test_quality_is_what_the_models_say_on_text_no_trial_used(store: Store) -> N
 
     from prune_exp import models
     from prune_exp.corpus import RESERVED, documents, load_corpus, load_reserved
-    from prune_exp.settings import unflatten
+    from prune_exp.params import unflatten
 
     assert store.promote() == 0
     version = str(store.alias("champion"))

@@ -10,7 +10,7 @@ from conftest import command, runs_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_exp import models
+from prune_exp import models, sources
 from prune_exp.packaged import installed_version
 from prune_exp.reload import logit_difference
 from prune_exp.settings import ModelSettings
@@ -52,7 +52,7 @@ def gemma() -> Path:
     if installed_version(f"{GEMMA}-part1") is None:
         pytest.skip("the packages that carry Gemma 3 270M are not installed")
     cache = Path(os.environ.get("PRUNE_EXP_CACHE", "~/.cache/prune_exp")).expanduser()
-    return models.locate(ModelSettings(package=GEMMA), cache).folder
+    return sources.locate(ModelSettings(package=GEMMA), cache).folder
 
 
 def test_the_converted_gemma_speaks(gemma: Path) -> None:

@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_search import start
 
-from prune_exp import checkpoints, models, recovery, surgery, training
+from prune_exp import checkpoints, models, recovery, sources, surgery, training
 from prune_exp.checks import check
 from prune_exp.corpus import DataSettings, all_blocks, documents, load_corpus
 from prune_exp.distillation import Side, distillation_loss, divergence
 from prune_exp.generation import generate
 from prune_exp.inputs import Inputs, check_recovery
+from prune_exp.metrics import _filled, metric_keys, metrics
 from prune_exp.pruner import Pruned
-from prune_exp.records import TrialResult, _filled, metric_keys, metrics
+from prune_exp.records import TrialResult
 from prune_exp.settings import RecoverySettings, SettingError, Settings
 from prune_exp.teacher import SHARD_BLOCKS, Teacher
 from prune_exp.training import Lessons, learning_rate, spent, train, validation_loss
@@ -42,7 +43,7 @@ def sides(tokens: int, seed: int = 0) -> tuple[Side, torch.Tensor, torch.Tensor]
 def inputs_for(folder: Path, text_file: Path, tokenizer: Any, *, cache: Path) -> Inputs:
     data = DataSettings(path=str(text_file), context_tokens=32, heldout_blocks=6)
     return Inputs(
-        source=models.ModelSource(folder=folder, digest="d"),
+        source=sources.ModelSource(folder=folder, digest="d"),
         tokenizer=tokenizer,
         corpus=load_corpus(data, tokenizer, seed=0),
         prompts=[],
@@ -81,7 +82,7 @@ def make_lessons(folder: Path, cache: Path, *, dtype: str = "float32", blocks: i
     ids = torch.randint(1, 257, (blocks + 4, CONTEXT), generator=torch.Generator().manual_seed(0))
     head = models.head_of(models.load(folder)).weight.clone()
     teacher = Teacher(
-        source=models.ModelSource(folder=folder, digest="d"),
+        source=sources.ModelSource(folder=folder, digest="d"),
         head=head.to(getattr(torch, dtype)),
         kept=None,
         dtype=dtype,
@@ -245,7 +246,7 @@ def test_dense_states_are_computed_once(
 def test_generated_text_is_seeded_and_starts_from_its_prompts(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
-    source = models.ModelSource(folder=tiny_folder, digest="d")
+    source = sources.ModelSource(folder=tiny_folder, digest="d")
     prompts = torch.randint(1, 257, (3, 4), generator=torch.Generator().manual_seed(0))
 
     def sample(seed: int, cache: str) -> torch.Tensor:
@@ -457,7 +458,7 @@ def check_exported(folder: Path, dense: Path, run: Any, expected: float) -> None
     tokenizer = models.load_tokenizer(dense)
     corpus = load_corpus(data, tokenizer, seed=0)
     inputs = Inputs(
-        source=models.ModelSource(folder=dense, digest=run.data.tags["prune_exp.model_digest"]),
+        source=sources.ModelSource(folder=dense, digest=run.data.tags["prune_exp.model_digest"]),
         tokenizer=tokenizer,
         corpus=corpus,
         prompts=[],

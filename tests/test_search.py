@@ -14,7 +14,7 @@ from conftest import command, runs_in
 
 from prune_exp import study as studies
 from prune_exp.app import check_numbers
-from prune_exp.records import metric_keys
+from prune_exp.metrics import metric_keys
 from prune_exp.settings import SearchSettings, SettingError
 from prune_exp.space import Interval, Space, read_space
 

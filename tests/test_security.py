@@ -15,16 +15,9 @@ from hypothesis import strategies as st
 from tracked_sweep import Store
 
 from prune_exp.checks import check
-from prune_exp.settings import (
-    ModelSettings,
-    SettingError,
-    Settings,
-    TrackingSettings,
-    flatten,
-    redact,
-    redact_override,
-    unflatten,
-)
+from prune_exp.params import flatten, unflatten
+from prune_exp.redaction import redact, redact_override
+from prune_exp.settings import ModelSettings, SettingError, Settings, TrackingSettings
 
 PASSWORD = "hunter2"
 SNITCH = "from pathlib import Path\nPath({target!r}).write_text('ran')\nclass Evil: pass\n"
@@ -196,7 +189,7 @@ class Bomb:
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
-    from prune_exp.models import locate
+    from prune_exp.sources import locate
 
     folder, target = tmp_path / "model", tmp_path / "ran"
     make_tiny("llama").save_pretrained(folder)

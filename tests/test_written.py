@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import command, make_fallback_tokenizer, make_tiny, make_tokenizer, runs_in
 
-from prune_exp import generation, models
+from prune_exp import generation, models, sources
 from prune_exp.checks import check
 from prune_exp.generation import IDS, generate
 from prune_exp.inputs import check_points, prepare
@@ -87,7 +87,7 @@ def test_what_judges_is_the_files_and_nothing_else_of_it_is_read(
 def test_a_killed_generation_goes_on_to_the_same_text(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = models.ModelSource(folder=tiny_folder, digest="d")
+    source = sources.ModelSource(folder=tiny_folder, digest="d")
     prompts = torch.randint(1, 257, (7, 2), generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(generation, "BATCH", 3)
 

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,13 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-
 import prune_exp
 from prune_exp.cache import digest_of
-from prune_exp.errors import explain
 from prune_exp.inputs import prepare
-from prune_exp.settings import SettingError, Settings
+from prune_exp.settings import Settings
+from prune_exp.start import command_line
 
 from . import ours, peer
 from .methods import OURS, PEERS
@@ -133,19 +129,12 @@ def compare(
 
 def main() -> None:
     """Prints a table and its verdicts for every size; exit code 130 when interrupted."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     given = arguments()
     sizes, names = given.size or list(SIZES), given.only or [*PEERS, *OURS]
     how = {"speed": given.speed, "again": given.again}
     base = [*BASE, *given.overrides]
-    try:
+    with command_line("compare", kept="; finished rows are kept"):
         found = compare(ours.settings_from(base), base, sizes, names, **how)
-    except KeyboardInterrupt:
-        print("compare: interrupted; finished rows are kept", file=sys.stderr)
-        sys.exit(130)
-    except (SettingError, HydraException) as error:
-        print(f"compare: error: {explain(error)}", file=sys.stderr)
-        sys.exit(1)
     for size, rows in found.items():
         print(f"\n## {100 * size:g} % removed\n\n{table(rows)}\n")
         for sentence in verdicts(rows):

@@ -1,0 +1,110 @@
+"""Where the dense model comes from: a package, a hub, a folder."""
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from prune_exp.assembly import from_state
+from prune_exp.cache import cached_folder, digest_of, file_sha256
+from prune_exp.models import read_config, save
+from prune_exp.packaged import package_file, package_parts
+from prune_exp.settings import ModelSettings, SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where the dense model lies, and what identifies its weights."""
+
+    folder: Path
+    digest: str
+
+
+def locate(settings: ModelSettings, cache_dir: Path) -> ModelSource:
+    """Finds the dense checkpoint, converting it once when it comes in another format.
+
+    Raises:
+        SettingError: the model is missing or cannot be used.
+    """
+    if settings.package is not None:
+        folder = _from_package(settings.package, cache_dir)
+    elif settings.hub_id is not None:
+        folder = _from_hub(settings.hub_id, str(settings.revision))
+    else:
+        folder = Path(str(settings.path)).expanduser().absolute()
+    config = read_config(folder)
+    return ModelSource(folder=folder, digest=digest_of(config, _weights_digest(folder, cache_dir)))
+
+
+def _weights_digest(folder: Path, cache_dir: Path) -> list[str]:
+    """sha256 of every weights file, remembered by path, size and time of change."""
+    digests = []
+    for path in sorted(folder.glob("*.safetensors")):
+        stat = path.stat()
+        key = digest_of(str(path), stat.st_size, stat.st_mtime_ns)
+        note = cache_dir / "digests" / key
+        if not note.is_file():
+            note.parent.mkdir(parents=True, exist_ok=True)
+            partial = note.with_suffix(f".{os.getpid()}")
+            partial.write_text(file_sha256(path), encoding="ascii")
+            os.replace(partial, note)
+        digests.append(note.read_text(encoding="ascii"))
+    return digests
+
+
+def _from_package(package: str, cache_dir: Path) -> Path:
+    parts = package_parts(package) or [package_file(package, ".gguf", setting="model.package")]
+    size = sum(one.stat().st_size for one in parts)
+    target = cache_dir / "models" / f"{package}-{version(package)}-{size}"
+    return cached_folder(target, lambda folder: _convert_parts(parts, folder))
+
+
+def _convert_parts(parts: list[Path], folder: Path) -> None:
+    """Converts a GGUF file, put together first when it comes in several parts."""
+    if len(parts) == 1:
+        _convert_gguf(parts[0], folder)
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        whole = Path(scratch) / "model.gguf"
+        with whole.open("wb") as out:
+            for one in parts:
+                with one.open("rb") as piece:
+                    shutil.copyfileobj(piece, out)
+        _convert_gguf(whole, folder)
+
+
+def _from_hub(hub_id: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingError(f"model.hub_id={hub_id} at {revision} cannot be had: {first}") from None
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    """Writes a stock fp32 checkpoint from a quantized GGUF file.
+
+    The loader marks the model as quantized, which forbids saving it, so the weights move into a
+    plain model built from the same config.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+    )
+    plain = loaded.config.to_dict()
+    plain.pop("quantization_config", None)
+    plain.pop("_name_or_path", None)
+    config = AutoConfig.for_model(**plain)
+    model = from_state(config, loaded.state_dict(), loaded)
+    model.generation_config = loaded.generation_config
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False
+    )
+    save(model, tokenizer, folder)
