@@ -51,10 +51,11 @@ class Lifecycle(Callback):
     ) -> dict[int, dict[str, float]] | None:
         """Ends runs that a killed driver left open; returns metrics of the finished ones."""
         from prune_exp import tracking
+        from prune_exp.reaping import reap
 
         del config
         with _Refusals():
-            tracking.reap(settings_of(first).tracking)
+            reap(settings_of(first).tracking)
             return tracking.finished_metrics(parent)
 
     def on_sweep_planned(
@@ -68,12 +69,13 @@ class Lifecycle(Callback):
     ) -> str | None:
         """Opens the sweep's run, an earlier one when the study goes on; returns its id."""
         from prune_exp import tracking
+        from prune_exp.reaping import reap
 
         with _Refusals():
             settings = settings_of(first)
             self.swept = list(space)
             given = config.hydra.overrides
-            tracking.reap(settings.tracking)
+            reap(settings.tracking)
             self.parent_run_id = tracking.start_sweep(
                 settings,
                 Path(config.hydra.sweep.dir).absolute(),
@@ -86,7 +88,7 @@ class Lifecycle(Callback):
 
     def on_trials_lost(self, config: Any, numbers: list[int], reason: str) -> None:
         """Ends the runs of trials whose launcher broke down."""
-        from prune_exp.tracking import lose_trials
+        from prune_exp.reaping import lose_trials
 
         del config
         self.lost += len(numbers)
@@ -97,13 +99,14 @@ class Lifecycle(Callback):
         """Opens the trial's run; a single trial is checked first."""
         from prune_exp import tracking
         from prune_exp.inputs import prepare
+        from prune_exp.reaping import reap
 
         del kwargs
         with _Refusals():
             settings = settings_of(config, checked=True)
             if self.parent_run_id is None:
                 prepare(settings)
-                tracking.reap(settings.tracking)
+                reap(settings.tracking)
             number = config.hydra.job.get("num") if self.parent_run_id else 0
             folder = Path(config.hydra.runtime.output_dir)
             redact_files(folder / ".hydra")

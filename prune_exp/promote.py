@@ -24,8 +24,8 @@ from prune_exp.gates import GATES, Verdict, asked_by_default, judge
 from prune_exp.redaction import redact
 from prune_exp.registry import ensure_version
 from prune_exp.settings import SettingError, TrackingSettings
+from prune_exp.store import use_store
 from prune_exp.tracked import MODEL_URI, PREFIX, store_uri
-from prune_exp.tracking import use_store
 
 LOCK_TIMEOUT_S = 60
 

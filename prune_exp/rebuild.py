@@ -15,8 +15,8 @@ from prune_exp.params import unflatten
 from prune_exp.pruner import rebuild_model
 from prune_exp.records import PruningPlan
 from prune_exp.settings import SettingError, Settings
+from prune_exp.store import use_store
 from prune_exp.tracked import PREFIX, TrackedTrial, read_plan, read_trials
-from prune_exp.tracking import use_store
 
 DECISIVE = ("torch", "transformers", "prune-exp")
 """Packages whose version may change the last bits of a weight."""

@@ -19,8 +19,8 @@ from prune_exp.document.note import NOTE, note
 from prune_exp.insights import conclusion, insights
 from prune_exp.plots.gallery import PLOTS, draw
 from prune_exp.settings import SettingError
+from prune_exp.store import use_store
 from prune_exp.tracked import Choice, TrackedTrial, read_run
-from prune_exp.tracking import use_store
 
 PAGES = ("report.md", "report.html", "report.json")
 

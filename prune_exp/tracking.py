@@ -1,8 +1,6 @@
 """MLflow runs: one parent a sweep, one nested run a trial, everything a trial found logged."""
 
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,89 +10,14 @@ from prune_exp.metrics import metrics
 from prune_exp.naming import remembered
 from prune_exp.packaged import installed_version
 from prune_exp.params import flatten
+from prune_exp.reaping import process_tags
 from prune_exp.records import TrialResult
 from prune_exp.redaction import redact
-from prune_exp.settings import SettingError, Settings, TrackingSettings
-from prune_exp.tracked import INTERRUPTED, OVERRIDES, PREFIX, read_trials, store_uri
+from prune_exp.settings import Settings
+from prune_exp.store import open_store
+from prune_exp.tracked import OVERRIDES, PREFIX, read_trials
 
-ANSWER_TIMEOUT_S = 5
 INPUT_ATTEMPTS = 5
-EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": "Pruned language models against their dense ones. Every sweep is a run"
-    " with its trials below it, a note and a report (artifact report.html).",
-}
-"""What the experiment's page says; the kind tells MLflow that models are developed here."""
-
-
-def open_store(tracking: TrackingSettings) -> str:
-    """Makes sure the store and the experiment exist; returns the experiment's id.
-
-    A database that several processes create at once breaks for good, hence the lock.
-
-    Raises:
-        SettingError: the folder is not writable, or the server does not answer.
-    """
-    import mlflow
-    from filelock import FileLock
-
-    uri = store_uri(tracking)
-    mlflow.set_tracking_uri(uri)
-    if uri.startswith("http"):
-        _check_answers(uri)
-        return _experiment_id(tracking.experiment, None)
-    root = Path(tracking.root).expanduser().absolute()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".store.lock"):
-            (root / "artifacts").mkdir(exist_ok=True)
-            return _experiment_id(tracking.experiment, (root / "artifacts").as_uri())
-    except OSError as error:
-        raise SettingError(
-            f"tracking.root={tracking.root} cannot be written ({error.strerror or error}); give a"
-            " writable folder with tracking.root=DIR"
-        ) from None
-
-
-def use_store(tracking: TrackingSettings) -> None:
-    """Points MLflow at a store that exists; makes none.
-
-    Raises:
-        SettingError: there is no such store, or the server does not answer.
-    """
-    import mlflow
-
-    uri = store_uri(tracking)
-    if uri.startswith("http"):
-        _check_answers(uri)
-    file = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not file.is_file():
-        raise SettingError(
-            f"there is no store at {file}; run a sweep first, or say where it is with"
-            " tracking.root=DIR or tracking.uri=URI"
-        )
-    mlflow.set_tracking_uri(uri)
-
-
-def _check_answers(uri: str) -> None:
-    import requests
-
-    try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S).raise_for_status()
-    except requests.RequestException as error:
-        raise SettingError(
-            f"tracking.uri={redact(uri)} does not answer ({type(error).__name__}); start the server"
-            " or leave tracking.uri out to use the local store"
-        ) from None
-
-
-def _experiment_id(name: str, artifacts: str | None) -> str:
-    import mlflow
-
-    found = mlflow.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    return mlflow.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
 
 
 def start_sweep(
@@ -156,61 +79,6 @@ def start_trial(
     mlflow.log_params(flatten(settings))
 
 
-def process_tags() -> dict[str, str]:
-    """Which process a run belongs to, so that a later one can see whether it still lives."""
-    import socket
-
-    import psutil
-
-    started = psutil.Process().create_time()
-    return {f"{PREFIX}process": f"{socket.gethostname()} {os.getpid()} {started:.2f}"}
-
-
-def is_dead(process: str) -> bool:
-    """Whether the process of a run has gone; false for what another machine runs."""
-    import socket
-
-    import psutil
-
-    host, pid, started = process.split(" ")
-    if host != socket.gethostname():
-        return False
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1
-    except psutil.NoSuchProcess:
-        return True
-
-
-def reap(tracking: TrackingSettings) -> None:
-    """Marks runs as FAILED whose process was killed: nothing else would ever end them.
-
-    Raises:
-        SettingError: as `open_store` does.
-    """
-    from mlflow.tracking import MlflowClient
-
-    experiment_id, client = open_store(tracking), MlflowClient()
-    asked = "attributes.status = 'RUNNING'"
-    for run in client.search_runs([experiment_id], asked, max_results=1000):
-        process = run.data.tags.get(f"{PREFIX}process")
-        if process is not None and is_dead(process):
-            fail_run(run.info.run_id, "interrupted: the process was killed", interrupted=True)
-            folder = run.data.tags.get(f"{PREFIX}folder")
-            if folder and run.data.tags.get(f"{PREFIX}role") == "trial":
-                shutil.rmtree(Path(folder) / "model", ignore_errors=True)
-
-
-def fail_run(run_id: str, reason: str, *, interrupted: bool = False) -> None:
-    """Marks a run as FAILED from outside, with the reason in a tag."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient()
-    client.set_tag(run_id, f"{PREFIX}error", redact(reason)[:5000])
-    if interrupted:
-        client.set_tag(run_id, INTERRUPTED, "true")
-    client.set_terminated(run_id, "FAILED")
-
-
 def finished_metrics(root_run_id: str) -> dict[int, dict[str, float]]:
     """Metrics of a sweep's finished trials by number."""
     return {
@@ -218,13 +86,6 @@ def finished_metrics(root_run_id: str) -> dict[int, dict[str, float]]:
         for trial in read_trials(root_run_id)
         if trial.status == "FINISHED"
     }
-
-
-def lose_trials(root_run_id: str, numbers: list[int], reason: str) -> None:
-    """Marks the runs of trials as FAILED that a launcher lost."""
-    for trial in read_trials(root_run_id):
-        if trial.number in numbers and trial.status == "RUNNING":
-            fail_run(trial.run_id, reason)
 
 
 def environment_tags() -> dict[str, str]:

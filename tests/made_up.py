@@ -154,7 +154,7 @@ def store_sweep(root: Path, trials: list[TrackedTrial]) -> tuple[str, list[str]]
     import mlflow
 
     from prune_exp.settings import TrackingSettings
-    from prune_exp.tracking import open_store
+    from prune_exp.store import open_store
 
     experiment = open_store(TrackingSettings(root=str(root)))
     ids = []

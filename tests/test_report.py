@@ -38,8 +38,8 @@ from prune_exp.document.note import note
 from prune_exp.plots.gallery import PLOTS
 from prune_exp.report import make_report, report, to_json
 from prune_exp.settings import SettingError, TrackingSettings
+from prune_exp.store import use_store
 from prune_exp.tracked import PREFIX, Choice
-from prune_exp.tracking import use_store
 from prune_exp.wording import plain
 
 PICTURES = Path(tempfile.mkdtemp(prefix="prune_exp-pictures-"))
