@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -65,6 +66,18 @@ def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0, vocab: int = 
     config = AutoConfig.for_model(model_type, **sizes | EXTRA.get(model_type, {}))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval().requires_grad_(False)
+
+
+def count_loads(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[Path]:
+    """Folders of the models that a module has loaded since, a growing list."""
+    load, loads = module.load, []
+
+    def counted(folder: Path, **how: Any) -> Any:
+        loads.append(folder)
+        return load(folder, **how)
+
+    monkeypatch.setattr(module, "load", counted)
+    return loads
 
 
 def eager_serving(folder: Path, device: str = "cpu") -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import command, empty_plan, make_bpe_tokenizer, make_tiny, runs_in
+from conftest import command, count_loads, empty_plan, make_bpe_tokenizer, make_tiny, runs_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_search import start
@@ -227,11 +227,7 @@ def test_dense_states_are_computed_once(
 ) -> None:
     from prune_exp import teacher
 
-    lessons, loads = make_lessons(tiny_folder, tmp_path), []
-    load = teacher.load
-    monkeypatch.setattr(
-        teacher, "load", lambda folder, **how: loads.append(folder) or load(folder, **how)
-    )
+    lessons, loads = make_lessons(tiny_folder, tmp_path), count_loads(monkeypatch, teacher)
     first = lessons.teacher.states(lessons.training, [SHARD_BLOCKS + 1, 0])
     again = lessons.teacher.states(lessons.training, [SHARD_BLOCKS + 1, 0])
     assert len(loads) == 2, "one for each shard"

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import command, make_fallback_tokenizer, make_tiny, make_tokenizer, runs_in
+from conftest import (
+    command,
+    count_loads,
+    make_fallback_tokenizer,
+    make_tiny,
+    make_tokenizer,
+    runs_in,
+)
 
 from prune_exp import generation, models, sources
 from prune_exp.checks import check
@@ -32,19 +39,10 @@ def settings_for(folder: Path, text: Path, cache: Path, **data: Any) -> Settings
     return settings
 
 
-def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    loads: list[Any] = []
-    load = models.load
-    monkeypatch.setattr(
-        generation, "load", lambda folder, **how: loads.append(folder) or load(folder, **how)
-    )
-    return loads
-
-
 def test_blocks_are_seeded_kept_and_begin_with_ordinary_tokens(
     tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads = count_loads(monkeypatch)
+    loads = count_loads(monkeypatch, generation)
     settings = settings_for(tiny_folder, text_file, tmp_path / "a")
     first = prepare(settings).corpus
     assert first.calibration.ids.shape == (5, 24)
@@ -140,7 +138,7 @@ def test_blocks_of_a_model_that_wants_a_first_token_have_it(
 def test_nothing_is_written_while_a_sweep_is_checked(
     tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads = count_loads(monkeypatch)
+    loads = count_loads(monkeypatch, generation)
     settings = settings_for(tiny_folder, text_file, tmp_path)
     check_points([settings, replace(settings, sparsity=0.3)])
     assert not loads
