@@ -18,37 +18,17 @@ from prune_exp.cache import digest_of
 from prune_exp.comparison import SIDES, Measured, compare, latency_ratio
 from prune_exp.machine import available_threads, describe_machine, load_at_start
 from prune_exp.processes import ModelProcess
+from prune_exp.prompts import Prompts, batch_of, shapes_of
 from prune_exp.serving import servings
-from prune_exp.settings import BenchmarkSettings, SettingError
+from prune_exp.settings import BenchmarkSettings
 from prune_exp.speed import SpeedComparison
 from prune_exp.stopping import Pair, StopRule, collect
 
-Prompts = dict[str, list[list[int]]]
-"""Each side's prompts as its own tokens; the i-th of both are the same text."""
 Workers = dict[str, ModelProcess]
 Servings = dict[str, Serving]
 Answer = dict[str, Any]
 SETTLE_S = 0.01
 """GNU OpenMP's threads spin for some milliseconds after their work and then sleep."""
-
-
-def read_prompts(settings: BenchmarkSettings) -> list[str]:
-    """The test prompts.
-
-    Raises:
-        SettingError: no such file, or fewer prompts in it than asked for.
-    """
-    path = Path(settings.prompts_path or Path(__file__).with_name("prompts.txt")).expanduser()
-    if not path.is_file():
-        raise SettingError(f"benchmark.prompts_path={path} is not a file; give one prompt a line")
-    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    prompts = [prompt for prompt in prompts if prompt]
-    if len(prompts) < settings.prompts:
-        raise SettingError(
-            f"benchmark.prompts={settings.prompts} but {path.name} has {len(prompts)}; ask for"
-            " fewer or give a longer benchmark.prompts_path"
-        )
-    return prompts[: settings.prompts]
 
 
 def measure(
@@ -75,7 +55,7 @@ def measure(
     kept = {} if cache is None else {"dense": cache}
     with servings(checkpoints, prompts, settings, threads, kept, device) as served:
         measured = _measured(served, prompts, settings, cache)
-    return compare(measured, settings, _shapes(prompts, settings))
+    return compare(measured, settings, shapes_of(prompts, settings))
 
 
 def _measured(
@@ -272,36 +252,3 @@ def _keep(note: Path, answers: list[Answer]) -> None:
     partial_note = note.with_suffix(f".{os.getpid()}")
     partial_note.write_text(json.dumps(answers), encoding="ascii")
     os.replace(partial_note, note)
-
-
-def batch_of(prompts: list[list[int]], size: int, tokens: int | None) -> list[list[int]]:
-    """So many prompts of one length, so that no padding is measured.
-
-    Without a length they are cut to the shortest; to a given one, each is filled up with the
-    prompts after it.
-    """
-    if tokens is None:
-        length = min(len(prompt) for prompt in prompts)
-        return [prompts[i % len(prompts)][:length] for i in range(size)]
-    return [_filled(prompts, i % len(prompts), tokens) for i in range(size)]
-
-
-def _filled(prompts: list[list[int]], first: int, tokens: int) -> list[int]:
-    ids: list[int] = []
-    while len(ids) < tokens:
-        ids += prompts[first % len(prompts)]
-        first += 1
-    return ids[:tokens]
-
-
-def _shapes(prompts: Prompts, settings: BenchmarkSettings) -> dict[str, dict[str, tuple[int, int]]]:
-    """Each side's batches, and its warm-up request, as (sequences, prompt tokens) by label."""
-
-    def one(own: list[list[int]]) -> dict[str, tuple[int, int]]:
-        shapes = {"warm-up": (1, len(own[0]))} if settings.warmup_requests else {}
-        for label, shape in settings.batches.items():
-            ids = batch_of(own, *shape)
-            shapes[label] = len(ids), len(ids[0])
-        return shapes
-
-    return {side: one(prompts[side]) for side in SIDES}

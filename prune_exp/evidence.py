@@ -12,6 +12,7 @@ from prune_exp.corpus import TokenBlocks, load_corpus, load_reserved
 from prune_exp.device import device_of
 from prune_exp.paired import exp_mean_difference
 from prune_exp.params import unflatten
+from prune_exp.prompts import Prompts, read_prompts
 from prune_exp.quality import block_losses
 from prune_exp.recoding import reencoder
 from prune_exp.records import Interval
@@ -86,8 +87,8 @@ class Evidence:
         assert self.champion is not None
         folders = {"dense": self.champion.folder, "pruned": self.candidate.folder}
         settings = self.settings.benchmark
-        texts = benchmark.read_prompts(settings)
-        prompts: benchmark.Prompts = {}
+        texts = read_prompts(settings)
+        prompts: Prompts = {}
         for side, folder in folders.items():
             tokenizer = models.load_tokenizer(folder)
             prompts[side] = [tokenizer(text)["input_ids"] for text in texts]

@@ -7,11 +7,11 @@ from typing import Any
 
 from prune_exp import models, sources
 from prune_exp.allocation import allocate
-from prune_exp.benchmark import read_prompts
 from prune_exp.cache import digest_of
 from prune_exp.corpus import Corpus, load_corpus
 from prune_exp.device import device_of
 from prune_exp.masks import check_masks
+from prune_exp.prompts import read_prompts
 from prune_exp.records import ModelShape
 from prune_exp.serving import check_serving, longest
 from prune_exp.settings import BenchmarkSettings, SettingError, Settings

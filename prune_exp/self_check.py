@@ -69,15 +69,16 @@ def measure_itself(settings: Settings) -> SpeedComparison:
     """The dense model on both sides, measured as `trial` does it."""
     from prune_exp import benchmark, models, sources
     from prune_exp.device import device_of
+    from prune_exp.prompts import Prompts, read_prompts
     from prune_exp.serving import check_serving, longest
 
     folder = sources.locate(settings.model, Path(settings.cache_dir).expanduser()).folder
     tokenizer = models.load_tokenizer(folder)
-    texts = benchmark.read_prompts(settings.benchmark)
+    texts = read_prompts(settings.benchmark)
     prompts = [tokenizer(text)["input_ids"] for text in texts]
     device, config = device_of(settings.device), models.skeleton(folder).config
     check_serving(settings.benchmark, config, longest(prompts, settings.benchmark), device)
-    both: benchmark.Prompts = dict.fromkeys(benchmark.SIDES, prompts)
+    both: Prompts = dict.fromkeys(benchmark.SIDES, prompts)
     return benchmark.measure(folder, folder, both, settings.benchmark, device=device)
 
 

@@ -9,6 +9,7 @@ from prune_exp import benchmark, quality
 from prune_exp.cache import digest_of
 from prune_exp.export import export
 from prune_exp.packaged import installed_version
+from prune_exp.prompts import Prompts
 from prune_exp.records import Interval
 
 from .rows import Missing, Row, row_of
@@ -67,7 +68,7 @@ def _speedup(task: Task, model: Any) -> Interval:
     ids = [inputs.tokenizer(text)["input_ids"] for text in inputs.prompts]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = export(model, inputs.tokenizer, Path(folder) / "model")
-        prompts: benchmark.Prompts = dict.fromkeys(benchmark.SIDES, ids)
+        prompts: Prompts = dict.fromkeys(benchmark.SIDES, ids)
         found = benchmark.measure(
             inputs.source.folder, checkpoint, prompts, task.settings.benchmark
         )
