@@ -10,7 +10,7 @@ import pytest
 from tracked_sweep import Store
 
 pytestmark = pytest.mark.slow
-ALLOWED = {".safetensors", ".json", ".md", ".txt", ".yaml", ".jinja", ""}
+ALLOWED = {".safetensors", ".json", ".md", ".txt", ".yaml", ".jinja", ".sig", ""}
 LOAD = """
 import sys, mlflow
 mlflow.set_tracking_uri(sys.argv[1])
