@@ -144,7 +144,7 @@ def asked_by_default(limits: LimitSettings) -> list[str]:
 
 
 def judge(case: Evidence, names: list[str]) -> list[Verdict]:
-    """Every named gate's verdict; files that are not the trial's are not looked into further."""
+    """Every named gate's verdict; files that fail one of `TRUST` are not looked into further."""
     verdicts: list[Verdict] = []
     unfit = "the stored model is not only data" if foreign_parts(case.candidate.folder) else ""
     for name in (name for name in GATES if name in names):
