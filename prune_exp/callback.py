@@ -14,6 +14,7 @@ from prune_exp.errors import explain
 from prune_exp.naming import sweep_name, trial_name
 from prune_exp.redaction import redact_files
 from prune_exp.settings import Settings
+from prune_exp.signing import check_signing_key
 
 OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
 
@@ -44,7 +45,10 @@ class Lifecycle(Callback):
 
         del config
         with _Refusals():
-            check_points([settings_of(point, checked=True) for point in points])
+            settings = [settings_of(point, checked=True) for point in points]
+            for tracking in {repr(one.tracking): one.tracking for one in settings}.values():
+                check_signing_key(tracking)
+            check_points(settings)
 
     def on_study_resumed(
         self, config: Any, first: Any, parent: str
@@ -73,6 +77,7 @@ class Lifecycle(Callback):
 
         with _Refusals():
             settings = settings_of(first)
+            check_signing_key(settings.tracking)
             self.swept = list(space)
             given = config.hydra.overrides
             reap(settings.tracking)
@@ -104,6 +109,8 @@ class Lifecycle(Callback):
         del kwargs
         with _Refusals():
             settings = settings_of(config, checked=True)
+            if self.parent_run_id is None or settings.tracking.log_models == "all":
+                check_signing_key(settings.tracking)  # elsewhere only the driver has to have it
             if self.parent_run_id is None:
                 prepare(settings)
                 reap(settings.tracking)

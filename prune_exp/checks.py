@@ -30,7 +30,6 @@ from prune_exp.settings import (
     SettingError,
     Settings,
 )
-from prune_exp.signing import check_signing_key
 
 
 def from_config(config: Any) -> Settings:
@@ -100,8 +99,6 @@ def check(settings: Settings) -> None:
         one_of(f"search.objectives: {metric}", direction, DIRECTIONS)
     one_of("tracking.best", settings.tracking.best, BEST_RULES)
     one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
-    if settings.tracking.signing_key is not None:
-        check_signing_key(settings.tracking.signing_key)
     _check_recovery(settings.recovery, settings.pruning.method)
 
 

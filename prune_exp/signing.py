@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune_exp.settings import SettingError
+from prune_exp.settings import SettingError, TrackingSettings
 
 if TYPE_CHECKING:
     from model_signing.signing import Config
@@ -18,13 +18,14 @@ NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
 NEW_PUBLIC_KEY = "openssl ec -in key.pem -pubout -out key.pub"
 
 
-def check_signing_key(private_key: str) -> None:
-    """Says before a sweep what would fail only when its model is stored.
+def check_signing_key(tracking: TrackingSettings) -> None:
+    """Says before a sweep, where it signs, what would fail only when its model is stored.
 
     Raises:
         SettingError: the package is missing, or the key cannot be used.
     """
-    _signer(private_key)
+    if tracking.signing_key is not None and tracking.log_models != "none":
+        _signer(tracking.signing_key)
 
 
 def sign(folder: Path, private_key: str, signature: Path) -> None:

@@ -3,12 +3,17 @@
 import json
 from pathlib import Path
 
+import hydra
 import pytest
 from conftest import command, small_trial
 from keys import write_keys
+from omegaconf import DictConfig, OmegaConf
 
-from prune_exp.settings import SettingError
+from prune_exp.callback import Lifecycle
+from prune_exp.errors import conf_dir
+from prune_exp.settings import SettingError, Settings, TrackingSettings, store_schema
 from prune_exp.signing import PASSWORD, check_signing_key, fault, sign
+from prune_exp.sweeper import register
 
 
 @pytest.fixture
@@ -77,10 +82,10 @@ def test_an_encrypted_key_needs_its_password(
     private = str(write_keys(tmp_path, password="hush"))
     monkeypatch.delenv(PASSWORD, raising=False)
     with pytest.raises(SettingError, match=PASSWORD):
-        check_signing_key(private)
+        check_signing_key(TrackingSettings(signing_key=private))
     monkeypatch.setenv(PASSWORD, "wrong")
     with pytest.raises(SettingError, match=r"tracking\.signing_key"):
-        check_signing_key(private)
+        check_signing_key(TrackingSettings(signing_key=private))
     monkeypatch.setenv(PASSWORD, "hush")
     sign(model, private, tmp_path / "model.sig")
     assert fault(model, tmp_path / "model.sig", str(tmp_path / "key.pub")) is None
@@ -92,7 +97,7 @@ def test_keys_that_cannot_sign_are_refused_by_name(model: Path, tmp_path: Path) 
     private = write_keys(tmp_path, "edwards", key=ed25519.Ed25519PrivateKey.generate())
     for given in (private, model / "config.json", tmp_path / "none", tmp_path / "edwards.pub"):
         with pytest.raises(SettingError, match="openssl ecparam") as refused:
-            check_signing_key(str(given))
+            check_signing_key(TrackingSettings(signing_key=str(given)))
         assert str(given) in str(refused.value)
         assert "\n" not in str(refused.value)
     with pytest.raises(SettingError, match=r"limits\.public_key"):
@@ -108,3 +113,35 @@ def test_a_key_that_cannot_sign_is_refused_before_anything_is_written(
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("prune_exp: error: tracking.signing_key=none.pem cannot be read")
     assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.parametrize(
+    ("log_models", "needed"), [("all", True), ("best", False), ("none", False)]
+)
+def test_only_who_signs_needs_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_models: str, needed: bool
+) -> None:
+    started: list[Settings] = []
+    monkeypatch.setattr(
+        "prune_exp.tracking.start_trial", lambda settings, *_, **__: started.append(settings)
+    )
+    lifecycle = Lifecycle()
+    lifecycle.parent_run_id = "the driver's"
+    config = composed(f"tracking.log_models={log_models}", "tracking.signing_key=none.pem")
+    config.hydra.runtime.output_dir = str(tmp_path)
+    if needed:
+        with pytest.raises(SystemExit):
+            lifecycle.on_job_start(config)
+    else:
+        lifecycle.on_job_start(config)
+    assert bool(started) is not needed
+
+
+def composed(*overrides: str) -> DictConfig:
+    store_schema()
+    register()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose("config", [*overrides, "hydra.job.num=1"], return_hydra_config=True)
+    OmegaConf.set_readonly(config, False)
+    OmegaConf.set_readonly(config.hydra, False)
+    return config

@@ -1,6 +1,7 @@
 """A document as one HTML file: pictures and style inside, no script, nothing fetched."""
 
 import base64
+import re
 from pathlib import Path
 
 from prune_exp.document.blocks import Document, Image, cleaned
@@ -22,6 +23,7 @@ def to_html(document: Document, pictures: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["bound"] = bound
     files = {
         block.file
         for section in document.sections
@@ -30,6 +32,11 @@ def to_html(document: Document, pictures: Path) -> str:
     }
     uris = {name: _data_uri(pictures / name) for name in sorted(files)}
     return environment.get_template(TEMPLATE).render(document=cleaned(document), pictures=uris)
+
+
+def bound(text: str) -> str:
+    """Keeps a number and its per cent sign on one line."""
+    return re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", text)
 
 
 def _data_uri(path: Path) -> str:
