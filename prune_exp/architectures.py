@@ -1,10 +1,9 @@
-"""Decoder families: where each keeps its parts, and how a part gets smaller.
+"""Decoder families: where each keeps its parts.
 
 The only file that knows attribute names. A family is a row of a table; what all have in common is
 written once. Weights are handled as [outputs, inputs] whatever the module stores.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -121,17 +120,6 @@ def set_matrix(linear: Any, weight: "torch.Tensor", bias: "torch.Tensor | None")
         linear.out_features, linear.in_features = weight.shape
 
 
-def keep_rows(linear: Any, index: "torch.Tensor") -> None:
-    """Keeps some outputs of a projection, in place."""
-    bias = None if linear.bias is None else linear.bias[index]
-    set_matrix(linear, matrix(linear)[index], bias)
-
-
-def keep_columns(linear: Any, index: "torch.Tensor") -> None:
-    """Keeps some inputs of a projection, in place."""
-    set_matrix(linear, matrix(linear)[:, index], linear.bias)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Heads:
     """Head counts of a block."""
@@ -222,59 +210,3 @@ def head_rows(block: Block) -> dict[str, "torch.Tensor"]:
         role: rows.square().sum(1).view(-1, heads.dim).sum(1)
         for role, rows in zip(("queries", "keys", "values"), parts, strict=True)
     }
-
-
-def keep_heads(block: Block, kept: Sequence[int]) -> None:
-    """Removes all query heads but `kept` from a block, in place.
-
-    A key/value head goes when no query head of its group is left; groups that stay must be equal
-    in size, or stock attention could not run the block.
-    """
-    import torch
-
-    heads, names = block.heads, block.family.qkv
-    assert block.family.free_heads
-    assert sorted(kept) == list(kept), kept
-    groups = sorted({head // heads.per_group for head in kept})
-    left = len(kept) // len(groups)
-    assert all(sum(head // heads.per_group == g for head in kept) == left for g in groups), kept
-    queries, keys = _slots(kept, heads.dim), _slots(groups, heads.dim)
-    if len(names) == 3:
-        for name, index in zip(names, (queries, keys, keys), strict=True):
-            keep_rows(part(block.module, name), index)
-    else:
-        first, second = heads.queries * heads.dim, (heads.queries + heads.groups) * heads.dim
-        rows = torch.cat([queries, first + keys, second + keys])
-        keep_rows(part(block.module, names[0]), rows)
-    keep_columns(block.heads_out, queries)
-    _recount(part(block.module, block.family.attention), len(kept), len(groups))
-
-
-def _recount(attention: Any, queries: int, groups: int) -> None:
-    """Tells an attention module its new head counts; some read them from the config as they run."""
-    import copy
-
-    attention.num_key_value_groups = queries // groups
-    attention.config = copy.copy(attention.config)
-    attention.config.num_attention_heads = queries
-    attention.config.num_key_value_heads = groups
-    if hasattr(attention, "num_key_value_heads"):
-        attention.num_key_value_heads = groups
-
-
-def keep_channels(block: Block, kept: Sequence[int]) -> None:
-    """Removes all MLP channels but `kept` from a block, in place."""
-    import torch
-
-    index, width = torch.tensor(kept, dtype=torch.long), block.width
-    rows = torch.cat([index + width * gate for gate in range(block.family.gates)])
-    for name in block.family.mlp_in:
-        keep_rows(part(block.module, name), rows)
-    keep_columns(block.mlp_out, index)
-
-
-def _slots(heads: Sequence[int], dim: int) -> "torch.Tensor":
-    import torch
-
-    starts = torch.tensor(heads, dtype=torch.long) * dim
-    return (starts[:, None] + torch.arange(dim)).flatten()

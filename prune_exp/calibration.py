@@ -12,13 +12,14 @@ from prune_exp.architectures import Block, blocks_of, channel_rows, head_rows, m
 from prune_exp.cache import cached_folder, digest_of
 from prune_exp.corpus import Corpus, token_frequency
 from prune_exp.device import cache_key
+from prune_exp.moments import INVERSE_DAMPING, Moments
 from prune_exp.streaming import LayerStream, watch
+from prune_exp.taylor import taylor
 
 if TYPE_CHECKING:
     import torch
 
 VERSION = 5
-INVERSE_DAMPING = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,7 @@ def _read_block(
 ) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
     """A block's row of the statistics, and its output [blocks, tokens, hidden]."""
     width, device = block.heads.queries * block.heads.dim, hidden.device
-    mlp, heads = _Moments(block.width, device), _Moments(width, device)
+    mlp, heads = Moments(block.width, device), Moments(width, device)
     with watch({block.mlp_out: mlp.add, block.heads_out: heads.add}, {}):
         output = stream.run(block, index, hidden)
     row = (
@@ -179,37 +180,6 @@ def _read_block(
         }
     )
     return row, output
-
-
-class _Moments:
-    """Running first and second moments of a feature vector."""
-
-    def __init__(self, size: int, device: Any) -> None:
-        import torch
-
-        self.count, self.total = 0, torch.zeros(size, device=device)
-        self.gram = torch.zeros(size, size, device=device)
-
-    def add(self, values: "torch.Tensor") -> None:
-        """Adds activations [1, tokens, size]."""
-        flat = values.flatten(0, -2)
-        self.count += flat.shape[0]
-        self.total += flat.sum(0)
-        self.gram.addmm_(flat.T, flat)
-
-    def summary(self, prefix: str) -> dict[str, "torch.Tensor"]:
-        """Mean, mean square and the diagonal of the damped inverse."""
-        import torch
-
-        moment = (self.gram / self.count).double()
-        square = moment.diagonal().clone()
-        moment.diagonal().add_(INVERSE_DAMPING * square.mean().clamp_min(1e-12))
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment)).diagonal()
-        return {
-            f"{prefix}_mean": self.total / self.count,
-            f"{prefix}_square": square.float(),
-            f"{prefix}_inverse": inverse.float(),
-        }
 
 
 def _per_head(summary: dict[str, "torch.Tensor"], dim: int) -> dict[str, "torch.Tensor"]:
@@ -233,42 +203,3 @@ def _distance(before: "torch.Tensor", after: "torch.Tensor") -> "torch.Tensor":
     import torch
 
     return 1 - torch.cosine_similarity(before, after, dim=-1).mean()
-
-
-def taylor(model: Any, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
-    """First-order effect on the loss of removing each unit (arXiv:1611.06440).
-
-    For every unit, the sum over a block's tokens of activation * gradient; its absolute value is
-    averaged over the blocks of ids [blocks, tokens].
-    """
-    import torch
-    from tqdm import tqdm
-
-    total: dict[str, torch.Tensor] = {}
-    for block in tqdm(ids.to(model.device), "gradients", unit="block"):
-        for name, value in _taylor_block(model, block[None]).items():
-            total[name] = total.get(name, 0) + value.abs() / len(ids)
-    return total
-
-
-def _taylor_block(model: Any, ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
-    import torch
-
-    seen: dict[str, list[torch.Tensor]] = {"mlp": [], "heads": []}
-    blocks = blocks_of(model)
-    inputs: dict[Any, Any] = {block.mlp_out: seen["mlp"].append for block in blocks}
-    inputs |= {block.heads_out: seen["heads"].append for block in blocks}
-    embedded = model.get_input_embeddings()(ids).detach().requires_grad_(True)
-    with torch.enable_grad(), watch(inputs, {}):
-        output = model(inputs_embeds=embedded, labels=ids, use_cache=False)
-        wanted = [*seen["mlp"], *seen["heads"], embedded, output.logits]
-        gradients = torch.autograd.grad(output.loss, wanted)
-    n, dim = len(blocks), blocks[0].heads.dim
-    products = [v.detach() * g for v, g in zip(wanted, gradients, strict=True)]
-    read, written = products.pop(-2), products.pop()
-    effects = [product.flatten(0, -2).sum(0) for product in products]
-    return {
-        "mlp_taylor": torch.stack(effects[:n]),
-        "heads_taylor": torch.stack([e.view(-1, dim).sum(1) for e in effects[n:]]),
-        "vocab_taylor": written.sum((0, 1)).index_add(0, ids[0], read[0].sum(-1)),
-    }

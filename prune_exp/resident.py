@@ -6,13 +6,13 @@ RESET_PEAK = "5"
 """What proc_pid_clear_refs(5) takes to set a process's peak back to its present size."""
 
 
-def memory_mib(field: str) -> float:
-    """A field of the accounting: VmRSS (now) or VmHWM (the peak).
+def memory_mib(field: str, process: str = "self") -> float:
+    """A field of a process's accounting: VmRSS (now) or VmHWM (the peak).
 
     Raises:
         RuntimeError: the kernel does not report it.
     """
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+    for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"the kernel does not report {field}")

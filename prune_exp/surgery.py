@@ -9,16 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prune_exp.architectures import (
-    Block,
-    Heads,
-    blocks_of,
-    keep_channels,
-    keep_heads,
-    matrix,
-    set_matrix,
-)
+from prune_exp.architectures import Block, Heads, blocks_of, matrix, set_matrix
 from prune_exp.assembly import keep_tokens, rebuild
+from prune_exp.cutting import keep_channels, keep_heads
 from prune_exp.records import PruningPlan
 from prune_exp.refit import solve
 from prune_exp.settings import PruningSettings

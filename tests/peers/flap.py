@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from prune_exp import surgery
-from prune_exp.architectures import Block, blocks_of, keep_channels, keep_heads, matrix
+from prune_exp.architectures import Block, blocks_of, matrix
 from prune_exp.assembly import from_state
 from prune_exp.calibration import Statistics
+from prune_exp.cutting import keep_channels, keep_heads
 from prune_exp.voters import VOTERS
 
 from .own import lowest, plan_of
