@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prune_exp.architectures import blocks_of, check_variant
 from prune_exp.records import ModelShape
 from prune_exp.settings import SettingError
+from prune_exp.wording import first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,17 +78,28 @@ def load(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> Any:
     """Loads a checkpoint for inference; its weights come from safetensors only.
 
     Code that comes with it is never run, and what refers to such code is forgotten.
+
+    Raises:
+        SettingError: weights are missing, which would otherwise be made up at random.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     with quiet():
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model: Any
+        model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             attn_implementation="sdpa",
             trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise SettingError(
+            f"the checkpoint in {folder} lacks {len(missing)} weights, among them {missing[0]}; use"
+            " a complete one"
         )
     vars(model.config).pop("auto_map", None)
     return model.to(device).eval().requires_grad_(False)
@@ -106,11 +118,21 @@ def skeleton(folder: Path) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Loads a checkpoint's tokenizer; remote code is never run."""
+    """Loads a checkpoint's tokenizer; remote code is never run.
+
+    Raises:
+        SettingError: it is missing or damaged.
+    """
     from transformers import AutoTokenizer
 
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # parsers in three languages, each with its own kinds
+        raise SettingError(
+            f"the tokenizer in {folder} cannot be read ({first_line(error)}); put the one that the"
+            " model came with there"
+        ) from None
     tokenizer.init_kwargs.pop("auto_map", None)
     return tokenizer
 

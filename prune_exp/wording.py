@@ -25,3 +25,9 @@ def clip(text: str, most: int) -> str:
 def one_line(text: str, most: int) -> str:
     """A text as `plain` has it, on one line of at most `most` characters."""
     return clip(" ".join(plain(text).split()), most)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's words, or its kind when it has none."""
+    lines = str(error).strip().splitlines()
+    return one_line(lines[0], 200) if lines else type(error).__name__
