@@ -86,8 +86,7 @@ def load(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> Any:
     from transformers import AutoModelForCausalLM
 
     with quiet():
-        model: Any
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
@@ -95,6 +94,7 @@ def load(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
+    model, found = loaded
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise SettingError(
