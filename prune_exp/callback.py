@@ -37,6 +37,8 @@ class Lifecycle(Callback):
             from prune_exp.space import swept_by
 
             space = swept_by(list(config.hydra.overrides.task))
+            with _Refusals():
+                check_signing_key(settings_of(config).tracking)
             self.on_sweep_planned(config, config, None, "none", 0, space)
 
     def on_sweep_checked(self, config: Any, points: list[Any]) -> None:
@@ -77,7 +79,6 @@ class Lifecycle(Callback):
 
         with _Refusals():
             settings = settings_of(first)
-            check_signing_key(settings.tracking)
             self.swept = list(space)
             given = config.hydra.overrides
             reap(settings.tracking)

@@ -6,11 +6,11 @@ from prune_exp.settings import SettingError, Settings
 def check_minima(settings: Settings) -> None:
     """Raises SettingError for a number that is too small."""
     for name, value, least in _minima(settings):
-        if value < least:
+        if value is not None and value < least:
             raise SettingError(f"{name}={value:g} is too small; use {name}={least:g} or more")
 
 
-def _minima(settings: Settings) -> list[tuple[str, float, float]]:
+def _minima(settings: Settings) -> list[tuple[str, float | None, float]]:
     data, benchmark, recovery = settings.data, settings.benchmark, settings.recovery
     return [
         ("data.context_tokens", data.context_tokens, 8),
@@ -23,7 +23,7 @@ def _minima(settings: Settings) -> list[tuple[str, float, float]]:
         ("pruning.elite", settings.pruning.elite, 1),
         ("pruning.width_multiple", settings.pruning.width_multiple, 1),
         ("pruning.refit_damping", settings.pruning.refit_damping, 1e-8),
-        ("recovery.minutes", 1 if recovery.minutes is None else recovery.minutes, 1e-3),
+        ("recovery.minutes", recovery.minutes, 1e-3),
         ("recovery.context_tokens", recovery.context_tokens, 16),
         ("recovery.batch_blocks", recovery.batch_blocks, 1),
         ("recovery.learning_rate", recovery.learning_rate, 1e-8),
@@ -39,21 +39,17 @@ def _minima(settings: Settings) -> list[tuple[str, float, float]]:
         ("benchmark.warmup_requests", benchmark.warmup_requests, 0),
         ("benchmark.max_rounds", benchmark.max_rounds, 1),
         ("benchmark.min_pairs", benchmark.min_pairs, 2),
-        ("benchmark.target_ci_pct", _or(benchmark.target_ci_pct, 1), 0.1),
-        ("benchmark.budget_s", _or(benchmark.budget_s, 1), 1),
+        ("benchmark.target_ci_pct", benchmark.target_ci_pct, 0.1),
+        ("benchmark.budget_s", benchmark.budget_s, 1),
         *(("benchmark.batch_sizes", size, 1) for size in benchmark.batch_sizes),
         *(("benchmark.prompt_tokens", length, 1) for length in benchmark.prompt_tokens),
         ("benchmark.batch_rounds", benchmark.batch_rounds, 2),
         ("benchmark.memory_rounds", benchmark.memory_rounds, 2),
-        ("benchmark.threads", benchmark.threads or 1, 1),
+        ("benchmark.threads", benchmark.threads or None, 1),
         ("benchmark.bootstrap_resamples", benchmark.bootstrap_resamples, 100),
         ("benchmark.timeout_s", benchmark.timeout_s, 1),
         ("search.n_trials", settings.search.n_trials, 1),
-        ("search.parallel", settings.search.parallel or 1, 1),
-        ("search.max_failures", settings.search.max_failures or 1, 1),
+        ("search.parallel", settings.search.parallel or None, 1),
+        ("search.max_failures", settings.search.max_failures or None, 1),
         ("quality.max_perplexity_ratio", settings.quality.max_perplexity_ratio, 1),
     ]
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value

@@ -37,38 +37,40 @@ def locate(settings: ModelSettings, cache_dir: Path) -> ModelSource:
     else:
         folder = Path(str(settings.path)).expanduser().absolute()
     config = read_config(folder)
-    _check_weights(folder)
     return ModelSource(folder=folder, digest=digest_of(config, _weights_digest(folder, cache_dir)))
 
 
-def _check_weights(folder: Path) -> None:
-    """Raises SettingError for weights files whose table of contents is not what they hold."""
-    from safetensors import safe_open
-
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "np"):
-                pass
-        except Exception as error:  # SafetensorError is no subclass of anything narrower
-            raise SettingError(
-                f"{path} is no whole safetensors file ({first_line(error)}); get it again"
-            ) from None
-
-
 def _weights_digest(folder: Path, cache_dir: Path) -> list[str]:
-    """sha256 of every weights file, remembered by path, size and time of change."""
+    """sha256 of every weights file, remembered by path, size and time of change.
+
+    A file is looked into before its digest is taken.
+    """
     digests = []
     for path in sorted(folder.glob("*.safetensors")):
         stat = path.stat()
         key = digest_of(str(path), stat.st_size, stat.st_mtime_ns)
         note = cache_dir / "digests" / key
         if not note.is_file():
+            _check_weights(path)
             note.parent.mkdir(parents=True, exist_ok=True)
             partial = note.with_suffix(f".{os.getpid()}")
             partial.write_text(file_sha256(path), encoding="ascii")
             os.replace(partial, note)
         digests.append(note.read_text(encoding="ascii"))
     return digests
+
+
+def _check_weights(path: Path) -> None:
+    """Raises SettingError for a weights file whose table of contents is not what it holds."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "np"):
+            pass
+    except Exception as error:  # SafetensorError is no subclass of anything narrower
+        raise SettingError(
+            f"{path} is no whole safetensors file ({first_line(error)}); get it again"
+        ) from None
 
 
 def _from_package(package: str, cache_dir: Path) -> Path:
