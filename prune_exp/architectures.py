@@ -20,6 +20,8 @@ class Family:
 
     blocks: str = "layers"
     """The blocks, relative to the base model."""
+    final_norm: str = "norm"
+    """What normalizes the last block's output, relative to the base model."""
     attention: str = "self_attn"
     heads_out: str = "self_attn.o_proj"
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -46,6 +48,7 @@ FAMILIES = {
     "phi3": Family(qkv=("self_attn.qkv_proj",), mlp_in=("mlp.gate_up_proj",), gates=2),
     "gpt2": Family(
         blocks="h",
+        final_norm="ln_f",
         attention="attn",
         heads_out="attn.c_proj",
         qkv=("attn.c_attn",),
@@ -56,6 +59,7 @@ FAMILIES = {
     ),
     "opt": Family(
         blocks="decoder.layers",
+        final_norm="decoder.final_layer_norm",
         heads_out="self_attn.out_proj",
         mlp_in=("fc1",),
         mlp_out="fc2",
@@ -63,6 +67,7 @@ FAMILIES = {
         free_heads=False,
     ),
     "gpt_neox": Family(
+        final_norm="final_layer_norm",
         attention="attention",
         heads_out="attention.dense",
         qkv=("attention.query_key_value",),
@@ -187,6 +192,11 @@ def blocks_of(model: Any) -> list[Block]:
     family, heads = FAMILIES[model.config.model_type], heads_of(model.config)
     modules = part(model.base_model, family.blocks)
     return [Block(module=one, family=family, heads=heads) for one in modules]
+
+
+def final_norm_of(model: Any) -> Any:
+    """Normalizes the last block's output [.., hidden] for the language-model head."""
+    return part(model.base_model, FAMILIES[model.config.model_type].final_norm)
 
 
 def channel_rows(block: Block) -> "torch.Tensor":

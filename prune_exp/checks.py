@@ -88,6 +88,11 @@ def check(settings: Settings) -> None:
     _check_sources(settings)
     one_of("data.calibration", settings.data.calibration, CALIBRATIONS)
     check_minima(settings)
+    if settings.pruning.rehearse and settings.data.calibration_blocks < 2:
+        raise SettingError(
+            "pruning.rehearse needs a block to refit on and one to judge by; use"
+            " data.calibration_blocks=2 or more"
+        )
     if settings.benchmark.enabled and not settings.benchmark.batch_sizes:
         raise SettingError("benchmark.batch_sizes is empty; try benchmark.batch_sizes=[8]")
     one_of("benchmark.turns", settings.benchmark.turns, TURNS)
@@ -163,6 +168,16 @@ def _check_pruning(pruning: PruningSettings) -> None:
         if not 0 <= getattr(pruning, name) <= 1:
             given = getattr(pruning, name)
             raise SettingError(f"pruning.{name}={given:g} is not in [0, 1]; try pruning.{name}=0.5")
+    for share in pruning.rehearse:
+        if not 0 <= share <= 1:
+            raise SettingError(
+                f"pruning.rehearse holds {share:g}, which is not in [0, 1]; try"
+                " pruning.rehearse=[0.35,0.65]"
+            )
+    if pruning.rehearse and not pruning.refit:
+        raise SettingError(
+            "pruning.rehearse judges plans after a refit; use pruning.refit=true or leave it out"
+        )
 
 
 def _check_runtime(benchmark: BenchmarkSettings) -> None:

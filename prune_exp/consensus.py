@@ -157,19 +157,25 @@ def make_plan(
     sparsity: float,
     vote_threshold: float,
     pruning: PruningSettings,
+    layers: tuple[int, ...] | None = None,
 ) -> PruningPlan:
-    """Turns scores by kind of unit into a plan. Layers go first; the others vote in those left."""
+    """Turns scores by kind of unit into a plan. Layers go first; the others vote in those left.
+
+    With `layers` it is those that go, whatever the vote on layers says.
+    """
     votes: dict[str, Votes] = {}
 
     def decide(kind: str, chosen: Scores, count: int, split: int = 1) -> "torch.Tensor":
         gone = condemn(chosen, count, vote_threshold, pruning.ballot)
+        if kind == "layers" and layers is not None:
+            gone = _mask(layers, shape.layers)
         if gone.any():
             ballot = count, vote_threshold, pruning.ballot
             votes[kind] = votes_on(kind, chosen, gone, ballot, split)
         return gone
 
-    layers = _places(decide("layers", scores["layers"], allocation.layers)[0])
-    stay = [i for i in range(shape.layers) if i not in layers]
+    removed = _places(decide("layers", scores["layers"], allocation.layers)[0])
+    stay = [i for i in range(shape.layers) if i not in removed]
     by_group = pruning.head_unit == "group"
     count = allocation.kv_groups if by_group else allocation.queries_per_group
     split = 1 if by_group else shape.kv_heads
@@ -185,7 +191,7 @@ def make_plan(
         vote_threshold=vote_threshold,
         ballot=pruning.ballot,
         allocation=allocation,
-        layers=layers,
+        layers=removed,
         heads=_indices(heads.view(len(stay), shape.query_heads), stay),
         channels=_indices(channels, stay),
         tokens=tokens,
@@ -205,6 +211,12 @@ def _rows(scores: Scores, layers: list[int], split: int) -> Scores:
 
 def _indices(mask: "torch.Tensor", layers: list[int]) -> dict[int, tuple[int, ...]]:
     return {layer: _places(row) for layer, row in zip(layers, mask, strict=True)}
+
+
+def _mask(places: tuple[int, ...], count: int) -> "torch.Tensor":
+    import torch
+
+    return torch.tensor([[i in places for i in range(count)]])
 
 
 def _places(row: "torch.Tensor") -> tuple[int, ...]:

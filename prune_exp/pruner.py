@@ -1,6 +1,6 @@
 """From a dense model to a pruned one, by the configured method."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prune_exp import masks, surgery
@@ -11,6 +11,7 @@ from prune_exp.corpus import retokenized
 from prune_exp.device import bfloat16_on
 from prune_exp.inputs import Inputs
 from prune_exp.records import PruningPlan
+from prune_exp.rehearsal import best_rehearsed, closest_run
 from prune_exp.settings import UNITS, Settings
 from prune_exp.stopwatch import Stopwatch
 from prune_exp.vocabulary import order_scores, read_vocabulary, trim
@@ -40,6 +41,9 @@ def prune_model(settings: Settings, inputs: Inputs, model: Any, watch: Stopwatch
         calibration = _calibrate(settings, inputs, model)
     with watch.phase("vote"):
         plan = vote(settings, inputs, calibration.statistics)
+    if settings.pruning.rehearse:
+        with watch.phase("rehearse"):
+            plan = _rehearse(settings, inputs, model, plan, calibration)
     with watch.phase("prune"):
         return _carry_out(settings, inputs, model, plan, calibration)
 
@@ -105,8 +109,30 @@ def _calibrate(settings: Settings, inputs: Inputs, model: Any) -> Calibration:
     )
 
 
-def vote(settings: Settings, inputs: Inputs, statistics: Statistics) -> PruningPlan:
-    """Scores every unit and lets the voters decide."""
+def _rehearse(
+    settings: Settings, inputs: Inputs, model: Any, voted: PruningPlan, calibration: Calibration
+) -> PruningPlan:
+    """The best of the voted plan, and of others at each depth share that is to be rehearsed."""
+    plans = {voted.layers: voted}
+    for share in (settings.pruning.depth_share, *settings.pruning.rehearse):
+        pruning = replace(settings.pruning, depth_share=share)
+        chosen = replace(settings, pruning=pruning)
+        plan = vote(chosen, inputs, calibration.statistics)
+        plans.setdefault(plan.layers, plan)
+        run = closest_run(calibration.states, inputs.shape.layers, plan.allocation.layers)
+        if run not in plans:
+            plans[run] = vote(chosen, inputs, calibration.statistics, run)
+    ids = inputs.corpus.calibration.ids
+    return best_rehearsed(model, list(plans.values()), ids, calibration.states, settings.pruning)
+
+
+def vote(
+    settings: Settings,
+    inputs: Inputs,
+    statistics: Statistics,
+    layers: tuple[int, ...] | None = None,
+) -> PruningPlan:
+    """Scores every unit and lets the voters decide, but not on `layers` where those are given."""
     pruning, shape = settings.pruning, inputs.shape
     allocation = allocate(shape, settings.sparsity, pruning)
     kinds = [kind for kind in UNITS if kind != "vocab" or allocation.tokens]
@@ -129,6 +155,7 @@ def vote(settings: Settings, inputs: Inputs, statistics: Statistics) -> PruningP
         sparsity=settings.sparsity,
         vote_threshold=settings.vote_threshold,
         pruning=pruning,
+        layers=layers,
     )
 
 

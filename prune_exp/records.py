@@ -70,6 +70,18 @@ class Votes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """A plan that was tried on a few blocks of text."""
+
+    layers: tuple[int, ...]
+    """Layers it removes whole."""
+    channels: int
+    """MLP channels it removes in each of the others."""
+    loss_nats: float
+    """Mean loss per token after the short refit, in nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruningPlan:
     """Which units go. Indices are those of the dense model."""
 
@@ -93,6 +105,8 @@ class PruningPlan:
     """Mean rank correlation of every two voters, by kind of unit."""
     votes: dict[str, Votes] = field(default_factory=dict)
     """Who nominated what was removed, by kind of unit; kinds that lost nothing are not in it."""
+    rehearsed: tuple[Rehearsed, ...] = ()
+    """What was tried before this plan was chosen; empty when the vote decided alone."""
 
     @property
     def changes_blocks(self) -> bool:
@@ -116,6 +130,7 @@ class PruningPlan:
                 "voters": {k: tuple(v) for k, v in data["voters"].items()},
                 "tokens": tuple(data["tokens"]),
                 "votes": {k: _votes(v) for k, v in data.get("votes", {}).items()},
+                "rehearsed": tuple(_rehearsed(one) for one in data.get("rehearsed", ())),
             }
         )
 
@@ -125,6 +140,10 @@ def _votes(data: dict[str, Any]) -> Votes:
         depth=tuple(data["depth"]),
         nominated={voter: tuple(shares) for voter, shares in data["nominated"].items()},
     )
+
+
+def _rehearsed(data: dict[str, Any]) -> Rehearsed:
+    return Rehearsed(**{**data, "layers": tuple(data["layers"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,9 +96,14 @@ class PruningSettings:
     """Re-solve the weights that read the removed units by least squares."""
     refit_damping: float = 3e-2
     """Ridge towards the original weights, as a share of the mean diagonal of the Gram matrix."""
-    refit_towards_dense: float = 0.1
-    """Share, in [0, 1], of the refit's target that is the dense model's residual stream; the rest
-    is what the untouched block makes of the pruned model's stream."""
+    refit_towards_dense: float = 0.4
+    """Share, in [0, 1], of the refit's target that is the dense model's residual stream, times the
+    share of the MLP channels that stay; the rest is what the untouched block makes of the pruned
+    model's stream. Less calibration text asks for less."""
+    rehearse: list[float] = field(default_factory=list)
+    """Depth shares to rehearse besides `depth_share`: each with the layers voted out and with the
+    run of layers that changes the residual stream least. The plan whose refit on a few blocks
+    has the least loss on a few others is carried out. Empty: the vote decides alone."""
     refit_dtype: str = "auto"
     """Precision of the forward passes that the refit needs: float32, bfloat16, or auto, which is
     bfloat16 where the processor computes in it. Calibration and least squares stay in float32 and
