@@ -31,6 +31,7 @@ def _voter(*names: str, **more: str) -> Ours:
 LAYERS = "layers judged by similarity, since it abstains"
 OURS: dict[str, Ours] = {
     "consensus": Ours(overrides=("pruning=consensus",), note="five voters, refit"),
+    "best": Ours(overrides=("pruning=best",), note="tokens too, plans rehearsed, refit"),
     "vocab": Ours(overrides=("pruning=vocab",), note="tokens too, refit"),
     "voter-gradient": _voter("gradient", "similarity", note=LAYERS),
     "voter-wanda": _voter("wanda"),
