@@ -152,6 +152,10 @@ def _procedure(settings: Settings, trial: TrackedTrial, plan: PruningPlan | None
             f" channels; {gone.tokens} tokens; {plan.weights_zeroed} weights set to zero"
             " (plan.json has the indices)",
         )
+        if plan.rehearsed:
+            lines.insert(
+                2, f"chosen from {len(plan.rehearsed)} plans by the loss after a short refit"
+            )
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -1,32 +1,26 @@
 """Refuses settings that cannot work: what was given, what is allowed, what to type."""
 
-import re
-from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from prune_exp.allowed import check_name, one_of, open_interval
 from prune_exp.minima import check_minima
+from prune_exp.pruning_checks import check_pruning
 from prune_exp.settings import (
     BACKENDS,
-    BALLOTS,
     BEST_RULES,
     CALIBRATIONS,
     DEVICES,
     DIRECTIONS,
-    HEAD_UNITS,
     LOG_MODELS,
-    METHODS,
     RECOVERIES,
     RECOVERY_DTYPES,
     RECOVERY_TEXTS,
-    REFIT_DTYPES,
     RUNTIME_CACHES,
     RUNTIME_DTYPES,
     SAMPLERS,
     TURNS,
-    UNITS,
     BenchmarkSettings,
-    PruningSettings,
     RecoverySettings,
     SettingError,
     Settings,
@@ -74,25 +68,20 @@ def check(settings: Settings) -> None:
         SettingError: says what was given, what is allowed and what to type.
     """
     check_known(settings)
-    _open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
+    open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
     if not 0 < settings.vote_threshold <= 1:
         raise SettingError(
             f"vote_threshold={settings.vote_threshold:g} is not in (0, 1]: it is the share"
             " of voters that must agree; try vote_threshold=0.5"
         )
     one_of("device", settings.device, DEVICES)
-    _check_pruning(settings.pruning)
+    check_pruning(settings.pruning, settings.data.calibration_blocks)
     check_name("model.name", settings.model.name)
     if settings.tracking.registered_model is not None:
         check_name("tracking.registered_model", settings.tracking.registered_model)
     _check_sources(settings)
     one_of("data.calibration", settings.data.calibration, CALIBRATIONS)
     check_minima(settings)
-    if settings.pruning.rehearse and settings.data.calibration_blocks < 2:
-        raise SettingError(
-            "pruning.rehearse needs a block to refit on and one to judge by; use"
-            " data.calibration_blocks=2 or more"
-        )
     if settings.benchmark.enabled and not settings.benchmark.batch_sizes:
         raise SettingError("benchmark.batch_sizes is empty; try benchmark.batch_sizes=[8]")
     one_of("benchmark.turns", settings.benchmark.turns, TURNS)
@@ -114,70 +103,6 @@ def check_known(settings: Any, prefix: str = "") -> None:
             raise SettingError(f"{prefix}{name} is not a setting; take it out")
         if is_dataclass(value):
             check_known(value, f"{prefix}{name}.")
-
-
-def check_name(setting: str, value: str) -> None:
-    """Raises SettingError unless a name is safe in registries, queries and paths."""
-    if not re.fullmatch(r"\w[\w. -]{0,99}", value):
-        raise SettingError(
-            f"{setting}={value} is no name: letters, digits, dots, dashes, underscores and spaces,"
-            " at most 100"
-        )
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raises SettingError with the valid names, the nearest first, unless `value` is one."""
-    if value not in allowed:
-        raise SettingError(unknown(name, value, allowed))
-
-
-def unknown(name: str, value: str, allowed: Sequence[str]) -> str:
-    """Says that a value is not one of the allowed ones, and which is nearest."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(value, allowed, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{name}={value} is unknown; use one of {', '.join(allowed)}{hint}"
-
-
-def _open_interval(name: str, value: float, *, example: str) -> None:
-    if not 0 < value < 1:
-        raise SettingError(
-            f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}"
-        )
-
-
-def _check_pruning(pruning: PruningSettings) -> None:
-    one_of("pruning.method", pruning.method, METHODS)
-    one_of("pruning.ballot", pruning.ballot, BALLOTS)
-    one_of("pruning.head_unit", pruning.head_unit, HEAD_UNITS)
-    one_of("pruning.refit_dtype", pruning.refit_dtype, REFIT_DTYPES)
-    for unit in pruning.units:
-        one_of("pruning.units", unit, UNITS)
-    if not pruning.units:
-        raise SettingError(f"pruning.units is empty; name some of {', '.join(UNITS)}")
-    if not pruning.voters:
-        raise SettingError("pruning.voters is empty; try pruning.voters=[wanda,gradient]")
-    for name in (
-        "depth_share",
-        "heads_share",
-        "vocab_share",
-        "keep_share",
-        "refit_towards_dense",
-    ):
-        if not 0 <= getattr(pruning, name) <= 1:
-            given = getattr(pruning, name)
-            raise SettingError(f"pruning.{name}={given:g} is not in [0, 1]; try pruning.{name}=0.5")
-    for share in pruning.rehearse:
-        if not 0 <= share <= 1:
-            raise SettingError(
-                f"pruning.rehearse holds {share:g}, which is not in [0, 1]; try"
-                " pruning.rehearse=[0.35,0.65]"
-            )
-    if pruning.rehearse and not pruning.refit:
-        raise SettingError(
-            "pruning.rehearse judges plans after a refit; use pruning.refit=true or leave it out"
-        )
 
 
 def _check_runtime(benchmark: BenchmarkSettings) -> None:

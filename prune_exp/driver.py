@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_exp import study as studies
-from prune_exp.checks import unknown
+from prune_exp.allowed import unknown
 from prune_exp.front import line, print_front, write_plots
 from prune_exp.metrics import metric_keys
 from prune_exp.params import flatten

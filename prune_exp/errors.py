@@ -4,7 +4,7 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from prune_exp.checks import unknown
+from prune_exp.allowed import unknown
 from prune_exp.redaction import redact
 from prune_exp.settings import SettingError, Settings
 

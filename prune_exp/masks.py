@@ -7,8 +7,8 @@ their weights being one group; a weight is zeroed when k of N voters nominate it
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from prune_exp.allowed import one_of
 from prune_exp.architectures import blocks_of
-from prune_exp.checks import one_of
 from prune_exp.consensus import needed_votes
 from prune_exp.settings import PruningSettings, SettingError
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from prune_exp.allowed import one_of
 from prune_exp.cache import digest_of
 from prune_exp.candidates import (
     CHAMPION,
@@ -17,7 +18,6 @@ from prune_exp.candidates import (
     only_model,
     version_at,
 )
-from prune_exp.checks import one_of
 from prune_exp.commands import PromoteSettings, command
 from prune_exp.evidence import Evidence
 from prune_exp.gates import GATES, Verdict, asked_by_default, judge

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from prune_exp.allowed import check_name
 from prune_exp.cache import folder_sha256
 from prune_exp.card import summary, write_card
-from prune_exp.checks import check_name
 from prune_exp.models import load, load_tokenizer, quiet
 from prune_exp.settings import Settings
 from prune_exp.signing import SIGNATURE, sign

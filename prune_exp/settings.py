@@ -99,7 +99,7 @@ class PruningSettings:
     refit_towards_dense: float = 0.4
     """Share, in [0, 1], of the refit's target that is the dense model's residual stream, times the
     share of the MLP channels that stay; the rest is what the untouched block makes of the pruned
-    model's stream. Less calibration text asks for less."""
+    model's stream."""
     rehearse: list[float] = field(default_factory=list)
     """Depth shares to rehearse besides `depth_share`: each with the layers voted out and with the
     run of layers that changes the residual stream least. The plan whose refit on a few blocks

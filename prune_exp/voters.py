@@ -8,8 +8,8 @@ the whole model is one group.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from prune_exp.allowed import one_of
 from prune_exp.calibration import Statistics
-from prune_exp.checks import one_of
 from prune_exp.settings import SettingError
 
 if TYPE_CHECKING:

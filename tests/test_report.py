@@ -36,6 +36,7 @@ from prune_exp.document.html import to_html
 from prune_exp.document.markdown import to_markdown
 from prune_exp.document.note import note
 from prune_exp.plots.gallery import PLOTS
+from prune_exp.records import Rehearsed
 from prune_exp.report import make_report, report, to_json
 from prune_exp.settings import SettingError, TrackingSettings
 from prune_exp.store import use_store
@@ -345,6 +346,17 @@ def test_what_went_is_told_by_kind() -> None:
     assert "| Together |  | 50.0 % |" in told
     masked = findings([trial(0, metrics=made_up.figures(masks=True))])
     assert "No unit was removed: 50.0 % of the weights" in section(masked, "What was removed")
+
+
+def test_rehearsed_plans_are_told_best_first() -> None:
+    assert "rehearsed" not in section(findings(), "What was removed")
+    tried = (
+        Rehearsed(layers=(1,), channels=1200, loss_nats=3.5),
+        Rehearsed(layers=(), channels=1300, loss_nats=3.25),
+    )
+    told = section(findings(plan=made_up.plan(rehearsed=tried)), "What was removed")
+    assert "2 plans were rehearsed" in told
+    assert told.index("| none | 1,300 | 3.2500 |") < told.index("| 1 | 1,200 | 3.5000 |")
 
 
 def test_ballots_and_voters_of_one_opinion_are_told() -> None:

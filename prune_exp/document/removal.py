@@ -37,7 +37,25 @@ def removed(found: Findings) -> list[Block]:
         f" query and {m['pruned/kv_heads']:.0f} key/value heads and {m['pruned/mlp_width']:.0f} MLP"
         f" channels, and {m['pruned/vocabulary']:,.0f} tokens."
     )
-    return [Table(["Kind of unit", "Removed", "Of all parameters"], rows), Paragraph(shape)]
+    kinds = Table(["Kind of unit", "Removed", "Of all parameters"], rows)
+    return [kinds, Paragraph(shape), *_rehearsed(plan)]
+
+
+def _rehearsed(plan: PruningPlan | None) -> list[Block]:
+    """The plans that were tried, best first."""
+    if plan is None or not plan.rehearsed:
+        return []
+    tried = sorted(plan.rehearsed, key=lambda one: one.loss_nats)
+    rows = [
+        [", ".join(map(str, one.layers)) or "none", f"{one.channels:,}", f"{one.loss_nats:.4f}"]
+        for one in tried
+    ]
+    said = (
+        f"{len(tried)} plans were rehearsed, each refit on a few blocks of the calibration text and"
+        " judged on others. The one with the least loss was carried out, whether its layers were"
+        " voted out or are the run of layers that changes the residual stream least."
+    )
+    return [Paragraph(said), Table(["Layers out", "Channels out, each", "Loss, nats"], rows)]
 
 
 def _units(kind: str, plan: PruningPlan | None) -> str:

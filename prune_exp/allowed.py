@@ -1,0 +1,37 @@
+"""Refuses a value that is not among those allowed, and says which are."""
+
+import re
+from collections.abc import Sequence
+
+from prune_exp.settings import SettingError
+
+
+def check_name(setting: str, value: str) -> None:
+    """Raises SettingError unless a name is safe in registries, queries and paths."""
+    if not re.fullmatch(r"\w[\w. -]{0,99}", value):
+        raise SettingError(
+            f"{setting}={value} is no name: letters, digits, dots, dashes, underscores and spaces,"
+            " at most 100"
+        )
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises SettingError with the valid names, the nearest first, unless `value` is one."""
+    if value not in allowed:
+        raise SettingError(unknown(name, value, allowed))
+
+
+def unknown(name: str, value: str, allowed: Sequence[str]) -> str:
+    """Says that a value is not one of the allowed ones, and which is nearest."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(value, allowed, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{name}={value} is unknown; use one of {', '.join(allowed)}{hint}"
+
+
+def open_interval(name: str, value: float, *, example: str) -> None:
+    if not 0 < value < 1:
+        raise SettingError(
+            f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}"
+        )
