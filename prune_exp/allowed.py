@@ -28,10 +28,3 @@ def unknown(name: str, value: str, allowed: Sequence[str]) -> str:
     near = get_close_matches(value, allowed, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{name}={value} is unknown; use one of {', '.join(allowed)}{hint}"
-
-
-def open_interval(name: str, value: float, *, example: str) -> None:
-    if not 0 < value < 1:
-        raise SettingError(
-            f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}"
-        )

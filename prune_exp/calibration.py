@@ -75,11 +75,15 @@ class Calibration:
     stream: Path
     """Folder with the residual stream before every block and after the last, in bfloat16."""
 
-    def states(self, index: int) -> "torch.Tensor":
-        """The dense residual stream before block `index` [blocks, tokens, hidden]."""
-        from safetensors.torch import load_file
+    def states(self, index: int, blocks: int | None = None) -> "torch.Tensor":
+        """The dense residual stream before block `index` [blocks, tokens, hidden].
 
-        return load_file(self.stream / f"{index}.safetensors")["hidden"].float()
+        With `blocks` only the first so many blocks of the text are read.
+        """
+        from safetensors import safe_open
+
+        with safe_open(self.stream / f"{index}.safetensors", "pt") as file:
+            return file.get_slice("hidden")[:blocks].float()
 
 
 @dataclass(frozen=True, kw_only=True)

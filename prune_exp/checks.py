@@ -3,7 +3,7 @@
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from prune_exp.allowed import check_name, one_of, open_interval
+from prune_exp.allowed import check_name, one_of
 from prune_exp.minima import check_minima
 from prune_exp.pruning_checks import check_pruning
 from prune_exp.settings import (
@@ -68,7 +68,7 @@ def check(settings: Settings) -> None:
         SettingError: says what was given, what is allowed and what to type.
     """
     check_known(settings)
-    open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
+    _open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
     if not 0 < settings.vote_threshold <= 1:
         raise SettingError(
             f"vote_threshold={settings.vote_threshold:g} is not in (0, 1]: it is the share"
@@ -103,6 +103,13 @@ def check_known(settings: Any, prefix: str = "") -> None:
             raise SettingError(f"{prefix}{name} is not a setting; take it out")
         if is_dataclass(value):
             check_known(value, f"{prefix}{name}.")
+
+
+def _open_interval(name: str, value: float, *, example: str) -> None:
+    if not 0 < value < 1:
+        raise SettingError(
+            f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}"
+        )
 
 
 def _check_runtime(benchmark: BenchmarkSettings) -> None:

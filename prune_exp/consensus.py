@@ -165,16 +165,18 @@ def make_plan(
     """
     votes: dict[str, Votes] = {}
 
-    def decide(kind: str, chosen: Scores, count: int, split: int = 1) -> "torch.Tensor":
-        gone = condemn(chosen, count, vote_threshold, pruning.ballot)
-        if kind == "layers" and layers is not None:
-            gone = _mask(layers, shape.layers)
+    def decide(
+        kind: str, chosen: Scores, count: int, split: int = 1, gone: "torch.Tensor | None" = None
+    ) -> "torch.Tensor":
+        if gone is None:
+            gone = condemn(chosen, count, vote_threshold, pruning.ballot)
         if gone.any():
             ballot = count, vote_threshold, pruning.ballot
             votes[kind] = votes_on(kind, chosen, gone, ballot, split)
         return gone
 
-    removed = _places(decide("layers", scores["layers"], allocation.layers)[0])
+    given = None if layers is None else _mask(layers, shape.layers)
+    removed = _places(decide("layers", scores["layers"], allocation.layers, gone=given)[0])
     stay = [i for i in range(shape.layers) if i not in removed]
     by_group = pruning.head_unit == "group"
     count = allocation.kv_groups if by_group else allocation.queries_per_group

@@ -1,6 +1,7 @@
 """From a dense model to a pruned one, by the configured method."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prune_exp import masks, surgery
@@ -11,7 +12,7 @@ from prune_exp.corpus import retokenized
 from prune_exp.device import bfloat16_on
 from prune_exp.inputs import Inputs
 from prune_exp.records import PruningPlan
-from prune_exp.rehearsal import best_rehearsed, closest_run
+from prune_exp.rehearsal import BLOCKS, best_rehearsed, closest_run
 from prune_exp.settings import UNITS, Settings
 from prune_exp.stopwatch import Stopwatch
 from prune_exp.vocabulary import order_scores, read_vocabulary, trim
@@ -113,17 +114,19 @@ def _rehearse(
     settings: Settings, inputs: Inputs, model: Any, voted: PruningPlan, calibration: Calibration
 ) -> PruningPlan:
     """The best of the voted plan, and of others at each depth share that is to be rehearsed."""
+    states, pruning = partial(calibration.states, blocks=2 * BLOCKS), settings.pruning
     plans = {voted.layers: voted}
-    for share in (settings.pruning.depth_share, *settings.pruning.rehearse):
-        pruning = replace(settings.pruning, depth_share=share)
-        chosen = replace(settings, pruning=pruning)
-        plan = vote(chosen, inputs, calibration.statistics)
+    for share in (pruning.depth_share, *pruning.rehearse):
+        chosen = replace(settings, pruning=replace(pruning, depth_share=share))
+        plan = voted
+        if share != pruning.depth_share:
+            plan = vote(chosen, inputs, calibration.statistics)
         plans.setdefault(plan.layers, plan)
-        run = closest_run(calibration.states, inputs.shape.layers, plan.allocation.layers)
+        run = closest_run(states, inputs.shape.layers, plan.allocation.layers)
         if run not in plans:
             plans[run] = vote(chosen, inputs, calibration.statistics, run)
     ids = inputs.corpus.calibration.ids
-    return best_rehearsed(model, list(plans.values()), ids, calibration.states, settings.pruning)
+    return best_rehearsed(model, list(plans.values()), ids, states, pruning)
 
 
 def vote(
