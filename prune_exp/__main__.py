@@ -1,6 +1,6 @@
-"""`python -m prune_exp`: see `app.py`."""
+"""`python -m prune_exp`: a trial, or with `-m` a sweep."""
 
-from prune_exp.app import main
+from prune_exp.trial.app import main
 
 if __name__ == "__main__":
     main()

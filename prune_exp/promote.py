@@ -1,180 +1,20 @@
-"""`python -m prune_exp.promote`: gates, then the alias `champion` moves, or back again."""
+"""`python -m prune_exp.promote`: a stored model is judged by all gates and made the champion."""
 
-import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
+from prune_exp.settings.command import run_command
+from prune_exp.settings.command_schemas import PromoteSettings
 
-from prune_exp.allowed import one_of
-from prune_exp.cache import digest_of
-from prune_exp.candidates import (
-    CHAMPION,
-    PREVIOUS,
-    Candidate,
-    at_version,
-    choose,
-    only_model,
-    version_at,
-)
-from prune_exp.commands import PromoteSettings, command
-from prune_exp.evidence import Evidence
-from prune_exp.gates import GATES, Verdict, asked_by_default, judge
-from prune_exp.redaction import redact
-from prune_exp.registry import ensure_version
-from prune_exp.settings import SettingError, TrackingSettings
-from prune_exp.store import use_store
-from prune_exp.tracked import MODEL_URI, PREFIX, store_uri
 
-LOCK_TIMEOUT_S = 60
+def main() -> None:
+    """Composes `conf/promote.yaml` and acts on it."""
+    run_command("promote", PromoteSettings, promote)
 
 
 def promote(settings: PromoteSettings) -> int:
-    """Judges a stored model and makes it the champion; returns the exit code.
+    """Returns the exit code; `prune_exp.registry.promotion` says what is raised."""
+    from prune_exp.registry.promotion import promote_model
 
-    Raises:
-        SettingError: nothing could be judged, or the champion changed meanwhile.
-    """
-    _check(settings)
-    use_store(settings.tracking)
-    if settings.rollback:
-        return _roll_back(settings)
-    with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
-        candidate = choose(settings, Path(scratch))
-        holder = version_at(candidate.name, CHAMPION)
-        if holder is not None and holder == candidate.version:
-            print(f"{candidate.name} version {holder} is the champion already; nothing moves.")
-            return 0
-        present = at_version(candidate.name, holder, Path(scratch)) if holder else None
-        case = Evidence(
-            candidate=candidate,
-            champion=present,
-            limits=settings.limits,
-            cache_dir=Path(settings.cache_dir).expanduser(),
-        )
-        verdicts = judge(case, settings.gates or asked_by_default(settings.limits))
-    return _decide(settings, candidate, holder, verdicts)
-
-
-def _check(settings: PromoteSettings) -> None:
-    for gate in settings.gates:
-        one_of("gates", gate, tuple(GATES))
-    limits = settings.limits
-    for name, given, least in (("blocks", limits.blocks, 2), ("resamples", limits.resamples, 100)):
-        if given < least:
-            raise SettingError(f"limits.{name}={given} is too small; use {least} or more")
-
-
-def _decide(
-    settings: PromoteSettings, candidate: Candidate, holder: str | None, verdicts: list[Verdict]
-) -> int:
-    """Shows the verdicts, records them, and moves the alias when all passed."""
-    passed = all(verdict.passed for verdict in verdicts)
-    print(f"{candidate.name}, run {candidate.trial.run_id}:")
-    for verdict in verdicts:
-        print(f"  {'passed' if verdict.passed else 'FAILED'}  {verdict.name}: {verdict.sentence}")
-    if settings.dry_run:
-        print(f"Dry run: it {'would become the champion' if passed else 'would be refused'}.")
-        return 0 if passed else 1
-    if not passed:
-        _record(candidate, candidate.version, verdicts, "refused")
-        print("Refused; nothing moves.")
-        return 1
-    version = candidate.version or ensure_version(
-        candidate.trial, candidate.trial.tags[MODEL_URI], candidate.name
-    )
-    try:
-        with _lock(settings.tracking):
-            _move(candidate.name, version, holder)
-    except SettingError:
-        _record(candidate, version, verdicts, "overtaken")
-        raise
-    _record(candidate, version, verdicts, "promoted")
-    print(f"Version {version} is the champion now; before: {holder or 'none'}.")
-    return 0
-
-
-def _record(
-    candidate: Candidate, version: str | None, verdicts: list[Verdict], outcome: str
-) -> None:
-    """Tags the version with every verdict, or the run while there is no version."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient()
-    reasons = "; ".join(f"{v.name}: {v.sentence}" for v in verdicts if not v.passed)
-    tags = {
-        f"gate.{v.name}": json.dumps(
-            {"passed": v.passed, "sentence": redact(v.sentence), "figures": v.figures}
-        )
-        for v in verdicts
-    }
-    tags |= {
-        "promotion": outcome,
-        "promotion.at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "promotion.reasons": redact(reasons)[:5000],
-    }
-    for key, value in tags.items():
-        if version is None:
-            client.set_tag(candidate.trial.run_id, f"{PREFIX}{key}", value)
-        else:
-            client.set_model_version_tag(candidate.name, version, key, value)
-
-
-def _move(name: str, version: str, expected: str | None) -> None:
-    """Makes a version the champion, unless the champion is no longer the one judged against.
-
-    The old one gets its second alias first, so that a kill in between loses neither.
-    """
-    from mlflow.tracking import MlflowClient
-
-    present = version_at(name, CHAMPION)
-    if present != expected:
-        raise SettingError(
-            f"another promotion made version {present} of {name} the champion meanwhile; nothing"
-            " moved, promote again to be judged against it"
-        )
-    client = MlflowClient()
-    if present is not None:
-        client.set_registered_model_alias(name, PREVIOUS, present)
-    client.set_registered_model_alias(name, CHAMPION, version)
-
-
-def _roll_back(settings: PromoteSettings) -> int:
-    from mlflow.tracking import MlflowClient
-
-    name = settings.tracking.registered_model or only_model()
-    client = MlflowClient()
-    with _lock(settings.tracking):
-        present, previous = (version_at(name, alias) for alias in (CHAMPION, PREVIOUS))
-        if previous is None or previous == present:
-            raise SettingError(f"{name} has no previous champion to put back; nothing moves")
-        if settings.dry_run:
-            print(f"Dry run: version {previous} would be the champion again, not {present}.")
-            return 0
-        client.set_registered_model_alias(name, CHAMPION, previous)
-        client.delete_registered_model_alias(name, PREVIOUS)
-    if present is not None:
-        client.set_model_version_tag(name, present, "promotion", "rolled back")
-    print(f"Version {previous} of {name} is the champion again; before: {present or 'none'}.")
-    return 0
-
-
-@contextmanager
-def _lock(tracking: TrackingSettings) -> Iterator[None]:
-    """One promotion at a time moves aliases, on this machine; a re-read guards against others."""
-    from filelock import FileLock, Timeout
-
-    uri = store_uri(tracking)
-    file = Path(tempfile.gettempdir()) / f"prune_exp-promote-{digest_of(uri)}.lock"
-    try:
-        with FileLock(file, timeout=LOCK_TIMEOUT_S, mode=0o666):
-            yield
-    except Timeout:
-        raise SettingError(
-            f"another promotion holds {file}; wait until it is done and promote again"
-        ) from None
+    return promote_model(settings)
 
 
 if __name__ == "__main__":
-    command("promote", PromoteSettings, promote)
+    main()

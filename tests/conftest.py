@@ -70,19 +70,19 @@ def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0, vocab: int = 
 
 def count_loads(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[Path]:
     """Folders of the models that a module has loaded since, a growing list."""
-    load, loads = module.load, []
+    load, loads = module.load_model, []
 
     def counted(folder: Path, **how: Any) -> Any:
         loads.append(folder)
         return load(folder, **how)
 
-    monkeypatch.setattr(module, "load", counted)
+    monkeypatch.setattr(module, "load_model", counted)
     return loads
 
 
 def eager_serving(folder: Path, device: str = "cpu") -> Any:
     """What a measured process is told of a checkpoint when nothing is asked for."""
-    from prune_exp.backends.served import Serving
+    from prune_exp.measurement.backends.protocol import Serving
 
     return Serving(
         folder=str(folder),
@@ -189,8 +189,8 @@ def _pieces(size: int) -> list[str]:
 
 def empty_plan(**changes: Any) -> Any:
     """A plan for a tiny decoder that removes nothing but what is given."""
-    from prune_exp.allocation import NOTHING
-    from prune_exp.records import PruningPlan
+    from prune_exp.pruning.allocation import NOTHING
+    from prune_exp.pruning.plan import PruningPlan
 
     nothing: dict[str, Any] = {
         "sparsity_requested": 0.1,
@@ -273,4 +273,4 @@ def runs_in(folder: Path, uri: str | None = None) -> list[Any]:
     experiment = client.get_experiment_by_name("prune_exp")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    return sorted(runs, key=lambda run: int(run.data.tags.get("hydra.job_num", -1)))
+    return sorted(runs, key=lambda run: int(run.data.tags.get("hydra.job.num", -1)))

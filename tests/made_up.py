@@ -7,12 +7,14 @@ from typing import Any
 
 from conftest import empty_plan
 
-from prune_exp.document.findings import Findings
-from prune_exp.metrics import metric_keys
-from prune_exp.params import flatten
-from prune_exp.records import PruningPlan, Votes
-from prune_exp.settings import DataSettings, ModelSettings, Settings
-from prune_exp.tracked import OVERRIDES, PREFIX, Choice, TrackedTrial
+from prune_exp.pruning.plan import PruningPlan, Votes
+from prune_exp.reporting.document.findings import Findings
+from prune_exp.settings.groups import DataSettings, ModelSettings
+from prune_exp.settings.params import flatten_settings
+from prune_exp.settings.schema import Settings
+from prune_exp.tracking import tags as keys
+from prune_exp.tracking.metrics import metric_keys
+from prune_exp.tracking.read import Choice, TrackedTrial
 
 NASTY = (
     "<script>alert(1)</script>",
@@ -90,10 +92,10 @@ def trial(number: int = 0, sparsity: float = 0.5, **changes: Any) -> TrackedTria
         "status": "FINISHED",
         "number": number,
         "metrics": figures(sparsity),
-        "params": flatten(settings(sparsity=sparsity)),
+        "params": flatten_settings(settings(sparsity=sparsity)),
         "tags": {
-            f"{PREFIX}role": "trial",
-            OVERRIDES: json.dumps([f"sparsity={sparsity}"]),
+            keys.ROLE: "trial",
+            keys.OVERRIDES: json.dumps([f"sparsity={sparsity}"]),
             "git_commit": "none",
         },
     }
@@ -137,7 +139,7 @@ def samples(texts: Sequence[str] = ("Once", "Twice", "Thrice")) -> list[dict[str
 def findings(trials: list[TrackedTrial] | None = None, best: int = 0, **changes: Any) -> Findings:
     """What there is to report on."""
     trials = trials or [trial()]
-    root = trial(99, tags={f"{PREFIX}role": "sweep", OVERRIDES: '["sparsity=0.3,0.5"]'})
+    root = trial(99, tags={keys.ROLE: "sweep", keys.OVERRIDES: '["sparsity=0.3,0.5"]'})
     given: dict[str, Any] = {
         "root": root,
         "trials": trials,
@@ -153,15 +155,15 @@ def store_sweep(root: Path, trials: list[TrackedTrial]) -> tuple[str, list[str]]
     """Puts trials into an MLflow store under `root`, plan and samples included; returns run ids."""
     import mlflow
 
-    from prune_exp.settings import TrackingSettings
-    from prune_exp.store import open_store
+    from prune_exp.settings.groups import TrackingSettings
+    from prune_exp.tracking.store import open_store
 
     experiment = open_store(TrackingSettings(root=str(root)))
     ids = []
-    tags = {f"{PREFIX}role": "sweep", OVERRIDES: '["sparsity=0.3,0.5"]'}
+    tags = {keys.ROLE: "sweep", keys.OVERRIDES: '["sparsity=0.3,0.5"]'}
     with mlflow.start_run(experiment_id=experiment, run_name="sparsity=0.3,0.5", tags=tags) as top:
         for one in trials:
-            kept = one.tags | {"hydra.job_num": str(one.number)}
+            kept = one.tags | {"hydra.job.num": str(one.number)}
             run = mlflow.start_run(
                 experiment_id=experiment, run_name=one.name, nested=True, tags=kept
             )

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune_exp.allocation import TOLERANCE, allocate
-from prune_exp.records import ModelShape
-from prune_exp.settings import PruningSettings, SettingError
+from prune_exp.model.shape import ModelShape
+from prune_exp.pruning.allocation import TOLERANCE, allocate
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import PruningSettings
 
 SMOLLM2 = ModelShape(
     layers=30,

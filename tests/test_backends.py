@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import command, make_tiny, runs_in
 
-from prune_exp import serving
-from prune_exp.backends import BACKENDS
-from prune_exp.backends.served import Served, Serving
-from prune_exp.settings import BenchmarkSettings, RuntimeSettings, SettingError
+from prune_exp.measurement import serving
+from prune_exp.measurement.backends import BACKENDS
+from prune_exp.measurement.backends.protocol import Served, Serving
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import BenchmarkSettings, RuntimeSettings
 
 PROMPTS = [[7, 8, 9, 10, 11], [200, 3, 77, 5, 21]]
 NEW = 8

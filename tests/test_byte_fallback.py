@@ -10,10 +10,12 @@ from conftest import WORDS, empty_plan, make_fallback_tokenizer, make_tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_exp import models, quality, surgery
-from prune_exp.corpus import TokenBlocks, all_blocks, opening
-from prune_exp.recoding import recoder_of, reencoder
-from prune_exp.vocabulary import BYTES, SPACE, order_scores, read_vocabulary, trim
+from prune_exp.measurement import quality
+from prune_exp.model import loading
+from prune_exp.pruning import surgery
+from prune_exp.text.corpus import TokenBlocks, all_blocks, opening
+from prune_exp.text.token_bytes import make_reencoder, recoder_of
+from prune_exp.text.tokenizer import BYTES, SPACE, order_scores, read_vocabulary, trim_tokenizer
 
 TEXT = " ".join(WORDS) + " déjà vu, 你好 and 😀"
 KINDS = ("gemma", "llama2", "metaspace")
@@ -37,7 +39,7 @@ def lowest(kind: str, count: int, seed: int = 0) -> list[int]:
 def trimmed_of(kind: str, share: int, seed: int) -> tuple[Any, list[int]]:
     """A tokenizer without `share` tenths of what it can do without."""
     count = len(read_vocabulary(tokenizer_of(kind)).removable) * share // 10
-    return trim(tokenizer_of(kind), lowest(kind, count, seed))
+    return trim_tokenizer(tokenizer_of(kind), lowest(kind, count, seed))
 
 
 CUTS = (st.sampled_from(KINDS), st.integers(0, 10), st.integers(0, 2))
@@ -86,7 +88,7 @@ def test_nothing_stays_that_is_built_from_what_goes(kind: str, seed: int, count:
 
 def test_a_part_made_by_a_later_merge_still_comes_first() -> None:
     """abc is merged from ab and c before bc exists, and later merges may build it from a and bc."""
-    from prune_exp.vocabulary import _in_order
+    from prune_exp.text.tokenizer import _in_order
 
     ids = {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4, "bc": 5}
     merges = [(0, 1, 3), (3, 2, 4), (0, 5, 4), (1, 2, 5)]
@@ -104,8 +106,8 @@ def test_the_model_computes_what_it_did(model_type: str, tmp_path: Path) -> None
     pruned = surgery.prune(whole, empty_plan(tokens=gone), None)
     ids = torch.tensor(new(TEXT)["input_ids"])[None]
     expected = dense(torch.tensor(kept)[ids]).logits[..., kept]
-    models.save(pruned, new, tmp_path)
-    again, loaded = models.load(tmp_path), models.load_tokenizer(tmp_path)
+    loading.save_model(pruned, new, tmp_path)
+    again, loaded = loading.load_model(tmp_path), loading.load_tokenizer(tmp_path)
     assert torch.allclose(again(ids).logits, expected, atol=1e-4)
     assert loaded(TEXT)["input_ids"] == ids[0].tolist()
     assert loaded.decode(ids[0]) == old.decode(old(TEXT)["input_ids"])
@@ -120,7 +122,7 @@ def test_quality_is_that_of_the_same_bytes() -> None:
     blocks = all_blocks([TEXT * 4], old, 24)
     text = TokenBlocks(ids=blocks, bytes_scored=1, digest="d", source="s")
     assert set(blocks[:, 0].tolist()) == {old.bos_token_id}
-    reencode, dense, own = reencoder(old, new), recoder_of(old), recoder_of(new)
+    reencode, dense, own = make_reencoder(old, new), recoder_of(old), recoder_of(new)
     for block in blocks:
         first, ids = reencode(block)
         assert (first, int(ids[0])) == (1, new.bos_token_id)

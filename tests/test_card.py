@@ -47,8 +47,8 @@ def test_the_card_says_what_was_tracked(tracked: Store) -> None:
 
 @pytest.mark.parametrize(("kept", "words"), [(1.0, "is maintained"), (0.0, "**not maintained**")])
 def test_lost_quality_is_said_plainly(kept: float, words: str) -> None:
-    from prune_exp.card import model_card
-    from prune_exp.tracked import TrackedTrial
+    from prune_exp.registry.card import model_card
+    from prune_exp.tracking.read import TrackedTrial
 
     metrics = {
         "sparsity_achieved": 0.5,
@@ -100,7 +100,7 @@ def test_only_data_is_stored_and_it_loads_without_pickle(tracked: Store) -> None
 
 
 def test_stored_weights_are_the_trials_bytes(tracked: Store) -> None:
-    from prune_exp.cache import file_sha256, folder_sha256
+    from prune_exp.machine.cache import file_sha256, folder_sha256
 
     for sparsity in ("0.2", "0.4"):
         tags = tracked.client.get_run(tracked.run_id(sparsity)).data.tags

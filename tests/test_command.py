@@ -57,7 +57,7 @@ def test_bad_checkpoints_are_named(tiny_args: list[str], tmp_path: Path) -> None
 def test_config_is_shown_without_heavy_imports(tmp_path: Path) -> None:
     script = (
         "import sys; sys.argv = ['prune_exp', '--cfg', 'job']\n"
-        "from prune_exp.app import main\n"
+        "from prune_exp.trial.app import main\n"
         "main()\n"
         "heavy = {'torch', 'transformers', 'mlflow', 'optuna', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -81,7 +81,7 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    children.sort(key=lambda run: int(run.data.tags["hydra.job_num"]))
+    children.sort(key=lambda run: int(run.data.tags["hydra.job.num"]))
     assert len(runs) == 3
     assert [run.data.params["sparsity"] for run in children] == ["0.3", "0.5"]
     assert {run.info.status for run in runs} == {"FINISHED"}

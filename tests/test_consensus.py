@@ -7,18 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune_exp.consensus import (
+from prune_exp.pruning.consensus import (
+    Ballot,
     agreed_units,
-    agreement,
-    ballots,
+    cast_ballots,
     condemn,
+    correlate_voters,
+    count_nominations,
+    count_votes,
     needed_votes,
-    redundant,
+    redundant_pairs,
     removal_order,
-    votes_at,
-    votes_on,
 )
-from prune_exp.records import Allocation, PruningPlan, Votes
+from prune_exp.pruning.plan import Allocation, PruningPlan, Votes
 
 UNITS = 7
 
@@ -57,7 +58,7 @@ def test_adaptive_order_by_hand() -> None:
 def test_adaptive_meets_the_budget_exactly(
     scores: dict[str, torch.Tensor], count: int, threshold: float
 ) -> None:
-    mask = condemn(scores, count, threshold, "adaptive")
+    mask = condemn(scores, count, Ballot(kind="adaptive", vote_threshold=threshold))
     assert mask.sum(-1).tolist() == [count, count]
 
 
@@ -65,7 +66,7 @@ def test_adaptive_meets_the_budget_exactly(
 def test_fixed_is_union_and_intersection_at_the_ends(
     scores: dict[str, torch.Tensor], count: int
 ) -> None:
-    votes = votes_at(scores, count)
+    votes = count_votes(scores, count)
     assert torch.equal(agreed_units(scores, count, 1 / len(scores)), votes > 0)
     assert torch.equal(agreed_units(scores, count, 1.0), votes == len(scores))
 
@@ -83,7 +84,7 @@ def test_raising_the_threshold_never_removes_more(
 def test_fixed_removes_only_agreed_units_and_keeps_groups_equal(
     scores: dict[str, torch.Tensor], count: int, threshold: float
 ) -> None:
-    mask = condemn(scores, count, threshold, "fixed")
+    mask = condemn(scores, count, Ballot(kind="fixed", vote_threshold=threshold))
     agreed = agreed_units(scores, count, threshold)
     assert not (mask & ~agreed).any()
     assert len(set(mask.sum(-1).tolist())) == 1
@@ -97,18 +98,17 @@ def test_the_order_of_voters_changes_nothing(
     names = list(scores)
     chance.shuffle(names)  # type: ignore[attr-defined]
     renamed = {f"w{i}": scores[name] for i, name in enumerate(names)}
-    for ballot in ("adaptive", "fixed"):
-        assert torch.equal(
-            condemn(scores, count, threshold, ballot), condemn(renamed, count, threshold, ballot)
-        )
+    for kind in ("adaptive", "fixed"):
+        ballot = Ballot(kind=kind, vote_threshold=threshold)
+        assert torch.equal(condemn(scores, count, ballot), condemn(renamed, count, ballot))
 
 
 def test_agreement_by_hand() -> None:
     up = torch.arange(5.0)[None]
-    table = agreement({"a": up, "b": -up, "c": 2 * up + 1})
+    table = correlate_voters({"a": up, "b": -up, "c": 2 * up + 1})
     assert math.isclose(table["a"]["b"], -1.0)
     assert math.isclose(table["a"]["c"], 1.0)
-    assert [pair[:2] for pair in redundant(table, 0.95)] == [("a", "c")]
+    assert [pair[:2] for pair in redundant_pairs(table, 0.95)] == [("a", "c")]
 
 
 def test_plan_survives_json() -> None:
@@ -142,12 +142,14 @@ def test_a_plan_from_before_votes_were_kept_is_read() -> None:
 def test_an_adaptive_ballot_is_as_deep_as_it_must_be(
     scores: dict[str, torch.Tensor], count: int, threshold: float
 ) -> None:
-    gone = condemn(scores, count, threshold, "adaptive")
-    held, depth = ballots(scores, gone, count, threshold, "adaptive")
+    gone = condemn(scores, count, Ballot(kind="adaptive", vote_threshold=threshold))
+    held, depth = cast_ballots(
+        scores, gone, count, Ballot(kind="adaptive", vote_threshold=threshold)
+    )
     needed = needed_votes(threshold, len(scores))
     assert (held.sum(0)[gone] >= needed).all()
     for group in range(2):
-        shallower = votes_at(scores, int(depth[group]) - 1)[group]
+        shallower = count_votes(scores, int(depth[group]) - 1)[group]
         assert (shallower[gone[group]] < needed).any()
 
 
@@ -155,12 +157,14 @@ def test_an_adaptive_ballot_is_as_deep_as_it_must_be(
 def test_a_fixed_ballot_holds_what_everyone_nominates(
     scores: dict[str, torch.Tensor], count: int, threshold: float
 ) -> None:
-    gone = condemn(scores, count, threshold, "fixed")
-    held, depth = ballots(scores, gone, count, threshold, "fixed")
+    gone = condemn(scores, count, Ballot(kind="fixed", vote_threshold=threshold))
+    held, depth = cast_ballots(scores, gone, count, Ballot(kind="fixed", vote_threshold=threshold))
     assert depth.tolist() == [count, count]
     assert (held.sum(-1) == count).all()
     if gone.any():
-        votes = votes_on("mlp", scores, gone, (count, threshold, "fixed"), 1)
+        votes = count_nominations(
+            "mlp", scores, gone, count, Ballot(kind="fixed", vote_threshold=threshold), 1
+        )
         shared = sum(sum(shares) for shares in votes.nominated.values())
         assert shared >= 2 * needed_votes(threshold, len(scores)) - 0.02
 
@@ -169,17 +173,25 @@ def test_votes_by_hand() -> None:
     """Both must agree: a ranks 0 1 2 3, b ranks 1 0 3 2; two go at depth 2, three at depth 4."""
     scores = {"a": torch.tensor([[0.0, 1, 2, 3]]), "b": torch.tensor([[1.0, 0, 3, 2]])}
     gone = torch.tensor([[True, True, False, False]])
-    found = votes_on("mlp", scores, gone, (2, 1.0, "adaptive"), 1)
+    found = count_nominations(
+        "mlp", scores, gone, 2, Ballot(kind="adaptive", vote_threshold=1.0), 1
+    )
     assert found == Votes(depth=(0.5,), nominated={"a": (1.0,), "b": (1.0,)})
     either = torch.tensor([[True, False, False, False]])
-    found = votes_on("mlp", scores, either, (1, 0.5, "adaptive"), 1)
+    found = count_nominations(
+        "mlp", scores, either, 1, Ballot(kind="adaptive", vote_threshold=0.5), 1
+    )
     assert found == Votes(depth=(0.25,), nominated={"a": (1.0,), "b": (0.0,)})
-    found = votes_on("layers", scores, either, (1, 0.5, "adaptive"), 1)
+    found = count_nominations(
+        "layers", scores, either, 1, Ballot(kind="adaptive", vote_threshold=0.5), 1
+    )
     assert found.nominated == {"a": (1, 0, 0, 0), "b": (0, 1, 0, 0)}
 
 
 def test_groups_of_a_layer_make_one_figure() -> None:
     scores = {"a": torch.tensor([[0.0, 1], [1, 0]]), "b": torch.tensor([[1.0, 0], [1, 0]])}
     gone = torch.tensor([[True, False], [False, True]])
-    found = votes_on("heads", scores, gone, (1, 0.5, "adaptive"), 2)
+    found = count_nominations(
+        "heads", scores, gone, 1, Ballot(kind="adaptive", vote_threshold=0.5), 2
+    )
     assert found == Votes(depth=(0.5,), nominated={"a": (1.0,), "b": (0.5,)})

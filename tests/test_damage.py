@@ -8,8 +8,9 @@ import pytest
 from conftest import make_tokenizer
 from safetensors.torch import load_file, save_file
 
-from prune_exp import models, sources
-from prune_exp.settings import ModelSettings, SettingError
+from prune_exp.model import loading, sources
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import ModelSettings
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_weights_that_are_none_are_refused_before_they_are_read(
 ) -> None:
     (folder / "model.safetensors").write_bytes(HOSTILE_WEIGHTS[kind])
     with pytest.raises(SettingError, match=r"no whole safetensors file") as refused:
-        sources.locate(ModelSettings(path=str(folder)), tmp_path / "cache")
+        sources.locate_model(ModelSettings(path=str(folder)), tmp_path / "cache")
     assert "model.safetensors" in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -56,7 +57,7 @@ def test_half_a_download_is_refused(folder: Path, tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SettingError, match=r"no whole safetensors file"):
-        sources.locate(ModelSettings(path=str(folder)), tmp_path / "cache")
+        sources.locate_model(ModelSettings(path=str(folder)), tmp_path / "cache")
 
 
 def test_weights_that_are_missing_are_not_made_up(folder: Path) -> None:
@@ -66,14 +67,14 @@ def test_weights_that_are_missing_are_not_made_up(folder: Path) -> None:
     del weights[gone]
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(SettingError, match=r"lacks 1 weights, among them .*down_proj"):
-        models.load(folder)
+        loading.load_model(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "\0", "[" * 100_000, '{"model": {"type": "Evil"}}'])
 def test_a_tokenizer_that_is_none_is_refused(folder: Path, text: str) -> None:
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     with pytest.raises(SettingError, match=r"tokenizer in .* cannot be read") as refused:
-        models.load_tokenizer(folder)
+        loading.load_tokenizer(folder)
     assert "\n" not in str(refused.value)
 
 
@@ -81,12 +82,12 @@ def test_a_tokenizer_that_is_missing_is_refused(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
     with pytest.raises(SettingError, match=r"tokenizer in .* cannot be read"):
-        models.load_tokenizer(folder)
+        loading.load_tokenizer(folder)
 
 
 def test_a_whole_tokenizer_is_read(folder: Path) -> None:
     text = "what the damaged ones cannot say"
-    assert models.load_tokenizer(folder)(text)["input_ids"] == make_tokenizer()(text)["input_ids"]
+    assert loading.load_tokenizer(folder)(text)["input_ids"] == make_tokenizer()(text)["input_ids"]
 
 
 HOSTILE_GGUF = {
@@ -109,7 +110,7 @@ def test_a_package_whose_model_is_none_leaves_nothing_behind(
     monkeypatch.setattr(sources, "package_parts", lambda _package: parts)
     monkeypatch.setattr(sources, "version", lambda _package: "1")
     with pytest.raises(SettingError, match=r"model\.package=some holds no GGUF model") as refused:
-        sources.locate(ModelSettings(package="some"), tmp_path / "cache")
+        sources.locate_model(ModelSettings(package="some"), tmp_path / "cache")
     assert "\n" not in str(refused.value)
     left = [path.name for path in (tmp_path / "cache" / "models").iterdir()]
     assert all(name.endswith(".lock") for name in left)

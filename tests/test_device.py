@@ -9,13 +9,17 @@ import torch
 from conftest import command, eager_serving, empty_plan, make_tiny, runs_in
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prune_exp import masks, quality, surgery
-from prune_exp.calibration import Reading, compute
-from prune_exp.checks import check
-from prune_exp.corpus import TokenBlocks
-from prune_exp.device import bfloat16_on, cache_key, device_of, finish, name_of
-from prune_exp.processes import ModelProcess
-from prune_exp.settings import PruningSettings, SettingError, Settings
+from prune_exp.machine.device import bfloat16_on, cache_key, device_of, finish, name_of
+from prune_exp.measurement import quality
+from prune_exp.measurement.worker_client import ModelProcess
+from prune_exp.model.next_tokens import NextTokens
+from prune_exp.pruning import surgery, weight_masks
+from prune_exp.pruning.calibration import Reading, compute
+from prune_exp.settings.checks import check
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import PruningSettings
+from prune_exp.settings.schema import Settings
+from prune_exp.text.corpus import TokenBlocks
 
 GPU = torch.cuda.is_available()
 IDS = torch.randint(1, 300, (3, 16), generator=torch.Generator().manual_seed(1))
@@ -46,8 +50,8 @@ def test_calibration_stays_on_the_models_device(elsewhere: Any) -> None:
     reading = Reading(voting_blocks=2, gradient_blocks=1)
     found = compute(elsewhere, IDS, torch.full((300,), 1 / 300), reading, stream.__setitem__)
     assert {one.device.type for one in stream.values()} == {"meta"}
-    assert found.mlp_inverse.shape == found.mlp_taylor.shape == (4, 48)
-    assert found.mlp_inverse.is_meta
+    assert found.mlp_inverse_moment_diag.shape == found.mlp_taylor.shape == (4, 48)
+    assert found.mlp_inverse_moment_diag.is_meta
     assert found.vocab_taylor.is_meta
 
 
@@ -55,7 +59,7 @@ def test_calibration_stays_on_the_models_device(elsewhere: Any) -> None:
 def test_the_refit_stays_on_the_models_device(
     heads: tuple[int, ...], elsewhere: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(surgery, "_rebuild", lambda model, *_: model)
+    monkeypatch.setattr(surgery, "_assemble_pruned", lambda model, _: model)
     plan = empty_plan(
         layers=(1,),
         heads=dict.fromkeys((0, 2, 3), heads),
@@ -67,7 +71,7 @@ def test_the_refit_stays_on_the_models_device(
         read.append(index)
         return torch.zeros(3, 16, 32)
 
-    pruned = surgery.prune(elsewhere, plan, IDS, known=known)
+    pruned = surgery.prune(elsewhere, plan, IDS, dense_states_at=known)
     assert all(one.is_meta for one in pruned.parameters())
     assert pruned.model.layers[0].mlp.down_proj.weight.shape == (32, 46)
     assert read == ([] if heads else [2, 3, 4]), "states from disk lie on the processor"
@@ -77,10 +81,12 @@ def test_quality_and_masks_stay_on_the_models_device(elsewhere: Any) -> None:
     text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
     assert quality.block_losses(elsewhere, text) == ([-1 / 15] * 3, 45)
     hidden, head = torch.zeros(16, 32), elsewhere.get_output_embeddings().weight
-    assert quality._compare_block(elsewhere, IDS[0], hidden, head)[0] == -1.0
+    assert (
+        quality._compare_block(elsewhere, IDS[0], NextTokens(hidden=hidden, head=head))[0] == -1.0
+    )
     weights = PruningSettings(method="weight_masks", voters=["magnitude", "gradient", "random"])
     chosen: dict[str, Any] = {"sparsity": 0.2, "vote_threshold": 0.5, "seed": 0}
-    assert masks.zero_weights(elsewhere, IDS, weights, **chosen) > 0
+    assert weight_masks.zero_weights(elsewhere, IDS, weights, **chosen) > 0
 
 
 def test_a_device_is_what_it_is_called() -> None:

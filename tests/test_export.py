@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conftest import make_tiny, make_tokenizer
 
-from prune_exp import models
-from prune_exp.export import ExportError, export, weights_sha256
+from prune_exp.model import loading
+from prune_exp.model.export import ExportError, export_model, weights_sha256
 
 
 def test_a_full_disk_leaves_no_partial_checkpoint(
@@ -21,9 +21,9 @@ def test_a_full_disk_leaves_no_partial_checkpoint(
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(models, "save", full)
+    monkeypatch.setattr(loading, "save_model", full)
     with pytest.raises(ExportError, match="No space left"):
-        export(model, make_tokenizer(), tmp_path / "model")
+        export_model(model, make_tokenizer(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -31,8 +31,8 @@ def test_weights_survive_export_bit_for_bit(tmp_path: Path) -> None:
     import torch
 
     model = make_tiny("llama")
-    target = export(model, make_tokenizer(), tmp_path / "model")
-    again = models.load(target)
+    target = export_model(model, make_tokenizer(), tmp_path / "model")
+    again = loading.load_model(target)
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
     assert len(weights_sha256(target)) == 64

@@ -8,14 +8,18 @@ import pytest
 import torch
 from conftest import GROUPED, MODEL_TYPES, make_tiny, make_tokenizer
 
-from prune_exp import models, sources, surgery
-from prune_exp.architectures import blocks_of, check_variant, head_rows, matrix
-from prune_exp.calibration import Reading, compute
-from prune_exp.corpus import Corpus, TokenBlocks
-from prune_exp.inputs import Inputs
-from prune_exp.metrics import removed_by_kind
-from prune_exp.pruner import vote
-from prune_exp.settings import UNITS, SettingError, Settings
+from prune_exp.model import sources
+from prune_exp.model.architectures import blocks_of, check_variant, head_rows, matrix, shape_of
+from prune_exp.pruning import surgery
+from prune_exp.pruning.calibration import Reading, compute
+from prune_exp.pruning.inputs import Inputs
+from prune_exp.pruning.pruner import vote_on_plan
+from prune_exp.settings.choices import UNITS
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.schema import Settings
+from prune_exp.text.corpus import Corpus, TokenBlocks
+from prune_exp.tracking.metrics import removed_by_kind
+from prune_exp.trial.prepare import pruning_request
 
 IDS = torch.randint(1, 300, (4, 24), generator=torch.Generator().manual_seed(1))
 VOTERS = ["magnitude", "gradient", "wanda", "fluctuation", "obs", "similarity", "random"]
@@ -27,8 +31,7 @@ def inputs_for(model: Any) -> Inputs:
         source=sources.ModelSource(folder=Path(), digest="d"),
         tokenizer=make_tokenizer(),
         corpus=Corpus(calibration=text, heldout=text),
-        prompts=[],
-        shape=models.shape_of(model),
+        shape=shape_of(model),
         cache_dir=Path(),
     )
 
@@ -46,14 +49,14 @@ def test_calibrate_vote_and_prune(model_type: str) -> None:
     settings.pruning.heads_share = 0.9 if model_type in GROUPED else 0.0
     settings.pruning.units = ["layers", "heads", "mlp"]
     inputs = inputs_for(dense)
-    plan = vote(settings, inputs, statistics)
+    plan = vote_on_plan(pruning_request(settings), inputs, statistics)
     assert bool(any(plan.heads.values())) == (model_type in GROUPED)
     assert plan.voters["mlp"] == tuple(sorted(set(VOTERS) - {"similarity"}))
     pruned = surgery.prune(make_tiny(model_type), plan, IDS)
-    achieved = 1 - models.shape_of(pruned).params_total / inputs.shape.params_total
+    achieved = 1 - shape_of(pruned).params_total / inputs.shape.params_total
     assert achieved == pytest.approx(0.3, abs=0.005)
     assert achieved * inputs.shape.params_total == pytest.approx(plan.allocation.params_removed)
-    by_kind = removed_by_kind(inputs.shape, models.shape_of(pruned))
+    by_kind = removed_by_kind(inputs.shape, shape_of(pruned))
     assert sum(by_kind.values()) == pytest.approx(100 * achieved)
     assert all((by_kind[f"removed_pct/{kind}"] > 0) == (kind in plan.votes) for kind in UNITS)
     assert pruned(IDS).logits.isfinite().all()
@@ -78,7 +81,7 @@ def test_voters_see_the_voting_blocks_alone_and_the_refit_all() -> None:
 def test_parts_add_up_to_a_layer(model_type: str) -> None:
     """Channels and heads hold all of a block but its norms and the biases of its outputs."""
     model = make_tiny(model_type)
-    shape, block = models.shape_of(model), blocks_of(model)[0]
+    shape, block = shape_of(model), blocks_of(model)[0]
     parts = (
         shape.width * shape.params_channel
         + shape.query_heads * shape.params_query_head
@@ -93,7 +96,7 @@ def test_parts_add_up_to_a_layer(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_head_rows_are_the_whole_projections(model_type: str) -> None:
-    from prune_exp.architectures import part
+    from prune_exp.model.architectures import part
 
     block = blocks_of(make_tiny(model_type))[0]
     whole = sum(matrix(part(block.module, n)).square().sum() for n in block.family.qkv)

@@ -3,10 +3,10 @@
 import made_up
 import pytest
 
-from prune_exp import insights as rules
-from prune_exp.insights import RULES, busy, conclusion, insights, speed
-from prune_exp.speed import Interval
-from prune_exp.tracked import TrackedTrial, choose_best
+from prune_exp.measurement.records import Interval
+from prune_exp.reporting import insights as rules
+from prune_exp.reporting.insights import RULES, busy, conclusion, insights, speed
+from prune_exp.tracking.read import TrackedTrial, choose_best
 
 
 def figures(low: float, value: float, high: float, maintained: float = 1.0) -> dict[str, float]:

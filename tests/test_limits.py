@@ -11,21 +11,17 @@ import pytest
 import torch
 from conftest import eager_serving, make_tiny, make_tokenizer
 
-from prune_exp import bandwidth, machine
-from prune_exp.batches import batch_labels, batch_name
-from prune_exp.checks import check
-from prune_exp.inputs import check_lengths
-from prune_exp.metrics import metric_keys
-from prune_exp.plots.roofline import roofline
-from prune_exp.settings import (
-    BenchmarkSettings,
-    DataSettings,
-    ModelSettings,
-    SettingError,
-    Settings,
-)
-from prune_exp.traffic import Footprint, footprint_of
-from prune_exp.worker import Worker
+from prune_exp.measurement import bandwidth, conditions
+from prune_exp.measurement.footprint import Footprint, footprint_of
+from prune_exp.measurement.worker import Worker
+from prune_exp.reporting.batches import batch_labels, batch_name
+from prune_exp.reporting.plots.roofline import roofline
+from prune_exp.settings.checks import check
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import BenchmarkSettings, DataSettings, ModelSettings
+from prune_exp.settings.schema import Settings
+from prune_exp.tracking.metrics import metric_keys
+from prune_exp.trial.prepare import check_lengths
 
 LAYER = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32
 """Queries and output, keys and values, three matrices of the MLP, two norms."""
@@ -137,15 +133,15 @@ def test_rates_take_the_best_repetition(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_unreadable_governor_is_said_to_be_so(tmp_path: Path) -> None:
-    assert machine.governor(tmp_path / "nothing") == "not readable"
+    assert conditions.governor(tmp_path / "nothing") == "not readable"
     (tmp_path / "governor").write_text("performance\n")
-    assert machine.governor(tmp_path / "governor") == "performance"
+    assert conditions.governor(tmp_path / "governor") == "performance"
 
 
 def test_load_is_given_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 2.0, 1.0))
-    found = machine.load_at_start(lambda interval: 40.0 + interval, seconds=1)
-    assert found["load_per_core_start"] == 3.0 / machine.available_threads()
+    found = conditions.load_at_start(lambda interval: 40.0 + interval, seconds=1)
+    assert found["load_per_core_start"] == 3.0 / conditions.available_threads()
     assert found["busy_pct_start"] == 41.0
 
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 from conftest import command, make_tiny, runs_in
 
-from prune_exp import models
-from prune_exp.architectures import blocks_of
-from prune_exp.insights import insights
-from prune_exp.masks import zero_weights
-from prune_exp.settings import PruningSettings
+from prune_exp.model.architectures import blocks_of, shape_of
+from prune_exp.pruning.weight_masks import zero_weights
+from prune_exp.reporting.insights import insights
+from prune_exp.settings.groups import PruningSettings
 
 IDS = torch.randint(1, 300, (2, 24), generator=torch.Generator().manual_seed(1))
 
@@ -32,7 +31,7 @@ def zeroed(threshold: float, **given: Any) -> tuple[torch.Tensor, int]:
 def test_one_voter_takes_the_smallest_weights() -> None:
     gone, count = zeroed(1.0, voters=["magnitude"], ballot="fixed")
     dense = make_tiny("llama")
-    wanted = round(0.4 * models.shape_of(dense).params_total)
+    wanted = round(0.4 * shape_of(dense).params_total)
     sizes = weights_of(dense).abs()
     assert count == int(gone.sum()) == pytest.approx(wanted, abs=2)
     assert sizes[gone].max() < sizes[~gone].min()
@@ -51,7 +50,7 @@ def test_agreement_only_ever_spares_weights() -> None:
 @pytest.mark.parametrize("threshold", [1 / 3, 2 / 3, 1.0])
 def test_the_adaptive_ballot_meets_the_request(threshold: float) -> None:
     _, count = zeroed(threshold, voters=["magnitude", "gradient", "random"], ballot="adaptive")
-    assert count / models.shape_of(make_tiny("llama")).params_total == pytest.approx(0.4, abs=0.002)
+    assert count / shape_of(make_tiny("llama")).params_total == pytest.approx(0.4, abs=0.002)
 
 
 def test_stochastic_masks_repeat_and_leave_the_rest_alone() -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import eager_serving, make_tiny
 
-from prune_exp import benchmark, quality
-from prune_exp.corpus import TokenBlocks, load_corpus
-from prune_exp.paired import exp_mean_difference, middle_ratio
-from prune_exp.processes import MeasurementError, ModelProcess
-from prune_exp.settings import BenchmarkSettings, DataSettings, SettingError
+from prune_exp.measurement import benchmark, quality
+from prune_exp.measurement.intervals import exp_mean_difference, middle_ratio
+from prune_exp.measurement.worker_client import MeasurementError, ModelProcess
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import BenchmarkSettings, DataSettings
+from prune_exp.text.corpus import TokenBlocks, load_corpus
 
 
 def blocks_of(ids: torch.Tensor) -> TokenBlocks:
@@ -25,7 +26,7 @@ IDS = torch.randint(1, 300, (5, 20), generator=torch.Generator().manual_seed(3))
 def test_dense_against_itself_is_exactly_itself(tmp_path: Path) -> None:
     model, text = make_tiny("llama"), blocks_of(IDS)
     base = quality.dense_baseline(model, "m", text, cache_dir=tmp_path)
-    found = quality.compare(model, base, text, max_perplexity_ratio=1.1, resamples=200)
+    found = quality.compare_quality(model, base, text, max_perplexity_ratio=1.1, resamples=200)
     assert found.perplexity_ratio.value == pytest.approx(1, abs=1e-5)
     assert found.kl_to_dense == pytest.approx(0, abs=1e-5)
     assert found.top1_agreement == 1
@@ -36,7 +37,7 @@ def test_perplexity_and_bits_equal_the_librarys_own_loss(tmp_path: Path) -> None
     model, text = make_tiny("llama"), blocks_of(IDS)
     other = make_tiny("llama", seed=1)
     base = quality.dense_baseline(model, "m", text, cache_dir=tmp_path)
-    found = quality.compare(other, base, text, max_perplexity_ratio=1.1, resamples=200)
+    found = quality.compare_quality(other, base, text, max_perplexity_ratio=1.1, resamples=200)
     loss = float(other(IDS, labels=IDS).loss)
     assert found.pruned.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
     assert found.pruned.bits_per_byte == pytest.approx(loss / math.log(2), rel=1e-4)
@@ -90,7 +91,7 @@ def test_measured_processes_answer_and_alternate(tiny_folder: Path, turns: str) 
         bootstrap_resamples=100,
     )
     prompts = [[1, 2, 3, 4], [5, 6, 7], [8, 9, 10, 11, 12]]
-    found = benchmark.measure(
+    found = benchmark.measure_pair(
         tiny_folder, tiny_folder, dict.fromkeys(benchmark.SIDES, prompts), settings
     )
     order = [sample["model"] for sample in found.samples]
@@ -114,7 +115,7 @@ def test_a_dead_process_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
 
 
 def test_corpus_splits_by_document_and_counts_bytes(tiny_folder: Path, text_file: Path) -> None:
-    from prune_exp.models import load_tokenizer
+    from prune_exp.model.loading import load_tokenizer
 
     tokenizer = load_tokenizer(tiny_folder)
     data = DataSettings(path=str(text_file), context_tokens=32, calibration_blocks=8)
@@ -132,7 +133,7 @@ def test_corpus_splits_by_document_and_counts_bytes(tiny_folder: Path, text_file
 def test_too_little_text_is_refused(
     tiny_folder: Path, tmp_path: Path, text: str, words: str
 ) -> None:
-    from prune_exp.models import load_tokenizer
+    from prune_exp.model.loading import load_tokenizer
 
     path = tmp_path / "t.txt"
     path.write_text(text, encoding="utf-8")

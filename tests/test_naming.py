@@ -9,16 +9,17 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from made_up import settings
 
-from prune_exp.naming import (
-    command_line,
+from prune_exp.search.space import swept_by
+from prune_exp.settings.params import flatten_settings, restore_settings
+from prune_exp.settings.schema import Settings
+from prune_exp.tracking.naming import (
     overrides_of,
     recalled,
     remembered,
+    shell_command,
     sweep_name,
     trial_name,
 )
-from prune_exp.params import flatten, unflatten
-from prune_exp.space import swept_by
 
 
 def test_a_sweep_is_called_by_its_space() -> None:
@@ -36,13 +37,15 @@ def test_a_sweep_is_called_by_its_space() -> None:
 def test_a_trial_is_called_by_what_varies() -> None:
     one = settings(sparsity=0.5, vote_threshold=0.6)
     one.pruning.depth_share = 0.123456
-    assert trial_name(one, [], []) == "s=0.50 t=0.60"
-    assert trial_name(one, ["sparsity"], ["sparsity=0.5"]) == "s=0.50 t=0.60"
+    assert trial_name(flatten_settings(one), [], []) == "s=0.50 t=0.60"
+    assert trial_name(flatten_settings(one), ["sparsity"], ["sparsity=0.5"]) == "s=0.50 t=0.60"
     swept = ["sparsity", "pruning.depth_share", "pruning", "pruning.voters"]
-    named = trial_name(one, swept, ["sparsity=0.5", "pruning=width"])
+    named = trial_name(flatten_settings(one), swept, ["sparsity=0.5", "pruning=width"])
     assert named == 's=0.50 t=0.60 depth_share=0.1235 pruning=width voters=["wanda", "gradient"]'
-    assert len(trial_name(one, ["model.path"], [f"model.path={'x' * 500}"])) < 100
-    assert "hunter2" not in trial_name(one, ["model.password"], ["model.password=hunter2"])
+    assert len(trial_name(flatten_settings(one), ["model.path"], [f"model.path={'x' * 500}"])) < 100
+    assert "hunter2" not in trial_name(
+        flatten_settings(one), ["model.password"], ["model.password=hunter2"]
+    )
 
 
 def test_the_space_of_another_sweeper_is_read_too() -> None:
@@ -54,7 +57,13 @@ def test_the_space_of_another_sweeper_is_read_too() -> None:
 def test_a_command_line_comes_back_whole_from_the_tag_and_the_shell(given: list[str]) -> None:
     kept = recalled(remembered(given))
     assert kept is not None
-    assert shlex.split(command_line(kept, sweep=True)) == ["python", "-m", "prune_exp", "-m", *kept]
+    assert shlex.split(shell_command(kept, sweep=True)) == [
+        "python",
+        "-m",
+        "prune_exp",
+        "-m",
+        *kept,
+    ]
 
 
 @pytest.mark.parametrize("tag", [None, "", "{}", '["cut off', "nonsense"])
@@ -81,7 +90,7 @@ def test_every_setting_reads_back_as_it_was(text: str) -> None:
     one.pruning.voters = ["wanda", "obs"]
     parser = OverridesParser.create()
     found = {}
-    for override in parser.parse_overrides(overrides_of(flatten(one))):
+    for override in parser.parse_overrides(overrides_of(flatten_settings(one))):
         value = override.value()
         found[override.key_or_group] = getattr(value, "text", value)
     if "://" not in text:
@@ -89,4 +98,4 @@ def test_every_setting_reads_back_as_it_was(text: str) -> None:
     assert found["model.hub_id"] is None
     assert [getattr(v, "text", v) for v in found["pruning.voters"]] == ["wanda", "obs"]
     assert float(found["sparsity"]) == one.sparsity
-    assert unflatten(flatten(one)).sparsity == one.sparsity
+    assert restore_settings(Settings, flatten_settings(one)).sparsity == one.sparsity

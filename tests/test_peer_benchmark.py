@@ -16,8 +16,8 @@ import psutil
 import pytest
 from conftest import eager_serving
 
-from prune_exp.processes import ModelProcess, environment_of
-from prune_exp.resident import memory_mib
+from prune_exp.machine.memory import memory_mib
+from prune_exp.measurement.worker_client import ModelProcess, environment_of
 
 PROMPT, NEW, REPEATS, THREADS = 32, 32, 10, 2
 THEIRS = """

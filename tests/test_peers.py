@@ -13,16 +13,16 @@ from peers.rows import Missing, Row, kept_row
 from peers.table import rise, table, verdicts
 from peers.task import Method, Task
 
-from prune_exp import models
-from prune_exp.inputs import prepare
-from prune_exp.records import Interval
+from prune_exp.measurement.records import Interval
+from prune_exp.model import loading
+from prune_exp.trial.prepare import prepare_trial
 
 
 @pytest.fixture
 def task(tiny_args: list[str]) -> Task:
     """A tiny Llama that is to lose 30 % of its parameters: 2 of 4 layers, or 32 of 48 channels."""
     settings = ours.settings_from([*tiny_args, "sparsity=0.3"])
-    return Task(settings=settings, inputs=prepare(settings))
+    return Task(settings=settings, inputs=prepare_trial(settings).dense)
 
 
 def activations(task: Task) -> list[torch.Tensor]:
@@ -149,8 +149,8 @@ def test_flap_adds_what_the_removed_channels_gave_on_average(task: Task, tmp_pat
         assert torch.allclose(small.mlp.down_proj.bias, expected, atol=1e-4)
         assert torch.equal(small.mlp.down_proj.weight, weight[:, kept])
         assert not small.mlp.gate_proj.bias.any()
-    models.save(pruned, task.inputs.tokenizer, tmp_path / "flap")
-    again = models.load(tmp_path / "flap")
+    loading.save_model(pruned, task.inputs.tokenizer, tmp_path / "flap")
+    again = loading.load_model(tmp_path / "flap")
     assert torch.allclose(again(task.ids[:1]).logits, pruned(task.ids[:1]).logits, atol=1e-5)
 
 
@@ -163,7 +163,9 @@ def test_flap_with_one_threshold_for_all_layers(task: Task) -> None:
     assert abs(gone - 0.3 * shape.params_total) <= group / 2
     left = sum(p.numel() for name, p in pruned.named_parameters() if "bias" not in name)
     assert left == shape.params_total - gone
-    scores = flap.standardized(stats.mlp_output * (stats.mlp_square - stats.mlp_mean.square()))
+    scores = flap.standardized(
+        stats.mlp_down_norm_sq * (stats.mlp_activation_mean_sq - stats.mlp_activation_mean.square())
+    )
     assert scores[channels].min() >= scores[~channels].max()
     seen = activations(task)
     for index, layer in enumerate(pruned.model.layers):
@@ -281,7 +283,7 @@ def test_every_row_of_ours_is_a_valid_request(task: Task, tiny_args: list[str]) 
         settings = ours.row_settings(one, task, tiny_args)
         assert settings.sparsity == pytest.approx(0.3 if not one.whole_layers else 0.381, abs=1e-3)
         if name != "vocab":
-            prepare(settings)
+            prepare_trial(settings)
 
 
 def test_a_peer_with_biases_is_timed_like_a_trial(task: Task) -> None:

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import NASTY, samples, trial
 
-from prune_exp.plots.gallery import PLOTS, draw
-from prune_exp.plots.pareto import Point, _place_labels, front, labels, points_of
-from prune_exp.plots.style import new_figure
-from prune_exp.plots.votes import _by_layer
-from prune_exp.tracked import TrackedTrial
+from prune_exp.reporting.plots.gallery import PLOTS, draw
+from prune_exp.reporting.plots.pareto import Point, _place_labels, front, labels, points_of
+from prune_exp.reporting.plots.style import new_figure
+from prune_exp.reporting.plots.votes import _by_layer
+from prune_exp.tracking.read import TrackedTrial
 
 planes = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12)
 

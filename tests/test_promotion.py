@@ -10,7 +10,7 @@ from conftest import make_tiny
 from keys import write_keys
 from tracked_sweep import Store
 
-from prune_exp.settings import SettingError
+from prune_exp.settings.errors import SettingError
 
 pytestmark = pytest.mark.slow
 FILES = ["integrity", "reload"]
@@ -49,17 +49,18 @@ def test_quality_is_what_the_models_say_on_text_no_trial_used(store: Store) -> N
 
     import torch
 
-    from prune_exp import models
-    from prune_exp.corpus import RESERVED, documents, load_corpus, load_reserved
-    from prune_exp.params import unflatten
+    from prune_exp.model import loading
+    from prune_exp.settings.params import restore_settings
+    from prune_exp.settings.schema import Settings
+    from prune_exp.text.corpus import RESERVED, documents, load_corpus, load_reserved
 
     assert store.promote() == 0
     version = str(store.alias("champion"))
     run = store.client.get_run(store.client.get_model_version("pruned-tiny", version).run_id)
-    settings = unflatten(run.data.params)
-    dense = models.load(Path(str(settings.model.path)))
-    pruned = models.load(store.files(run.data.params["sparsity"]))
-    tokenizer = models.load_tokenizer(Path(str(settings.model.path)))
+    settings = restore_settings(Settings, run.data.params)
+    dense = loading.load_model(Path(str(settings.model.path)))
+    pruned = loading.load_model(store.files(run.data.params["sparsity"]))
+    tokenizer = loading.load_tokenizer(Path(str(settings.model.path)))
     parts = documents(Path(str(settings.data.path)).read_text(encoding="utf-8"))[RESERVED::5]
     ids = tokenizer("".join(part + "\n\n" for part in parts))["input_ids"][: 20 * 32]
     blocks = torch.tensor(ids).view(20, 32)
@@ -131,9 +132,9 @@ def test_a_challenger_meets_the_champion_and_rolls_back(store: Store) -> None:
 def test_champion_gate_needs_something_better() -> None:
     from types import SimpleNamespace
 
-    from prune_exp.commands import LimitSettings
-    from prune_exp.gates import champion
-    from prune_exp.records import Interval
+    from prune_exp.measurement.records import Interval
+    from prune_exp.registry.gates import champion
+    from prune_exp.settings.command_schemas import LimitSettings
 
     def passed(quality: tuple[float, float], speed: tuple[float, float]) -> bool:
         fake: Any = SimpleNamespace(
@@ -176,8 +177,8 @@ def test_with_a_key_only_what_its_holder_signed_is_promoted(store: Store) -> Non
 
 
 def test_whoever_changes_files_and_their_digests_still_lacks_the_key(store: Store) -> None:
-    from prune_exp.cache import folder_sha256
-    from prune_exp.export import weights_sha256
+    from prune_exp.machine.cache import folder_sha256
+    from prune_exp.model.export import weights_sha256
 
     sparsity = store.client.get_run(_best(store)).data.params["sparsity"]
     worse_copy(store, sparsity)
@@ -231,7 +232,7 @@ def test_another_dense_model_or_text_is_refused(
 def test_of_two_promotions_at_once_one_wins(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from prune_exp import promote as module
+    from prune_exp.registry import promotion as module
 
     barrier = threading.Barrier(2)
     judged = module.judge
@@ -268,8 +269,8 @@ def test_of_two_promotions_at_once_one_wins(
 def test_a_promotion_that_waits_too_long_says_so(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prune_exp import promote as module
-    from prune_exp.settings import TrackingSettings
+    from prune_exp.registry import promotion as module
+    from prune_exp.settings.groups import TrackingSettings
 
     monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 0)
     with (
@@ -306,7 +307,7 @@ def test_errors_are_one_line(module: str, args: list[str], words: str, tracked: 
 
 
 def test_a_trial_is_rebuilt_bit_for_bit(tracked: Store, tmp_path: Path) -> None:
-    from prune_exp.cache import file_sha256
+    from prune_exp.machine.cache import file_sha256
 
     run_id, output = tracked.run_id("0.2"), tmp_path / "again"
     args = ["rebuild", f"run_id={run_id}", f"output={output}"]
@@ -319,9 +320,9 @@ def test_a_trial_is_rebuilt_bit_for_bit(tracked: Store, tmp_path: Path) -> None:
 
 
 def test_a_rebuild_that_differs_is_not_kept(store: Store, tmp_path: Path) -> None:
-    from prune_exp.commands import RebuildSettings
-    from prune_exp.rebuild import rebuild
-    from prune_exp.settings import TrackingSettings
+    from prune_exp.settings.command_schemas import RebuildSettings
+    from prune_exp.settings.groups import TrackingSettings
+    from prune_exp.trial.rebuild import rebuild_trial
 
     run_id = store.run_id("0.2")
     store.client.set_tag(run_id, "prune_exp.weights_sha256", "0" * 64)
@@ -334,13 +335,14 @@ def test_a_rebuild_that_differs_is_not_kept(store: Store, tmp_path: Path) -> Non
             tracking=TrackingSettings(root=str(store.root / "mlruns")),
         )
         with pytest.raises(SettingError, match="the trial recorded 0000"):
-            rebuild(wanted)
+            rebuild_trial(wanted)
         assert (tmp_path / "again").exists() == keep
 
 
 def test_a_trained_model_is_not_rebuilt() -> None:
-    from prune_exp.rebuild import _check_recovery
-    from prune_exp.settings import RecoverySettings, Settings
+    from prune_exp.settings.groups import RecoverySettings
+    from prune_exp.settings.schema import Settings
+    from prune_exp.trial.rebuild import _check_recovery
 
     with pytest.raises(SettingError, match="trained its model after pruning"):
         _check_recovery(Settings(recovery=RecoverySettings(name="distillation")))

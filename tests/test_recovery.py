@@ -12,27 +12,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_search import start
 
-from prune_exp import checkpoints, models, recovery, sources, surgery, training
-from prune_exp.checks import check
-from prune_exp.corpus import DataSettings, all_blocks, documents, load_corpus
-from prune_exp.distillation import Side, distillation_loss, divergence
-from prune_exp.generation import generate
-from prune_exp.inputs import Inputs, check_recovery
-from prune_exp.metrics import _filled, metric_keys, metrics
-from prune_exp.pruner import Pruned
-from prune_exp.records import TrialResult
-from prune_exp.settings import RecoverySettings, SettingError, Settings
-from prune_exp.teacher import SHARD_BLOCKS, Teacher
-from prune_exp.training import Lessons, learning_rate, spent, train, validation_loss
-from prune_exp.training_text import split_documents
+from prune_exp.model import loading, sources
+from prune_exp.model.architectures import head_of, shape_of
+from prune_exp.model.next_tokens import NextTokens, sum_divergence
+from prune_exp.pruning import surgery
+from prune_exp.pruning.inputs import Inputs
+from prune_exp.pruning.pruner import Pruned
+from prune_exp.recovery import checkpoints, recover, training
+from prune_exp.recovery.distillation import distillation_loss
+from prune_exp.recovery.split import split_documents
+from prune_exp.recovery.teacher import SHARD_BLOCKS, Teacher
+from prune_exp.recovery.training import (
+    Lessons,
+    can_afford_step,
+    learning_rate_at,
+    share_spent,
+    train,
+    validation_loss,
+)
+from prune_exp.settings.checks import check
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import RecoverySettings
+from prune_exp.settings.schema import Settings
+from prune_exp.text.corpus import DataSettings, all_blocks, documents, load_corpus
+from prune_exp.text.generation import generate_blocks
+from prune_exp.tracking.metrics import _filled, flatten_result, metric_keys
+from prune_exp.tracking.result import TrialResult
+from prune_exp.trial.prepare import check_recovery, pruning_request
 
 CONTEXT = 16
 
 
-def sides(tokens: int, seed: int = 0) -> tuple[Side, torch.Tensor, torch.Tensor]:
+def sides(tokens: int, seed: int = 0) -> tuple[NextTokens, torch.Tensor, torch.Tensor]:
     """A dense side and a student's tensors, of different widths and the same vocabulary."""
     chance = torch.Generator().manual_seed(seed)
-    dense = Side(
+    dense = NextTokens(
         hidden=torch.randn(tokens, 6, generator=chance), head=torch.randn(11, 6, generator=chance)
     )
     hidden = torch.randn(tokens, 5, generator=chance, requires_grad=True)
@@ -46,8 +60,7 @@ def inputs_for(folder: Path, text_file: Path, tokenizer: Any, *, cache: Path) ->
         source=sources.ModelSource(folder=folder, digest="d"),
         tokenizer=tokenizer,
         corpus=load_corpus(data, tokenizer, seed=0),
-        prompts=[],
-        shape=models.shape_of(models.skeleton(folder)),
+        shape=shape_of(loading.load_skeleton(folder)),
         cache_dir=cache,
     )
 
@@ -58,7 +71,7 @@ def test_the_chunked_loss_is_the_whole_one_in_value_and_gradient(
     tokens: int, chunk: int, seed: int
 ) -> None:
     dense, hidden, head = sides(tokens, seed)
-    loss = distillation_loss(dense, Side(hidden=hidden, head=head), chunk=chunk)
+    loss = distillation_loss(dense, NextTokens(hidden=hidden, head=head), chunk=chunk)
     found = torch.autograd.grad(3 * loss, [hidden, head])
     ours, theirs = (hidden @ head.T).log_softmax(-1), (dense.hidden @ dense.head.T).log_softmax(-1)
     whole = torch.nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
@@ -66,13 +79,15 @@ def test_the_chunked_loss_is_the_whole_one_in_value_and_gradient(
     assert loss.item() == pytest.approx(whole.item(), rel=1e-5, abs=1e-6)
     for one, other in zip(found, wanted, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
-    plain = Side(hidden=hidden.detach(), head=head.detach())
-    assert divergence(dense, plain, chunk=chunk) / tokens == pytest.approx(loss.item(), rel=1e-4)
+    plain = NextTokens(hidden=hidden.detach(), head=head.detach())
+    assert sum_divergence(dense, plain, chunk=chunk) / tokens == pytest.approx(
+        loss.item(), rel=1e-4
+    )
 
 
 def test_a_head_that_is_not_trained_gets_no_gradient() -> None:
     dense, hidden, head = sides(4)
-    loss = distillation_loss(dense, Side(hidden=hidden, head=head.detach()))
+    loss = distillation_loss(dense, NextTokens(hidden=hidden, head=head.detach()))
     loss.backward()
     assert hidden.grad is not None
     assert head.grad is None
@@ -80,7 +95,7 @@ def test_a_head_that_is_not_trained_gets_no_gradient() -> None:
 
 def make_lessons(folder: Path, cache: Path, *, dtype: str = "float32", blocks: int = 40) -> Lessons:
     ids = torch.randint(1, 257, (blocks + 4, CONTEXT), generator=torch.Generator().manual_seed(0))
-    head = models.head_of(models.load(folder)).weight.clone()
+    head = head_of(loading.load_model(folder)).weight.clone()
     teacher = Teacher(
         source=sources.ModelSource(folder=folder, digest="d"),
         head=head.to(getattr(torch, dtype)),
@@ -95,7 +110,7 @@ def make_student(folder: Path) -> Any:
     """The checkpoint with a third of its MLP channels and a layer gone, all weights to train."""
     gone = tuple(range(16))
     plan = empty_plan(layers=(2,), channels={0: gone, 1: gone, 3: gone})
-    return surgery.prune(models.load(folder), plan, None).requires_grad_(True)
+    return surgery.prune(loading.load_model(folder), plan, None).requires_grad_(True)
 
 
 def make_settings(**changes: Any) -> RecoverySettings:
@@ -113,7 +128,7 @@ def make_settings(**changes: Any) -> RecoverySettings:
 
 def test_the_dense_model_has_nothing_to_learn(tiny_folder: Path, tmp_path: Path) -> None:
     lessons = make_lessons(tiny_folder, tmp_path)
-    assert validation_loss(models.load(tiny_folder), lessons) == pytest.approx(0, abs=1e-3)
+    assert validation_loss(loading.load_model(tiny_folder), lessons) == pytest.approx(0, abs=1e-3)
     assert validation_loss(make_student(tiny_folder), lessons) > 0.1
 
 
@@ -152,9 +167,9 @@ def test_a_budget_of_tokens_is_used_up_and_never_passed(batch: int, blocks: int)
     chosen, progress = make_settings(tokens=blocks * CONTEXT, batch_blocks=batch), []
     lessons = untaught(3)
     now = training.Progress()
-    while training._affordable(now, lessons, chosen):
+    while can_afford_step(now, lessons, chosen):
         now.tokens += batch * CONTEXT
-        progress.append(spent(now, chosen))
+        progress.append(share_spent(now, chosen))
     assert blocks * CONTEXT - batch * CONTEXT < now.tokens <= blocks * CONTEXT
     assert progress == sorted(progress)
 
@@ -164,21 +179,21 @@ def test_a_budget_of_minutes_ends_training_too(tiny_folder: Path, tmp_path: Path
     chosen = make_settings(tokens=None, minutes=1e-3)
     done = train(student, lessons, chosen, tmp_path / "state")
     assert done.step >= 1
-    assert spent(done, chosen) >= 1
+    assert share_spent(done, chosen) >= 1
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
     chosen = make_settings(learning_rate=1.0, warmup_share=0.2)
-    assert learning_rate(0.1, chosen) == pytest.approx(0.5)
-    assert learning_rate(0.2, chosen) == pytest.approx(1.0)
-    assert learning_rate(0.6, chosen) == pytest.approx(0.5)
-    assert learning_rate(1.0, chosen) == pytest.approx(0.0)
-    assert learning_rate(0.0, replace(chosen, warmup_share=0.0)) == pytest.approx(1.0)
+    assert learning_rate_at(0.1, chosen) == pytest.approx(0.5)
+    assert learning_rate_at(0.2, chosen) == pytest.approx(1.0)
+    assert learning_rate_at(0.6, chosen) == pytest.approx(0.5)
+    assert learning_rate_at(1.0, chosen) == pytest.approx(0.0)
+    assert learning_rate_at(0.0, replace(chosen, warmup_share=0.0)) == pytest.approx(1.0)
 
 
 def test_every_block_is_read_before_any_is_read_again() -> None:
     lessons = untaught(7)
-    read = [block for step in range(7) for block in lessons.batch(step, 3)]
+    read = [block for step in range(7) for block in lessons.choose_batch(step, 3)]
     assert read[:7] == list(range(7))
     assert sorted(read[7:14]) == sorted(read[14:21]) == list(range(7))
     assert read[7:14] != read[14:21]
@@ -208,9 +223,11 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(
     monkeypatch.setattr(checkpoints, "save", save)
     (tmp_path / "cut" / ".partial-rest").mkdir()
     steps: list[int] = []
-    batch = Lessons.batch
+    batch = Lessons.choose_batch
     monkeypatch.setattr(
-        Lessons, "batch", lambda self, step, size: steps.append(step) or batch(self, step, size)
+        Lessons,
+        "choose_batch",
+        lambda self, step, size: steps.append(step) or batch(self, step, size),
     )
     again = make_student(tiny_folder)
     found = train(again, lessons, chosen, tmp_path / "cut")
@@ -225,17 +242,17 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(
 def test_dense_states_are_computed_once(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prune_exp import teacher
+    from prune_exp.recovery import teacher
 
     lessons, loads = make_lessons(tiny_folder, tmp_path), count_loads(monkeypatch, teacher)
     first = lessons.teacher.states(lessons.training, [SHARD_BLOCKS + 1, 0])
     again = lessons.teacher.states(lessons.training, [SHARD_BLOCKS + 1, 0])
     assert len(loads) == 2, "one for each shard"
     assert torch.equal(first, again)
-    model = models.load(tiny_folder)
+    model = loading.load_model(tiny_folder)
     for states, index in zip(first, (SHARD_BLOCKS + 1, 0), strict=True):
         ids = lessons.training[index][None]
-        logits = states.float() @ models.head_of(model).weight.T
+        logits = states.float() @ head_of(model).weight.T
         assert torch.allclose(logits, model(ids).logits[0], atol=0.1)
 
 
@@ -246,7 +263,7 @@ def test_generated_text_is_seeded_and_starts_from_its_prompts(
     prompts = torch.randint(1, 257, (3, 4), generator=torch.Generator().manual_seed(0))
 
     def sample(seed: int, cache: str) -> torch.Tensor:
-        return generate(
+        return generate_blocks(
             source, prompts, tokens=12, temperature=1.0, seed=seed, cache_dir=tmp_path / cache
         )
 
@@ -258,7 +275,7 @@ def test_generated_text_is_seeded_and_starts_from_its_prompts(
 
 
 def test_held_out_documents_are_never_trained_on(text_file: Path, tiny_folder: Path) -> None:
-    tokenizer, chosen = models.load_tokenizer(tiny_folder), make_settings()
+    tokenizer, chosen = loading.load_tokenizer(tiny_folder), make_settings()
     data = DataSettings(path=str(text_file), context_tokens=32, heldout_blocks=6)
     corpus = load_corpus(data, tokenizer, seed=0)
     split = split_documents(corpus.documents, tokenizer, chosen)
@@ -277,26 +294,30 @@ def test_a_trimmed_vocabulary_is_taught_on_the_tokens_left(
     text: str, text_file: Path, tmp_path: Path
 ) -> None:
     folder, tokenizer = tmp_path / "dense", make_bpe_tokenizer()
-    models.save(make_tiny("llama"), tokenizer, folder)
-    dense, gone = models.load(folder), tuple(range(270, 300))
-    head = models.head_of(dense).weight.clone()
-    from prune_exp.vocabulary import trim
+    loading.save_model(make_tiny("llama"), tokenizer, folder)
+    dense, gone = loading.load_model(folder), tuple(range(270, 300))
+    head = head_of(dense).weight.clone()
+    from prune_exp.text.tokenizer import trim_tokenizer
 
-    trimmed, kept = trim(tokenizer, gone)
+    trimmed, kept = trim_tokenizer(tokenizer, gone)
     student = surgery.prune(dense, empty_plan(tokens=gone), None)
     inputs = inputs_for(folder, text_file, tokenizer, cache=tmp_path)
     pruned = Pruned(
-        model=student, tokenizer=trimmed, plan=empty_plan(tokens=gone), kept=tuple(kept)
+        model=student,
+        tokenizer=trimmed,
+        plan=empty_plan(tokens=gone),
+        request=pruning_request(Settings()),
+        kept=tuple(kept),
     )
-    chosen = Settings(recovery=make_settings(text=text, generated_blocks=5))
-    lessons = recovery.prepare_lessons(chosen, inputs, pruned, head)
+    chosen = make_settings(text=text, generated_blocks=5)
+    lessons = recover.prepare_lessons(chosen, inputs, pruned, head)
     assert int(lessons.training.max()) < len(trimmed)
     assert lessons.teacher.head.shape[0] == len(trimmed)
     assert validation_loss(student, lessons) == pytest.approx(0, abs=1e-3)
     if text == "calibration":
-        parts = split_documents(inputs.corpus.documents, trimmed, chosen.recovery).training
+        parts = split_documents(inputs.corpus.documents, trimmed, chosen).training
         assert torch.equal(lessons.training, all_blocks(parts, trimmed, CONTEXT))
-    done = recovery.recover(chosen, inputs, pruned, head)
+    done = recover.recover(chosen, inputs, pruned, head)
     assert done.record.steps == 60
 
 
@@ -307,12 +328,12 @@ def test_adapters_are_merged_into_a_stock_model(tiny_folder: Path, tmp_path: Pat
     student.requires_grad_(False)
     embedding = student.get_input_embeddings().weight.clone()
     chosen = make_settings(lora_rank=4, learning_rate=1e-2)
-    done = recovery._train(student, lessons, chosen, tmp_path / "state")
+    done = recover.train_weights(student, lessons, chosen, tmp_path / "state")
     assert done.best_loss < 0.95 * done.first_loss
     assert [name for name, _ in student.named_parameters()] == names
     assert torch.equal(student.get_input_embeddings().weight, embedding)
-    models.save(student, models.load_tokenizer(tiny_folder), tmp_path / "model")
-    saved = models.load(tmp_path / "model")
+    loading.save_model(student, loading.load_tokenizer(tiny_folder), tmp_path / "model")
+    saved = loading.load_model(tmp_path / "model")
     assert validation_loss(saved, lessons) == pytest.approx(done.best_loss, rel=1e-4)
 
 
@@ -325,7 +346,7 @@ def test_embeddings_are_trained_when_wanted(
     before = student.get_input_embeddings().weight.clone()
     inner = student.model.layers[0].mlp.down_proj.weight.clone()
     chosen = make_settings(train_embeddings=trained, tokens=10 * CONTEXT)
-    done = recovery._train(student, lessons, chosen, tmp_path / "state")
+    done = recover.train_weights(student, lessons, chosen, tmp_path / "state")
     assert done.best_step == 10
     assert torch.equal(before, student.get_input_embeddings().weight) != trained
     assert not torch.equal(inner, student.model.layers[0].mlp.down_proj.weight)
@@ -335,11 +356,11 @@ def test_embeddings_are_trained_when_wanted(
 def test_adapters_without_their_package_are_refused(
     text_file: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib.util
+    from prune_exp.trial import prepare
 
-    tokenizer = models.load_tokenizer(tiny_folder)
+    tokenizer = loading.load_tokenizer(tiny_folder)
     inputs = inputs_for(tiny_folder, text_file, tokenizer, cache=tiny_folder)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(prepare, "find_spec", lambda _name: None)
     check_recovery(Settings(recovery=make_settings()), inputs)
     with pytest.raises(SettingError, match=r"pip install 'prune-exp\[lora\]'"):
         check_recovery(Settings(recovery=make_settings(lora_rank=2)), inputs)
@@ -395,7 +416,7 @@ def test_metric_keys_are_those_of_a_trained_trial() -> None:
     )
     assert "seconds/recover" in metric_keys(speed=False, quality=True, recovery=True)
     assert not [key for key in metric_keys(speed=True, quality=True) if "recover" in key]
-    assert "recovery/curve" not in metrics(
+    assert "recovery/curve" not in flatten_result(
         replace(result, dense_shape=replace(result.dense_shape, params_total=2))
     )
 
@@ -415,7 +436,7 @@ def test_a_killed_training_goes_on_and_its_best_weights_are_exported(
         "recovery.evaluate_every=5",
         "recovery.learning_rate=3e-3",
     ]
-    code, errors = start(arguments, tmp_path, "prune_exp.checkpoints:save", "self after")
+    code, errors = start(arguments, tmp_path, "prune_exp.recovery.checkpoints:save", "self after")
     assert code == 1, errors
     assert signal.SIGKILL.name in errors
     kept = list((tmp_path / "cache" / "recovery").glob("*/step-*"))
@@ -444,29 +465,28 @@ def test_a_killed_training_goes_on_and_its_best_weights_are_exported(
 
 def check_exported(folder: Path, dense: Path, run: Any, expected: float) -> None:
     """The validation loss of the checkpoint on disk is the record's."""
-    exported = models.load(Path(run.data.tags["prune_exp.checkpoint"]))
+    exported = loading.load_model(Path(run.data.tags["prune_exp.checkpoint"]))
     data = DataSettings(
         path=run.data.params["data.path"],
         context_tokens=32,
         calibration_blocks=6,
         heldout_blocks=6,
     )
-    tokenizer = models.load_tokenizer(dense)
+    tokenizer = loading.load_tokenizer(dense)
     corpus = load_corpus(data, tokenizer, seed=0)
     inputs = Inputs(
         source=sources.ModelSource(folder=dense, digest=run.data.tags["prune_exp.model_digest"]),
         tokenizer=tokenizer,
         corpus=corpus,
-        prompts=[],
-        shape=models.shape_of(exported),
+        shape=shape_of(exported),
         cache_dir=folder / "cache",
     )
-    pruned = Pruned(model=exported, tokenizer=tokenizer, plan=empty_plan())
-    chosen = Settings(
-        recovery=RecoverySettings(
-            name="distill", tokens=640, context_tokens=32, validation_blocks=4, evaluate_every=5
-        )
+    pruned = Pruned(
+        model=exported, tokenizer=tokenizer, plan=empty_plan(), request=pruning_request(Settings())
     )
-    head = models.head_of(models.load(dense)).weight
-    lessons = recovery.prepare_lessons(chosen, inputs, pruned, head)
+    chosen = RecoverySettings(
+        name="distill", tokens=640, context_tokens=32, validation_blocks=4, evaluate_every=5
+    )
+    head = head_of(loading.load_model(dense)).weight
+    lessons = recover.prepare_lessons(chosen, inputs, pruned, head)
     assert validation_loss(exported, lessons) == pytest.approx(expected, rel=1e-6)

@@ -8,15 +8,14 @@ import pytest
 import torch
 from conftest import GROUPED, MODEL_TYPES, command, empty_plan, make_tiny, small_trial
 
-from prune_exp import surgery
-from prune_exp.architectures import blocks_of
-from prune_exp.records import PruningPlan
-from prune_exp.rehearsal import best_rehearsed, closest_run, rehearsed_loss
-from prune_exp.settings import PruningSettings
-from prune_exp.streaming import LayerStream
+from prune_exp.model.architectures import blocks_of, shape_of
+from prune_exp.pruning import surgery
+from prune_exp.pruning.layer_stream import LayerStream
+from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.rehearsal import best_rehearsed, closest_run, rehearse_plan
 
 IDS = torch.randint(1, 300, (6, 24), generator=torch.Generator().manual_seed(1))
-HOW = PruningSettings(voters=["wanda"])
+HOW = surgery.REFIT
 
 
 def streams(model: Any) -> list[torch.Tensor]:
@@ -46,7 +45,7 @@ def plan_without(model_type: str, *layers: int) -> PruningPlan:
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_nothing_removed_is_the_dense_loss(model_type: str) -> None:
     model = make_tiny(model_type)
-    found = rehearsed_loss(model, empty_plan(), IDS, streams(model).__getitem__, HOW)
+    found = rehearse_plan(model, empty_plan(), IDS, streams(model).__getitem__, HOW)
     assert found == pytest.approx(loss(model, IDS[3:]), rel=1e-3)
 
 
@@ -55,7 +54,7 @@ def test_nothing_removed_is_the_dense_loss(model_type: str) -> None:
 def test_foretells_the_loss_after_the_refit(model_type: str, layers: tuple[int, ...]) -> None:
     plan, model = plan_without(model_type, *layers), make_tiny(model_type)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = rehearsed_loss(model, plan, IDS, streams(model).__getitem__, HOW)
+    found = rehearse_plan(model, plan, IDS, streams(model).__getitem__, HOW)
     pruned = surgery.prune(make_tiny(model_type), plan, IDS[:3])
     assert found == pytest.approx(loss(pruned, IDS[3:]), rel=1e-4)
     assert found != pytest.approx(loss(model, IDS[3:]), rel=1e-4)
@@ -99,20 +98,21 @@ def test_a_rehearsed_trial_carries_out_one_of_its_plans(
 ) -> None:
     from peers.ours import settings_from
 
-    from prune_exp import models
-    from prune_exp.inputs import prepare
-    from prune_exp.pruner import prune_model
-    from prune_exp.stopwatch import Stopwatch
+    from prune_exp.machine.stopwatch import Stopwatch
+    from prune_exp.model import loading
+    from prune_exp.pruning.pruner import prune_model
+    from prune_exp.trial.prepare import prepare_trial, pruning_request
 
     args = small_trial(tiny_folder, text_file, tmp_path)
     settings = settings_from([*args, "sparsity=0.3", "pruning.rehearse=[0.0,0.9]"])
-    inputs, watch = prepare(settings), Stopwatch()
-    pruned = prune_model(settings, inputs, models.load(inputs.source.folder), watch)
+    inputs, watch = prepare_trial(settings).dense, Stopwatch()
+    request = pruning_request(settings)
+    pruned = prune_model(request, inputs, loading.load_model(inputs.source.folder), watch)
     tried = pruned.plan.rehearsed
     assert len({len(one.layers) for one in tried}) > 1
     best = min(tried, key=lambda one: one.loss_nats)
     assert (best.layers, best.channels) == (pruned.plan.layers, pruned.plan.allocation.channels)
-    assert models.shape_of(pruned.model).layers == inputs.shape.layers - len(best.layers)
+    assert shape_of(pruned.model).layers == inputs.shape.layers - len(best.layers)
     assert "rehearse" in watch.seconds
 
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from made_up import NASTY, findings, store_sweep, trial
 from markdown_it import MarkdownIt
 
-from prune_exp.commands import ReportSettings
-from prune_exp.document.blocks import (
+from prune_exp.machine.display import plain
+from prune_exp.pruning.plan import Rehearsed
+from prune_exp.reporting.document.blocks import (
     Bullets,
     Card,
     Cards,
@@ -30,18 +31,19 @@ from prune_exp.document.blocks import (
     Section,
     Table,
 )
-from prune_exp.document.content import document
-from prune_exp.document.findings import look_up
-from prune_exp.document.html import to_html
-from prune_exp.document.markdown import to_markdown
-from prune_exp.document.note import note
-from prune_exp.plots.gallery import PLOTS
-from prune_exp.records import Rehearsed
-from prune_exp.report import make_report, report, to_json
-from prune_exp.settings import SettingError, TrackingSettings
-from prune_exp.store import use_store
-from prune_exp.tracked import PREFIX, Choice
-from prune_exp.wording import plain
+from prune_exp.reporting.document.content import document
+from prune_exp.reporting.document.findings import look_up
+from prune_exp.reporting.document.html import to_html
+from prune_exp.reporting.document.markdown import to_markdown
+from prune_exp.reporting.document.note import sweep_note
+from prune_exp.reporting.plots.gallery import PLOTS
+from prune_exp.reporting.write import make_report, report_run, to_json
+from prune_exp.settings.command_schemas import ReportSettings
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.tracking import tags as keys
+from prune_exp.tracking.read import Choice
+from prune_exp.tracking.store import use_store
 
 PICTURES = Path(tempfile.mkdtemp(prefix="prune_exp-pictures-"))
 (PICTURES / "p.png").write_bytes(b"\x89PNG")
@@ -170,7 +172,7 @@ def test_the_page_fetches_nothing_and_runs_nothing() -> None:
 
 @pytest.mark.parametrize("nasty", NASTY)
 def test_hostile_names_prompts_and_errors_stay_text(nasty: str) -> None:
-    failed = trial(1, name=nasty, status="FAILED", metrics={}, tags={f"{PREFIX}error": nasty})
+    failed = trial(1, name=nasty, status="FAILED", metrics={}, tags={keys.ERROR: nasty})
     chosen = trial(0, name=nasty)
     chosen.params["model.name"] = nasty
     found = findings([chosen, failed], samples=made_up.samples([nasty] * 3))
@@ -180,7 +182,7 @@ def test_hostile_names_prompts_and_errors_stay_text(nasty: str) -> None:
         kinds = {tag for tag, _ in shown.tags}
         assert not kinds & {"script", "img", "em", "del", "s"}
         assert any(words(nasty)[:40] in words(cell) for cell in shown.texts["td"])
-    assert len(note([chosen, failed], found.best)) <= 8000
+    assert len(sweep_note([chosen, failed], found.best)) <= 8000
     json.dumps(to_json(found, DRAWN), allow_nan=False)
 
 
@@ -213,7 +215,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[str
     """A store with three trials, the second of which failed."""
     root = tmp_path_factory.mktemp("store") / "mlruns"
     trials = [trial(0, 0.1), trial(1, 0.9, status="FAILED", metrics={}), trial(2, 0.5)]
-    trials[1].tags[f"{PREFIX}error"] = "MeasurementError: gave up\nafter a while"
+    trials[1].tags[keys.ERROR] = "MeasurementError: gave up\nafter a while"
     parent, children = store_sweep(root, trials)
     return root, parent, children
 
@@ -233,7 +235,7 @@ def test_a_sweep_is_reported_from_its_store_alone(
     hidden = root.with_name("hidden")
     root.rename(hidden)
     try:
-        assert report(wanted(moved, parent, tmp_path / "out")) == 0
+        assert report_run(wanted(moved, parent, tmp_path / "out")) == 0
     finally:
         hidden.rename(root)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -253,7 +255,7 @@ def test_a_trial_is_reported_among_its_sweep(
     swept: tuple[Path, str, list[str]], tmp_path: Path
 ) -> None:
     root, parent, children = swept
-    assert report(wanted(root, children[2], tmp_path)) == 0
+    assert report_run(wanted(root, children[2], tmp_path)) == 0
     figures = json.loads((tmp_path / "report.json").read_text())
     assert (figures["run_id"], figures["root_run_id"]) == (children[2], parent)
     assert figures["chosen_for"] == "asked for by its id"
@@ -285,12 +287,12 @@ def test_what_cannot_be_reported_is_one_line(
         (children[0], file / "below", "cannot be written"),
     ):
         with pytest.raises(SettingError, match=said):
-            report(wanted(root, run_id, output))
+            report_run(wanted(root, run_id, output))
         assert not (tmp_path / "x").exists()
     failed = trial(0, status="FAILED", metrics={})
     parent, _ = store_sweep(tmp_path / "none", [failed])
     with pytest.raises(SettingError, match="of which none finished"):
-        report(wanted(tmp_path / "none", parent, tmp_path / "x"))
+        report_run(wanted(tmp_path / "none", parent, tmp_path / "x"))
 
 
 def test_an_earlier_report_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -454,7 +456,7 @@ def test_without_a_command_line_every_setting_is_given() -> None:
 
 def test_secrets_are_not_in_the_command() -> None:
     given = ["model.hub_token=abc", "tracking.uri=postgresql://u:hunter2@host/db"]
-    from prune_exp.naming import remembered
+    from prune_exp.tracking.naming import remembered
 
     one = trial(0, tags={"prune_exp.overrides": remembered(given)})
     text = section(findings([one]), "How to reproduce")
@@ -466,8 +468,8 @@ def test_secrets_are_not_in_the_command() -> None:
 def test_a_note_fits_into_a_tag_and_names_the_best() -> None:
     many = [trial(i, 0.5, name=f"s=0.50 t=0.50 depth_share=0.{i:03d}") for i in range(300)]
     best = Choice(trial=many[250], rule="the best quality")
-    text = note(many, best)
+    text = sweep_note(many, best)
     assert len(text) <= 8000
     assert "depth_share=0.250" in text
     assert re.search(r"\d+ more trials are in report\.md", text)
-    assert "No trial finished" in note([trial(0, status="FAILED", metrics={})], None)
+    assert "No trial finished" in sweep_note([trial(0, status="FAILED", metrics={})], None)

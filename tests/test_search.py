@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from conftest import command, runs_in
 
-from prune_exp import study as studies
-from prune_exp.app import check_numbers
-from prune_exp.metrics import metric_keys
-from prune_exp.settings import SearchSettings, SettingError
-from prune_exp.space import Interval, Space, read_space
+from prune_exp.search import study as studies
+from prune_exp.search.space import SearchRange, Space, read_space
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import SearchSettings
+from prune_exp.tracking.metrics import metric_keys
+from prune_exp.trial.app import check_numbers
 
 CHEAP = ("benchmark=off", "search.objectives=[weights_read_ratio,bits_per_byte_increase]")
 
@@ -37,7 +38,7 @@ def sparsities(runs: Sequence[Any]) -> list[str]:
 
 
 def space(listed: dict[str, tuple[str, ...]], *searched: str) -> Space:
-    one = Interval(low=0.1, high=0.9, integer=False, log=False)
+    one = SearchRange(low=0.1, high=0.9, integer=False, log=False)
     return Space(fixed=(), listed=listed, searched=dict.fromkeys(searched, one))
 
 
@@ -49,20 +50,20 @@ def new_study(tmp_path: Path, name: str = "s", **settings: Any) -> Any:
 def test_lists_multiply_and_each_point_is_left_until_it_has_a_result(tmp_path: Path) -> None:
     grid = space({"sparsity": ("0.3", "0.5"), "seed": ("0", "1")})
     study = new_study(tmp_path)
-    rows = studies.remaining(study, grid, n_trials=1)
+    rows = studies.remaining_rows(study, grid, n_trials=1)
     assert [(row["sparsity"], row["seed"]) for row in rows] == [
         ("0.3", "0"),
         ("0.3", "1"),
         ("0.5", "0"),
         ("0.5", "1"),
     ]
-    for trial in studies.ask(study, grid, rows[:2]):
-        studies.tell(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
-    (lost,) = studies.ask(study, grid, rows[2:3])
-    studies.tell(study, lost.number, {"cost": float("nan")}, {"cost": "minimize"}, {})
+    for trial in studies.ask_trials(study, grid, rows[:2]):
+        studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    (lost,) = studies.ask_trials(study, grid, rows[2:3])
+    studies.tell_trial(study, lost.number, {"cost": float("nan")}, {"cost": "minimize"}, {})
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE", "FAIL"]
     assert "cost is nan" in study.trials[2].user_attrs[studies.ERROR]
-    assert studies.remaining(study, grid, n_trials=1) == rows[2:]
+    assert studies.remaining_rows(study, grid, n_trials=1) == rows[2:]
 
 
 def test_a_search_counts_all_trials_but_interrupted_ones_and_deals_lists_in_turn(
@@ -70,15 +71,19 @@ def test_a_search_counts_all_trials_but_interrupted_ones_and_deals_lists_in_turn
 ) -> None:
     mixed = space({"seed": ("0", "1")}, "sparsity")
     study = new_study(tmp_path)
-    rows = studies.remaining(study, mixed, n_trials=5)
+    rows = studies.remaining_rows(study, mixed, n_trials=5)
     assert [row["seed"] for row in rows] == ["0", "1", "0", "1", "0"]
-    first, second, third = studies.ask(study, mixed, rows[:3])
+    first, second, third = studies.ask_trials(study, mixed, rows[:3])
     assert [t.params["seed"] for t in (first, second, third)] == ["0", "1", "0"]
     assert all(0.1 <= t.params["sparsity"] <= 0.9 for t in (first, second, third))
-    studies.tell(study, first.number, {"cost": 1.0}, {"cost": "minimize"}, {})
-    studies.tell(study, second.number, None, {"cost": "minimize"}, {}, "it broke")
-    studies.interrupt(study, third.number)
-    assert [row["seed"] for row in studies.remaining(study, mixed, n_trials=5)] == ["0", "1", "0"]
+    studies.tell_trial(study, first.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    studies.tell_trial(study, second.number, None, {"cost": "minimize"}, {}, "it broke")
+    studies.interrupt_trial(study, third.number)
+    assert [row["seed"] for row in studies.remaining_rows(study, mixed, n_trials=5)] == [
+        "0",
+        "1",
+        "0",
+    ]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "gp", "qmc"])
@@ -89,26 +94,26 @@ def test_every_sampler_keeps_to_the_space_and_does_not_repeat_itself(
     seen = set()
     for _start in range(2):
         study = new_study(tmp_path, sampler=sampler)
-        for trial in studies.ask(study, inside, [{}, {}, {}]):
+        for trial in studies.ask_trials(study, inside, [{}, {}, {}]):
             seen.add(trial.params["sparsity"])
             assert all(0.1 <= value <= 0.9 for value in trial.params.values())
-            studies.tell(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+            studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
     assert len(seen) == 6
 
 
 def test_constraints_decide_what_is_feasible(tmp_path: Path) -> None:
-    from prune_exp.front import line
+    from prune_exp.search.summary import describe_trial
 
     study = new_study(tmp_path)
     inside = space({}, "sparsity")
     for cost, ratio in ((1.0, 9.0), (2.0, 3.0)):
-        (trial,) = studies.ask(study, inside, [{}])
+        (trial,) = studies.ask_trials(study, inside, [{}])
         found = {"cost": cost, "ratio": ratio}
-        studies.tell(study, trial.number, found, {"cost": "minimize"}, {"ratio": 5.0})
-    assert [studies.feasible(trial) for trial in study.trials] == [False, True]
+        studies.tell_trial(study, trial.number, found, {"cost": "minimize"}, {"ratio": 5.0})
+    assert [studies.is_feasible(trial) for trial in study.trials] == [False, True]
     assert study.best_trial.number == 1
-    assert "infeasible" in line(study, 0, ["cost"])
-    assert "best so far: trial 1" in line(study, 1, ["cost"])
+    assert "infeasible" in describe_trial(study, 0, ["cost"])
+    assert "best so far: trial 1" in describe_trial(study, 1, ["cost"])
 
 
 def test_a_study_of_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -270,17 +275,17 @@ def start(arguments: list[str], folder: Path, where: str, whom: str) -> tuple[in
 @pytest.mark.parametrize(
     "where",
     [
-        "prune_exp.calibration:compute",
-        "prune_exp.surgery:prune",
-        "prune_exp.models:save",
-        "prune_exp.benchmark:measure",
+        "prune_exp.pruning.calibration:compute",
+        "prune_exp.pruning.surgery:prune",
+        "prune_exp.model.loading:save_model",
+        "prune_exp.measurement.benchmark:measure_pair",
     ],
 )
 def test_a_killed_trial_fails_in_both_stores_and_the_others_go_on(
     where: str, tiny_args: list[str], tmp_path: Path
 ) -> None:
     arguments = ["-m", *tiny_args, "search.study_name=X", "sparsity=0.3,0.5"]
-    if where != "prune_exp.benchmark:measure":
+    if where != "prune_exp.measurement.benchmark:measure_pair":
         arguments.append("benchmark=off")
     code, errors = start(arguments, tmp_path, where, "self")
     assert code == 1, errors
@@ -296,10 +301,10 @@ def test_a_killed_trial_fails_in_both_stores_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("where", "whom", "finished"),
     [
-        ("prune_exp.surgery:prune", "driver", 0),
-        ("prune_exp.tracking:end_trial", "self after", 1),
-        ("prune_exp.study:tell", "self after", 1),
-        ("prune_exp.report:write_report", "self", 2),
+        ("prune_exp.pruning.surgery:prune", "driver", 0),
+        ("prune_exp.tracking.runs:end_trial", "self after", 1),
+        ("prune_exp.search.study:tell", "self after", 1),
+        ("prune_exp.reporting.write:write_report", "self", 2),
     ],
 )
 def test_a_killed_driver_loses_nothing_that_had_finished(

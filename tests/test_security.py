@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tracked_sweep import Store
 
-from prune_exp.checks import check
-from prune_exp.params import flatten, unflatten
-from prune_exp.redaction import redact, redact_override
-from prune_exp.settings import ModelSettings, SettingError, Settings, TrackingSettings
+from prune_exp.settings.checks import check
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import ModelSettings, TrackingSettings
+from prune_exp.settings.params import flatten_settings, restore_settings
+from prune_exp.settings.redaction import redact, redact_override
+from prune_exp.settings.schema import Settings
 
 PASSWORD = "hunter2"
 SNITCH = "from pathlib import Path\nPath({target!r}).write_text('ran')\nclass Evil: pass\n"
@@ -68,13 +70,15 @@ def test_flattened_settings_come_back(
     settings = Settings(sparsity=sparsity, model=ModelSettings(name=name, package="p"))
     settings.pruning.refit, settings.pruning.voters = refit, voters
     if redact(name) == name and name != "None":
-        assert unflatten(flatten(settings)) == settings
+        assert restore_settings(Settings, flatten_settings(settings)) == settings
 
 
 def test_stored_settings_are_data() -> None:
-    assert unflatten({"model.name": "${oc.env:HOME}"}).model.name == "${oc.env:HOME}"
+    assert (
+        restore_settings(Settings, {"model.name": "${oc.env:HOME}"}).model.name == "${oc.env:HOME}"
+    )
     with pytest.raises(SettingError, match=r"sparsity=__import__\('os'\) as tracked"):
-        unflatten({"sparsity": "__import__('os')"})
+        restore_settings(Settings, {"sparsity": "__import__('os')"})
 
 
 @pytest.mark.parametrize("name", ["a' or name != '", "../../up", "a/b", "a:b", "", "a\nb"])
@@ -133,7 +137,7 @@ def test_passwords_reach_no_file_and_no_log(tiny_args: list[str], tmp_path: Path
 def test_hydras_launch_log_is_redacted() -> None:
     import logging
 
-    from prune_exp.redaction import Redact
+    from prune_exp.settings.redaction import Redact
 
     record = logging.LogRecord(
         "x", logging.INFO, "f", 1, "#%d : %s", (0, f"uri=http://me:{PASSWORD}@h"), None
@@ -159,22 +163,22 @@ def hostile_checkpoint(folder: Path, target: Path) -> None:
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     import torch
 
-    from prune_exp import models
-    from prune_exp.export import export
+    from prune_exp.model import loading
+    from prune_exp.model.export import export_model
 
     target, folder = tmp_path / "ran", tmp_path / "model"
     hostile_checkpoint(folder, target)
-    assert models.foreign_parts(folder) == [
+    assert loading.foreign_parts(folder) == [
         "config.json (auto_map)",
         "evil.py",
         "tokenizer_config.json (auto_map)",
     ]
-    model, tokenizer = models.load(folder), models.load_tokenizer(folder)
-    models.skeleton(folder)
+    model, tokenizer = loading.load_model(folder), loading.load_tokenizer(folder)
+    loading.load_skeleton(folder)
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(model(ids).logits, make_tiny("llama")(ids).logits)
-    written = export(model, tokenizer, tmp_path / "out")
-    assert models.foreign_parts(written) == []
+    written = export_model(model, tokenizer, tmp_path / "out")
+    assert loading.foreign_parts(written) == []
     assert not target.exists()
 
 
@@ -189,14 +193,14 @@ class Bomb:
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
-    from prune_exp.sources import locate
+    from prune_exp.model.sources import locate_model
 
     folder, target = tmp_path / "model", tmp_path / "ran"
     make_tiny("llama").save_pretrained(folder)
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(target)))
     with pytest.raises(SettingError, match=r"has no \.safetensors file; only those are read"):
-        locate(ModelSettings(path=str(folder)), tmp_path / "cache")
+        locate_model(ModelSettings(path=str(folder)), tmp_path / "cache")
     assert not target.exists()
 
 
@@ -230,8 +234,8 @@ def test_a_stored_model_that_is_more_than_data_is_refused(
 
 
 def test_a_tag_cannot_have_other_folders_removed(tmp_path: Path) -> None:
-    from prune_exp.registry import discard_checkpoint
-    from prune_exp.tracked import TrackedTrial
+    from prune_exp.registry.stored_models import discard_checkpoint
+    from prune_exp.tracking.read import TrackedTrial
 
     root, other = tmp_path / "root", tmp_path / "other"
     inside = root / "0" / "model"
@@ -266,7 +270,7 @@ main()
 """
 LIGHT = """
 import sys
-from prune_exp.context import HydraContext
+from prune_exp.tracking.context import HydraContext
 assert not HydraContext().in_context()
 assert HydraContext().tags() == {}
 heavy = {"hydra", "mlflow", "torch", "omegaconf", "numpy"} & set(sys.modules)
@@ -282,12 +286,12 @@ def test_other_hydra_projects_get_tags(tmp_path: Path) -> None:
     info = tmp_path / "site" / "prune_exp-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: prune-exp\nVersion: 0.1.0\n")
-    wanted = 'prune_exp = "prune_exp.context:HydraContext"'
+    wanted = 'prune_exp = "prune_exp.tracking.context:HydraContext"'
     project = Path(prune_exp.__file__).parents[1] / "pyproject.toml"
     group = '[project.entry-points."mlflow.run_context_provider"]\n'
     assert group + wanted in project.read_text(encoding="utf-8")
     (info / "entry_points.txt").write_text(
-        "[mlflow.run_context_provider]\nprune_exp = prune_exp.context:HydraContext\n"
+        "[mlflow.run_context_provider]\nprune_exp = prune_exp.tracking.context:HydraContext\n"
     )
     (tmp_path / "app.py").write_text(APP)
     path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
@@ -315,7 +319,7 @@ def test_other_hydra_projects_get_tags(tmp_path: Path) -> None:
 
 
 def test_the_context_is_light_and_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prune_exp.context import HydraContext
+    from prune_exp.tracking.context import HydraContext
 
     subprocess.run([sys.executable, "-c", LIGHT], check=True)
 

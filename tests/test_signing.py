@@ -9,11 +9,13 @@ from conftest import command, small_trial
 from keys import write_keys
 from omegaconf import DictConfig, OmegaConf
 
-from prune_exp.callback import Lifecycle
-from prune_exp.errors import conf_dir
-from prune_exp.settings import SettingError, Settings, TrackingSettings, store_schema
-from prune_exp.signing import PASSWORD, check_signing_key, fault, sign
-from prune_exp.sweeper import register
+from prune_exp.registry.signing import PASSWORD, check_signing_key, fault, sign
+from prune_exp.search.sweeper import register_sweeper
+from prune_exp.settings.config_tree import conf_dir
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.schema import Settings, store_schema
+from prune_exp.trial.lifecycle import Lifecycle
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_only_who_signs_needs_the_key(
 ) -> None:
     started: list[Settings] = []
     monkeypatch.setattr(
-        "prune_exp.tracking.start_trial", lambda settings, *_, **__: started.append(settings)
+        "prune_exp.tracking.runs.start_trial", lambda settings, *_, **__: started.append(settings)
     )
     lifecycle = Lifecycle()
     lifecycle.parent_run_id = "the driver's"
@@ -139,7 +141,7 @@ def test_only_who_signs_needs_the_key(
 
 def composed(*overrides: str) -> DictConfig:
     store_schema()
-    register()
+    register_sweeper()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = hydra.compose("config", [*overrides, "hydra.job.num=1"], return_hydra_config=True)
     OmegaConf.set_readonly(config, False)

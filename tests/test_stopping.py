@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from prune_exp import worker
-from prune_exp.comparison import latency_ratio
-from prune_exp.self_check import contains_one, least_containing, verdict
-from prune_exp.settings import BenchmarkSettings
-from prune_exp.speed import Interval
-from prune_exp.stopping import Pair, StopRule, collect
+from prune_exp.measurement import worker
+from prune_exp.measurement.comparison import latency_ratio
+from prune_exp.measurement.records import Interval
+from prune_exp.measurement.stopping import Pair, StopRule, collect
+from prune_exp.settings.groups import BenchmarkSettings
+from prune_exp.trial.self_check import contains_one, least_containing, sum_up
 
 SETTINGS = BenchmarkSettings(bootstrap_resamples=150)
 
@@ -81,17 +81,17 @@ def test_stopping_on_width_keeps_the_intervals_coverage() -> None:
     assert sum(contains_one(ratio(pairs)) for pairs, _ in found) >= 176
 
 
-def test_verdicts() -> None:
+def test_sum_ups() -> None:
     good = Interval(value=1.0, low=0.99, high=1.02)
     off = Interval(value=1.03, low=1.01, high=1.05)
     wide = Interval(value=1.0, low=0.9, high=1.1)
-    assert verdict([good])[1]
-    assert not verdict([off])[1]
-    assert not verdict([wide])[1]
+    assert sum_up([good])[1]
+    assert not sum_up([off])[1]
+    assert not sum_up([wide])[1]
     assert least_containing(20) == 16
-    assert verdict([good] * 17 + [off] * 3)[1]
-    assert not verdict([good] * 15 + [off] * 5)[1]
-    assert "17 of 20 intervals contain 1.00" in verdict([good] * 17 + [off] * 3)[0]
+    assert sum_up([good] * 17 + [off] * 3)[1]
+    assert not sum_up([good] * 15 + [off] * 5)[1]
+    assert "17 of 20 intervals contain 1.00" in sum_up([good] * 17 + [off] * 3)[0]
 
 
 @pytest.mark.parametrize("gain", [True, False])

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from prune_exp.stopwatch import Stopwatch
+from prune_exp.machine.stopwatch import Stopwatch
 
 MIB = 2**20
 

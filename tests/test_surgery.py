@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import GROUPED, MODEL_TYPES, empty_plan, make_tiny, make_tokenizer
 
-from prune_exp import models, surgery
-from prune_exp.architectures import blocks_of, matrix
-from prune_exp.records import PruningPlan
+from prune_exp.model import loading
+from prune_exp.model.architectures import blocks_of, matrix, shape_of
+from prune_exp.pruning import surgery
+from prune_exp.pruning.plan import PruningPlan
 
 IDS = torch.randint(1, 300, (4, 24), generator=torch.Generator().manual_seed(1))
 
@@ -57,10 +58,10 @@ def test_pruned_logits_equal_silenced_dense(model_type: str, kind: str, tmp_path
     pruned = surgery.prune(make_tiny(model_type), plan, None)
     expected = dense(IDS).logits
     assert torch.allclose(pruned(IDS).logits, expected, atol=1e-4)
-    assert models.shape_of(pruned).params_total < models.shape_of(dense).params_total
-    models.save(pruned, make_tokenizer(), tmp_path / "pruned")
+    assert shape_of(pruned).params_total < shape_of(dense).params_total
+    loading.save_model(pruned, make_tokenizer(), tmp_path / "pruned")
     torch.save(expected, tmp_path / "expected.pt")
-    again = models.load(tmp_path / "pruned")
+    again = loading.load_model(tmp_path / "pruned")
     assert torch.allclose(again(IDS).logits, expected, atol=1e-4)
 
 
@@ -72,7 +73,7 @@ def test_stock_loading_and_cached_generation_in_a_fresh_process(
     if model_type not in GROUPED:
         plan = replace(plan, heads=dict.fromkeys(plan.heads, ()))
     pruned = surgery.prune(make_tiny(model_type), plan, None)
-    models.save(pruned, make_tokenizer(), tmp_path / "pruned")
+    loading.save_model(pruned, make_tokenizer(), tmp_path / "pruned")
     script = (
         "import sys, torch\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
@@ -101,7 +102,8 @@ def test_refit_brings_the_pruned_model_closer_on_unseen_text(
     plan, dense = plan_for("group"), make_tiny("llama")
     calibration = torch.randint(1, 300, (64, 24), generator=torch.Generator().manual_seed(2))
     cut = surgery.prune(make_tiny("llama"), plan, None)
-    refit = surgery.prune(make_tiny("llama"), plan, calibration, towards_dense=towards_dense)
+    how = replace(surgery.REFIT, towards_dense=towards_dense)
+    refit = surgery.prune(make_tiny("llama"), plan, calibration, how=how)
     target = dense.model(IDS).last_hidden_state
     before = (cut.model(IDS).last_hidden_state - target).square().mean()
     after = (refit.model(IDS).last_hidden_state - target).square().mean()
@@ -111,7 +113,7 @@ def test_refit_brings_the_pruned_model_closer_on_unseen_text(
 def test_a_refit_in_bfloat16_is_nearly_the_refit_in_float32() -> None:
     plan, dense = plan_for("group"), make_tiny("llama").model(IDS).last_hidden_state
     plain, reduced, cut = (
-        surgery.prune(make_tiny("llama"), plan, ids, bfloat16=bfloat16)
+        surgery.prune(make_tiny("llama"), plan, ids, how=replace(surgery.REFIT, bfloat16=bfloat16))
         for ids, bfloat16 in ((IDS, False), (IDS, True), (None, False))
     )
     assert {value.dtype for value in reduced.parameters()} == {torch.float32}
@@ -130,8 +132,8 @@ def test_refit_of_nothing_changes_nothing(model_type: str) -> None:
 
 
 def test_refit_on_a_known_dense_stream_is_the_refit_on_a_computed_one(tmp_path: Path) -> None:
-    from prune_exp.calibration import Reading, calibrate
-    from prune_exp.corpus import Corpus, TokenBlocks
+    from prune_exp.pruning.calibration import Reading, calibrate
+    from prune_exp.text.corpus import Corpus, TokenBlocks
 
     text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
     found = calibrate(
@@ -144,14 +146,18 @@ def test_refit_on_a_known_dense_stream_is_the_refit_on_a_computed_one(tmp_path: 
     )
     plan = replace(plan_for("group"), heads=dict.fromkeys((0, 2, 3), ()))
     plain = surgery.prune(make_tiny("llama"), plan, IDS)(IDS).logits
-    known = surgery.prune(make_tiny("llama"), plan, IDS, known=found.states)(IDS).logits
+    known = surgery.prune(make_tiny("llama"), plan, IDS, dense_states_at=found.states_at)(
+        IDS
+    ).logits
     assert torch.allclose(known, plain, atol=0.02 * float(plain.abs().max()))
-    wrong = surgery.prune(make_tiny("llama"), plan, IDS, known=lambda _: found.states(0))
+    wrong = surgery.prune(
+        make_tiny("llama"), plan, IDS, dense_states_at=lambda _: found.states_at(0)
+    )
     assert not torch.allclose(wrong(IDS).logits, plain, atol=0.02 * float(plain.abs().max()))
 
 
 def test_least_squares_by_hand() -> None:
-    from prune_exp.refit import solve
+    from prune_exp.pruning.refit import solve_least_squares as solve
 
     chance = torch.Generator().manual_seed(0)
     x, true = torch.randn(2, 50, 4, generator=chance), torch.randn(3, 4, generator=chance)

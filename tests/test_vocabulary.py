@@ -8,12 +8,20 @@ from conftest import WORDS, empty_plan, make_bpe_tokenizer, make_tiny, make_toke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_exp import models, quality, surgery
-from prune_exp.consensus import condemn
-from prune_exp.corpus import TokenBlocks, token_frequency
-from prune_exp.recoding import recoder_of
-from prune_exp.settings import SettingError
-from prune_exp.vocabulary import order_scores, read_vocabulary, removable_tokens, trim
+from prune_exp.measurement import quality
+from prune_exp.model import loading
+from prune_exp.model.architectures import shape_of
+from prune_exp.pruning import surgery
+from prune_exp.pruning.consensus import Ballot, condemn
+from prune_exp.settings.errors import SettingError
+from prune_exp.text.corpus import TokenBlocks, token_frequency
+from prune_exp.text.token_bytes import recoder_of
+from prune_exp.text.tokenizer import (
+    count_removable_tokens,
+    order_scores,
+    read_vocabulary,
+    trim_tokenizer,
+)
 
 TOKENIZER = make_bpe_tokenizer()
 RECODER = recoder_of(TOKENIZER)
@@ -30,7 +38,7 @@ def lowest(count: int, seed: int = 0) -> list[int]:
 @given(st.integers(0, len(VOCABULARY.removable)), st.integers(0, 5), st.text(max_size=30))
 @settings(max_examples=30, deadline=None)
 def test_every_string_survives_any_cut(count: int, seed: int, text: str) -> None:
-    trimmed, kept = trim(TOKENIZER, lowest(count, seed))
+    trimmed, kept = trim_tokenizer(TOKENIZER, lowest(count, seed))
     assert len(kept) == len(trimmed) == len(TOKENIZER) - count
     data = text.encode("utf-8", errors="ignore")
     recoder = recoder_of(trimmed)
@@ -46,7 +54,12 @@ def test_what_stays_can_be_built_from_what_stays(
     for place, seed in enumerate(seeds):
         noise = torch.rand(len(TOKENIZER), generator=torch.Generator().manual_seed(seed))
         scores[str(place)] = order_scores(noise, VOCABULARY)[None]
-    gone = set(condemn(scores, count, threshold, "adaptive")[0].nonzero().flatten().tolist())
+    gone = set(
+        condemn(scores, count, Ballot(kind="adaptive", vote_threshold=threshold))[0]
+        .nonzero()
+        .flatten()
+        .tolist()
+    )
     assert gone <= set(VOCABULARY.removable)
     for left, right, made in VOCABULARY.merges:
         if made not in gone:
@@ -70,18 +83,18 @@ def test_tokens_never_seen_go_first_and_the_last_merged_of_them_first() -> None:
 @pytest.mark.parametrize("tie", [True, False])
 def test_logits_are_the_dense_models_at_the_tokens_left(tie: bool, tmp_path: Path) -> None:
     gone = lowest(30)
-    trimmed, kept = trim(TOKENIZER, gone)
+    trimmed, kept = trim_tokenizer(TOKENIZER, gone)
     dense = make_tiny("llama", tie=tie)
     pruned = surgery.prune(make_tiny("llama", tie=tie), empty_plan(tokens=tuple(gone)), None)
     ids = torch.tensor(trimmed(TEXT)["input_ids"])[None]
     expected = dense(torch.tensor(kept)[ids]).logits[..., kept]
     assert torch.allclose(pruned(ids).logits, expected, atol=1e-4)
-    shape, whole = models.shape_of(pruned), models.shape_of(dense)
+    shape, whole = shape_of(pruned), shape_of(dense)
     assert whole.params_total - shape.params_total == 30 * whole.params_token
-    models.save(pruned, trimmed, tmp_path)
-    again = models.load(tmp_path)
+    loading.save_model(pruned, trimmed, tmp_path)
+    again = loading.load_model(tmp_path)
     assert torch.allclose(again(ids).logits, expected, atol=1e-4)
-    assert models.load_tokenizer(tmp_path)(TEXT)["input_ids"] == ids[0].tolist()
+    assert loading.load_tokenizer(tmp_path)(TEXT)["input_ids"] == ids[0].tolist()
     assert again.config.eos_token_id == trimmed.eos_token_id == again.generation_config.eos_token_id
 
 
@@ -91,8 +104,8 @@ def test_quality_through_other_tokens_is_the_same_when_they_are_the_same(tmp_pat
     text = TokenBlocks(ids=ids, bytes_scored=size, digest="d", source="s")
     base = quality.dense_baseline(make_tiny("llama"), "m", text, cache_dir=tmp_path)
     other = make_tiny("llama", seed=1)
-    plain = quality.compare(other, base, text, max_perplexity_ratio=1.1, resamples=100)
-    across = quality.compare(
+    plain = quality.compare_quality(other, base, text, max_perplexity_ratio=1.1, resamples=100)
+    across = quality.compare_quality(
         other,
         base,
         text,
@@ -113,7 +126,7 @@ def test_other_tokenizers_are_refused() -> None:
 
     words = Tokenizer(kinds.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
-    assert removable_tokens(tokenizer) == 0
-    assert removable_tokens(make_tokenizer()) == 0
+    assert count_removable_tokens(tokenizer) == 0
+    assert count_removable_tokens(make_tokenizer()) == 0
     with pytest.raises(SettingError, match="leave vocab out of"):
         read_vocabulary(tokenizer)

@@ -15,12 +15,14 @@ from conftest import (
     runs_in,
 )
 
-from prune_exp import generation, models, sources
-from prune_exp.checks import check
-from prune_exp.generation import IDS, generate
-from prune_exp.inputs import check_points, prepare
-from prune_exp.settings import SettingError, Settings
-from prune_exp.written import first_tokens
+from prune_exp.model import loading, sources
+from prune_exp.settings.checks import check
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.schema import Settings
+from prune_exp.text import generation
+from prune_exp.text.generated_text import first_tokens
+from prune_exp.text.generation import IDS, generate_blocks
+from prune_exp.trial.prepare import check_points, prepare_trial
 
 
 def settings_for(folder: Path, text: Path, cache: Path, **data: Any) -> Settings:
@@ -44,21 +46,21 @@ def test_blocks_are_seeded_kept_and_begin_with_ordinary_tokens(
 ) -> None:
     loads = count_loads(monkeypatch, generation)
     settings = settings_for(tiny_folder, text_file, tmp_path / "a")
-    first = prepare(settings).corpus
+    first = prepare_trial(settings).dense.corpus
     assert first.calibration.ids.shape == (5, 24)
     assert len(first.documents) == 5
     assert first.calibration.source == "written by tiny"
     assert not (first.calibration.ids[:, 0] == 0).any(), "a special token"
-    again = prepare(settings).corpus
+    again = prepare_trial(settings).dense.corpus
     assert len(loads) == 1, "read back the second time"
     assert again == replace(first, calibration=again.calibration, heldout=again.heldout)
     assert torch.equal(again.calibration.ids, first.calibration.ids)
-    elsewhere = prepare(settings_for(tiny_folder, text_file, tmp_path / "b")).corpus
+    elsewhere = prepare_trial(settings_for(tiny_folder, text_file, tmp_path / "b")).dense.corpus
     assert elsewhere.calibration.digest == first.calibration.digest
-    other = prepare(replace(settings, seed=1)).corpus
+    other = prepare_trial(replace(settings, seed=1)).dense.corpus
     assert other.calibration.digest != first.calibration.digest
     warm = settings_for(tiny_folder, text_file, tmp_path / "a", generation_temperature=0.2)
-    assert prepare(warm).corpus.calibration.digest != first.calibration.digest
+    assert prepare_trial(warm).dense.corpus.calibration.digest != first.calibration.digest
 
 
 def test_what_judges_is_the_files_and_nothing_else_of_it_is_read(
@@ -70,7 +72,7 @@ def test_what_judges_is_the_files_and_nothing_else_of_it_is_read(
     changed.write_text("\n\n".join(kept), encoding="utf-8")
     from_file = settings_for(tiny_folder, text_file, tmp_path, calibration="documents")
     ours, same, plain = (
-        prepare(one).corpus
+        prepare_trial(one).dense.corpus
         for one in (
             settings_for(tiny_folder, text_file, tmp_path),
             settings_for(tiny_folder, changed, tmp_path),
@@ -90,12 +92,12 @@ def test_a_killed_generation_goes_on_to_the_same_text(
     monkeypatch.setattr(generation, "BATCH", 3)
 
     def write(cache: Path) -> torch.Tensor:
-        return generate(source, prompts, tokens=9, temperature=1.0, seed=0, cache_dir=cache)
+        return generate_blocks(source, prompts, tokens=9, temperature=1.0, seed=0, cache_dir=cache)
 
     whole = write(tmp_path / "whole")
     assert whole.shape == (7, 9)
     assert torch.equal(whole[:, :2], prompts)
-    sample, calls = generation._sample, []
+    sample, calls = generation._sample_blocks, []
 
     def cut_short(*arguments: Any) -> torch.Tensor:
         calls.append(arguments)
@@ -103,7 +105,7 @@ def test_a_killed_generation_goes_on_to_the_same_text(
             raise KeyboardInterrupt
         return sample(*arguments)
 
-    monkeypatch.setattr(generation, "_sample", cut_short)
+    monkeypatch.setattr(generation, "_sample_blocks", cut_short)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "cut")
     assert len(list((tmp_path / "cut").rglob(IDS))) == 1
@@ -125,9 +127,11 @@ def test_blocks_of_a_model_that_wants_a_first_token_have_it(
 ) -> None:
     """And its bytes do not count: all other tokens are predicted."""
     tokenizer = make_fallback_tokenizer("gemma")
-    models.save(make_tiny("gemma3_text", vocab=len(tokenizer)), tokenizer, tmp_path / "model")
+    loading.save_model(
+        make_tiny("gemma3_text", vocab=len(tokenizer)), tokenizer, tmp_path / "model"
+    )
     settings = settings_for(tmp_path / "model", text_file, tmp_path, calibration="documents")
-    corpus = prepare(settings).corpus
+    corpus = prepare_trial(settings).dense.corpus
     for text in (corpus.calibration, corpus.heldout):
         assert set(text.ids[:, 0].tolist()) == {tokenizer.bos_token_id}
         assert (text.ids[:, 1:] != tokenizer.bos_token_id).all()

@@ -73,11 +73,11 @@ class Store:
 
     def promote(self, *, limits: dict[str, Any] | None = None, **wanted: Any) -> int:
         """Promotes in this process; returns the exit code."""
-        from prune_exp.commands import LimitSettings, PromoteSettings
-        from prune_exp.promote import promote
-        from prune_exp.settings import TrackingSettings
+        from prune_exp.registry.promotion import promote_model
+        from prune_exp.settings.command_schemas import LimitSettings, PromoteSettings
+        from prune_exp.settings.groups import TrackingSettings
 
-        return promote(
+        return promote_model(
             PromoteSettings(
                 limits=LimitSettings(**LOOSE | (limits or {})),
                 tracking=TrackingSettings(root=str(self.root / "mlruns")),
@@ -92,7 +92,7 @@ class Store:
 
     def alias(self, name: str) -> str | None:
         """The version that an alias of the tiny model points at."""
-        from prune_exp.candidates import version_at
+        from prune_exp.registry.candidates import version_at
 
         assert self.client is not None
         return version_at("pruned-tiny", name)

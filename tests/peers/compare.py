@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import prune_exp
-from prune_exp.cache import digest_of
-from prune_exp.inputs import prepare
-from prune_exp.settings import Settings
-from prune_exp.start import command_line
+from prune_exp.machine.cache import digest_of
+from prune_exp.settings.command import end_in_one_line
+from prune_exp.settings.schema import Settings
+from prune_exp.trial.prepare import prepare_trial
 
 from . import ours, peer
 from .methods import OURS, PEERS
@@ -101,7 +101,7 @@ def compare(
     """The rows of every size, from disk where they are there."""
     from tqdm import tqdm
 
-    shared = Task(settings=settings, inputs=prepare(settings))
+    shared = Task(settings=settings, inputs=prepare_trial(settings).dense)
     folder = folder_of(shared)
     how = {"calibration_s": calibration_seconds(shared, folder), "speed": speed}
     listed = {
@@ -133,7 +133,7 @@ def main() -> None:
     sizes, names = given.size or list(SIZES), given.only or [*PEERS, *OURS]
     how = {"speed": given.speed, "again": given.again}
     base = [*BASE, *given.overrides]
-    with command_line("compare", kept="; finished rows are kept"):
+    with end_in_one_line("compare", kept="; finished rows are kept"):
         found = compare(ours.settings_from(base), base, sizes, names, **how)
     for size, rows in found.items():
         print(f"\n## {100 * size:g} % removed\n\n{table(rows)}\n")

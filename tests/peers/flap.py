@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from prune_exp import surgery
-from prune_exp.architectures import Block, blocks_of, matrix
-from prune_exp.assembly import from_state
-from prune_exp.calibration import Statistics
-from prune_exp.cutting import keep_channels, keep_heads
-from prune_exp.voters import VOTERS
+from prune_exp.model.architectures import Block, blocks_of, matrix
+from prune_exp.model.assembly import from_state
+from prune_exp.pruning import surgery
+from prune_exp.pruning.calibration import Statistics
+from prune_exp.pruning.cutting import keep_channels, keep_heads
+from prune_exp.pruning.voters import VOTERS
 
 from .own import lowest, plan_of
 from .task import Method, Task
@@ -48,7 +48,7 @@ def uniform(task: Task) -> Any:
     gone = lowest(scores, task.shape.width - task.width)
     biases = [
         missing(block.mlp_out, mean, row)
-        for block, mean, row in zip(blocks_of(model), stats.mlp_mean, gone, strict=True)
+        for block, mean, row in zip(blocks_of(model), stats.mlp_activation_mean, gone, strict=True)
     ]
     return with_biases(surgery.prune(model, plan_of(task, channels=gone), None), biases)
 
@@ -68,8 +68,12 @@ def masks(task: Task, stats: Statistics) -> tuple["torch.Tensor", "torch.Tensor"
     import torch
 
     shape = task.shape
-    heads = stats.heads_output * (stats.heads_square - stats.heads_mean.square())
-    channels = stats.mlp_output * (stats.mlp_square - stats.mlp_mean.square())
+    heads = stats.heads_out_norm_sq * (
+        stats.heads_activation_mean_sq - stats.heads_activation_mean.square()
+    )
+    channels = stats.mlp_down_norm_sq * (
+        stats.mlp_activation_mean_sq - stats.mlp_activation_mean.square()
+    )
     by_kind = [standardized(heads.flatten(1)).view(shape.layers, shape.kv_heads, -1).mean(2)]
     by_kind.append(standardized(channels))
     group = shape.params_kv_head + shape.queries_per_group * shape.params_query_head
@@ -93,7 +97,13 @@ def adaptive(task: Task) -> Any:
     per_group = task.shape.queries_per_group
     for index, block in enumerate(blocks_of(model)):
         heads = groups[index].repeat_interleave(per_group)
-        _cut(block, heads, channels[index], stats.heads_mean[index], stats.mlp_mean[index])
+        _cut(
+            block,
+            heads,
+            channels[index],
+            stats.heads_activation_mean[index],
+            stats.mlp_activation_mean[index],
+        )
     return model
 
 
@@ -101,16 +111,16 @@ def _cut(
     block: Block,
     heads: "torch.Tensor",
     channels: "torch.Tensor",
-    heads_mean: "torch.Tensor",
-    mlp_mean: "torch.Tensor",
+    heads_activation_mean: "torch.Tensor",
+    mlp_activation_mean: "torch.Tensor",
 ) -> None:
     """Keeps some heads [heads] and channels [width] of a block, and adds what the others gave."""
     from torch import nn
 
     features = heads.repeat_interleave(block.heads.dim)
     biases = {
-        block.heads_out: missing(block.heads_out, heads_mean.flatten(), ~features),
-        block.mlp_out: missing(block.mlp_out, mlp_mean, ~channels),
+        block.heads_out: missing(block.heads_out, heads_activation_mean.flatten(), ~features),
+        block.mlp_out: missing(block.mlp_out, mlp_activation_mean, ~channels),
     }
     keep_heads(block, heads.nonzero().flatten().tolist())
     keep_channels(block, channels.nonzero().flatten().tolist())

@@ -4,11 +4,11 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from prune_exp.cache import digest_of
-from prune_exp.checks import from_config
-from prune_exp.errors import conf_dir
-from prune_exp.settings import Settings, store_schema
-from prune_exp.trial import run_trial
+from prune_exp.machine.cache import digest_of
+from prune_exp.settings.checks import read_config
+from prune_exp.settings.config_tree import conf_dir
+from prune_exp.settings.schema import Settings, store_schema
+from prune_exp.trial.run import run_trial
 
 from .methods import Ours
 from .rows import Row, row_of
@@ -26,12 +26,12 @@ def settings_from(overrides: list[str]) -> Settings:
     """
     from hydra import compose, initialize_config_dir
 
-    from prune_exp.sweeper import register
+    from prune_exp.search.sweeper import register_sweeper
 
     store_schema()
-    register()
+    register_sweeper()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return from_config(compose("config", overrides=overrides))
+        return read_config(compose("config", overrides=overrides))
 
 
 def row_settings(row: Ours, task: Task, base: list[str]) -> Settings:

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from prune_exp import surgery
-from prune_exp.allocation import NOTHING
-from prune_exp.records import PruningPlan
-from prune_exp.voters import VOTERS
+from prune_exp.pruning import surgery
+from prune_exp.pruning.allocation import NOTHING
+from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.voters import VOTERS
 
 from .task import Method, Task
 
@@ -38,7 +38,7 @@ def lowest(scores: "torch.Tensor", count: int) -> "torch.Tensor":
 
 def block_influence(task: Task) -> Any:
     """Removes the layers whose output is most like their input (arXiv:2403.03853)."""
-    distance = task.calibration().statistics.layers_distance
+    distance = task.calibration().statistics.layers_cosine_distance
     gone = lowest(distance[None], task.layers)[0]
     return surgery.prune(task.model(), plan_of(task, layers=tuple(gone.tolist())), None)
 

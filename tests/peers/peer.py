@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prune_exp import benchmark, quality
-from prune_exp.cache import digest_of
-from prune_exp.export import export
-from prune_exp.packaged import installed_version
-from prune_exp.prompts import Prompts
-from prune_exp.records import Interval
+from prune_exp.machine.cache import digest_of
+from prune_exp.machine.packages import installed_version
+from prune_exp.measurement import benchmark, quality
+from prune_exp.measurement.prompts import read_prompts, tokenize_prompts
+from prune_exp.measurement.records import Interval
+from prune_exp.model.export import export_model
 
 from .rows import Missing, Row, row_of
 from .task import Method, Task
@@ -54,7 +54,7 @@ def judge(task: Task, model: Any) -> Any:
     baseline = quality.dense_baseline(
         task.model(), inputs.source.digest, inputs.corpus.heldout, cache_dir=inputs.cache_dir
     )
-    return quality.compare(
+    return quality.compare_quality(
         model,
         baseline,
         inputs.corpus.heldout,
@@ -65,11 +65,11 @@ def judge(task: Task, model: Any) -> Any:
 
 def _speedup(task: Task, model: Any) -> Interval:
     inputs = task.inputs
-    ids = [inputs.tokenizer(text)["input_ids"] for text in inputs.prompts]
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = export(model, inputs.tokenizer, Path(folder) / "model")
-        prompts: Prompts = dict.fromkeys(benchmark.SIDES, ids)
-        found = benchmark.measure(
+        checkpoint = export_model(model, inputs.tokenizer, Path(folder) / "model")
+        texts = read_prompts(task.settings.benchmark)
+        prompts = tokenize_prompts(texts, dict.fromkeys(benchmark.SIDES, inputs.tokenizer))
+        found = benchmark.measure_pair(
             inputs.source.folder, checkpoint, prompts, task.settings.benchmark
         )
     return found.speedup

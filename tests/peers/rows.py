@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prune_exp.records import Interval, QualityComparison
+from prune_exp.measurement.records import Interval, QualityComparison
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from prune_exp.allocation import TOLERANCE
-from prune_exp.records import Interval
+from prune_exp.measurement.records import Interval
+from prune_exp.pruning.allocation import TOLERANCE
 
 from .rows import Missing, Row
 

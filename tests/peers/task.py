@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prune_exp import models
-from prune_exp.calibration import Calibration, Reading, calibrate
-from prune_exp.inputs import Inputs
-from prune_exp.records import ModelShape
-from prune_exp.settings import Settings
+from prune_exp.model import loading
+from prune_exp.model.shape import ModelShape
+from prune_exp.pruning.calibration import Calibration, Reading, calibrate
+from prune_exp.pruning.inputs import Inputs
+from prune_exp.settings.schema import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Task:
     def model(self) -> Any:
         """A dense model of one's own, to be used up."""
         start = time.perf_counter()
-        model = models.load(self.inputs.source.folder)
+        model = loading.load_model(self.inputs.source.folder)
         self.load_s.append(time.perf_counter() - start)
         return model
 

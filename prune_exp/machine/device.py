@@ -1,0 +1,72 @@
+"""Where models run, and the precision of what they compute there."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from prune_exp.settings.errors import SettingError
+
+
+def device_of(wanted: str) -> str:
+    """`cpu` or `cuda`, which is what `auto` means where there is one.
+
+    Raises:
+        SettingError: `cuda` is wanted and there is none.
+    """
+    if wanted == "cpu":
+        return wanted
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise SettingError(
+            "device=cuda needs a GPU and a torch built for it, and torch finds none; use device=cpu"
+        )
+    return "cpu"
+
+
+def name_of(device: str) -> str:
+    """A device with its name: `cpu`, `cuda (NVIDIA H100)`."""
+    if device == "cpu":
+        return device
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name()})"
+
+
+def cache_key(device: Any) -> tuple[str, ...]:
+    """What sets a device's results apart from the processor's in a cache, which have nothing."""
+    kind = str(device).partition(":")[0]
+    return () if kind == "cpu" else (kind,)
+
+
+def finish(device: str) -> None:
+    """Waits until a device has done all that it was asked, so that a clock can be read."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def bfloat16_on(device: Any, wanted: str = "auto") -> bool:
+    """Whether forward passes on a device are to be taken in bfloat16.
+
+    `wanted` is float32, bfloat16, or auto, which means where the device computes in it.
+    """
+    import torch
+
+    if wanted != "auto":
+        return wanted == "bfloat16"
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def autocast(device: Any, dtype: str) -> AbstractContextManager[Any]:
+    """Runs matrix products in `dtype`, float32 or bfloat16; weights stay in fp32."""
+    import torch
+
+    if dtype == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)

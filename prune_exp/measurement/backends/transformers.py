@@ -1,0 +1,140 @@
+"""transformers: its own generation with a growing cache, or a static cache and a compiled step."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from prune_exp.measurement.backends.protocol import Arrived, Generate, Load, Served, Serving
+from prune_exp.measurement.footprint import footprint_of
+
+
+def start(serving: Serving) -> Load:
+    """Imports torch and the architecture's code, and what compiles; makes threads and buffers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.set_num_threads(serving.threads)
+    config = AutoConfig.from_pretrained(serving.folder, trust_remote_code=False)
+    AutoModelForCausalLM._model_mapping.get(type(config), None)  # imports the architecture
+    torch.mm(*torch.randn(2, 256, 256, device=serving.device))
+    if serving.compile:
+        torch.compile(lambda x: x + 1, dynamic=False)(torch.ones(8, device=serving.device))
+    return load
+
+
+def load(serving: Serving) -> Served:
+    """A checkpoint as stock transformers loads it, in the asked type."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        serving.folder,
+        dtype=getattr(torch, serving.dtype),
+        use_safetensors=True,
+        attn_implementation="sdpa",
+        trust_remote_code=False,
+    )
+    model = model.to(serving.device).eval().requires_grad_(False)
+    footprint = footprint_of(model)
+    if serving.cache == "dynamic":
+        return Served(generate=_growing(model), footprint=footprint)
+    static = Static(model, serving)
+    return Served(
+        generate=static.generate, footprint=replace(footprint, cache_tokens=serving.cache_tokens)
+    )
+
+
+class _Streamer:
+    """What `generate` hands its tokens to; the first call brings the prompt."""
+
+    def __init__(self, arrived: Arrived) -> None:
+        self._arrived, self._prompt_seen = arrived, False
+
+    def put(self, _tokens: Any) -> None:
+        if self._prompt_seen:
+            self._arrived()
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        pass
+
+
+def _growing(model: Any) -> Generate:
+    def generate(
+        ids: list[list[int]], new_tokens: int, arrived: Arrived
+    ) -> tuple[list[list[int]], int]:
+        import torch
+
+        prompt = torch.tensor(ids, device=model.device)
+        with torch.inference_mode():
+            output = model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                do_sample=False,
+                pad_token_id=0,
+                streamer=_Streamer(arrived),
+                return_dict_in_generate=True,
+            )
+        tokens = output.sequences[:, prompt.shape[1] :].tolist()
+        return tokens, cache_bytes(output.past_key_values)
+
+    return generate
+
+
+class Static:
+    """Greedy decoding over a cache with room for `cache_tokens`, its step compiled if asked for.
+
+    One cache at a time: a request with another number of sequences gets a new one.
+    """
+
+    def __init__(self, model: Any, serving: Serving) -> None:
+        """Compiles for one sequence, so that loading takes as long as it takes."""
+        self._model, self._room = model, serving.cache_tokens
+        self._cache, self._sequences = None, 0
+        self._step: Callable[[Any, Any], Any] = self._next
+        if serving.compile:
+            import torch
+
+            self._step = torch.compile(self._next, dynamic=False)
+            self.generate([[0]], 3, lambda: None)
+
+    def generate(
+        self, ids: list[list[int]], new_tokens: int, arrived: Arrived
+    ) -> tuple[list[list[int]], int]:
+        """As `Generate`; the prompt's pass is never compiled, since lengths differ."""
+        import torch
+
+        with torch.no_grad():
+            cache = self._emptied(len(ids))
+            found = [self._next(torch.tensor(ids, device=self._model.device), cache)]
+            arrived()
+            for _ in range(new_tokens - 1):
+                found.append(self._step(found[-1], cache))
+                arrived()
+        return torch.cat(found, dim=1).tolist(), cache_bytes(cache)
+
+    def _next(self, tokens: Any, cache: Any) -> Any:
+        """The most likely tokens [batch, 1] after tokens [batch, new]."""
+        out = self._model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1].argmax(-1, keepdim=True)
+
+    def _emptied(self, sequences: int) -> Any:
+        from transformers import StaticCache
+
+        if self._cache is None or sequences != self._sequences:
+            self._cache = StaticCache(config=self._model.config, max_cache_len=self._room)
+            self._sequences = sequences
+        else:
+            self._cache.reset()
+        return self._cache
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of the keys and values that a cache holds."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for layer in cache.layers
+        for tensor in (layer.keys, layer.values)
+    )

@@ -1,0 +1,254 @@
+"""Paired measurement: the dense and the pruned model, each in a fresh process, in turns."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prune_exp.machine.cache import digest_of
+from prune_exp.measurement.backends import BACKENDS
+from prune_exp.measurement.backends.protocol import Serving
+from prune_exp.measurement.bandwidth import measure_bandwidth
+from prune_exp.measurement.comparison import SIDES, Measured, compare, latency_ratio
+from prune_exp.measurement.conditions import available_threads, describe_machine, load_at_start
+from prune_exp.measurement.prompts import Prompts, batch_of, shapes_of
+from prune_exp.measurement.records import SpeedComparison
+from prune_exp.measurement.serving import servings
+from prune_exp.measurement.stopping import Pair, StopRule, collect
+from prune_exp.measurement.worker_client import ModelProcess
+from prune_exp.settings.groups import BenchmarkSettings
+
+Workers = dict[str, ModelProcess]
+Servings = dict[str, Serving]
+Answer = dict[str, Any]
+SETTLE_S = 0.01
+"""GNU OpenMP's threads spin for some milliseconds after their work and then sleep."""
+
+
+def measure_pair(
+    dense: Path,
+    pruned: Path,
+    prompts: Prompts,
+    settings: BenchmarkSettings,
+    *,
+    cache: Path | None = None,
+    device: str = "cpu",
+) -> SpeedComparison:
+    """Measures two checkpoints on tokenized prompts, taking turns so that noise hits both.
+
+    Prompt by prompt, and by default token by token, the order alternates. Memory is measured in
+    fresh processes after the warm-up, because a process's peak never falls. Under `cache`, a
+    folder that belongs to the dense model, its further memory rounds and its export are kept:
+    later trials then export it no more and start its process once.
+
+    Raises:
+        MeasurementError: a measured process died or did not answer.
+    """
+    threads = settings.threads or available_threads()
+    checkpoints: dict[str, Path] = dict(zip(SIDES, (dense, pruned), strict=True))
+    kept = {} if cache is None else {"dense": cache}
+    with servings(checkpoints, prompts, settings, threads, kept, device) as served:
+        measured = _measured(served, prompts, settings, cache)
+    return compare(measured, settings, shapes_of(prompts, settings))
+
+
+def _measured(
+    served: Servings, prompts: Prompts, settings: BenchmarkSettings, cache: Path | None
+) -> Measured:
+    """All samples; one measurement at a time on a machine."""
+    from filelock import FileLock
+
+    threads = served["dense"].threads
+    lock = Path(tempfile.gettempdir()) / "prune_exp-measure.lock"
+    with FileLock(str(lock), mode=0o666):
+        load = load_at_start()
+        roof = measure_bandwidth(threads, settings.timeout_s, served["dense"].device)
+        with ExitStack() as stack:
+            workers = _start(stack, served, settings)
+            starts = {side: worker.receive() for side, worker in workers.items()}
+            first = {
+                side: _last_answer(worker, _start_warm_up(worker, prompts[side], settings))
+                for side, worker in workers.items()
+            }
+            start = time.perf_counter()
+            pairs, stopped_by = _requests(workers, prompts, settings)
+            measured_s = time.perf_counter() - start
+            batches = _all_batches(workers, prompts, settings)
+        load["load_average_end"] = os.getloadavg()[0]
+    return Measured(
+        pairs=pairs,
+        stopped_by=stopped_by,
+        measured_s=measured_s,
+        batches=batches,
+        memory=_memory(served, first, prompts, settings, cache),
+        startup_s={side: start["startup_s"] for side, start in starts.items()},
+        roof=roof,
+        load=load,
+        facts=_machine(served["dense"])
+        | {"backend": settings.backend, "runtime": asdict(settings.runtime)}
+        | {"dtype": served["dense"].dtype},
+    )
+
+
+def _machine(serving: Serving) -> dict[str, Any]:
+    packages = BACKENDS[serving.backend].packages
+    return describe_machine(serving.threads, serving.device, packages)
+
+
+def _start(stack: ExitStack, served: Servings, settings: BenchmarkSettings) -> Workers:
+    """Starts a process for each model, all at once; each is ended with the stack."""
+    return {
+        side: stack.enter_context(ModelProcess(one, settings.timeout_s))
+        for side, one in served.items()
+    }
+
+
+def _start_warm_up(
+    worker: ModelProcess, prompts: list[list[int]], settings: BenchmarkSettings
+) -> int:
+    """Asks for requests and batches that no clock counts, then for the memory they took.
+
+    Returns the number of answers to come, the last of which is the memory.
+    """
+    batches = [batch_of(prompts, *shape) for shape in settings.batches.values()]
+    for ids in [[prompts[0]]] * settings.warmup_requests + batches:
+        worker.send(do="generate", ids=ids, new_tokens=settings.new_tokens)
+    worker.send(do="memory")
+    return settings.warmup_requests + len(batches) + 1
+
+
+def _last_answer(worker: ModelProcess, count: int) -> Answer:
+    return [worker.receive() for _ in range(count)][-1]
+
+
+def _turns(number: int) -> tuple[str, ...]:
+    """Who goes first alternates: A B, B A, A B, ..."""
+    return SIDES if number % 2 == 0 else SIDES[::-1]
+
+
+def _pair(
+    workers: Workers, ids: dict[str, list[list[int]]], settings: BenchmarkSettings, number: int
+) -> Pair:
+    """One request of each side: one right after the other, or token by token in turns.
+
+    Turns by token (A B, B A, ...) put what is compared a token's time apart, so that a load that
+    comes and goes slows both alike; time spent waiting for the turn does not count. Before its turn
+    a process is left alone for `SETTLE_S`, until the other's threads have stopped spinning.
+    """
+    new_tokens, answers = settings.new_tokens, Pair()
+    if settings.turns == "request":
+        for side in _turns(number):
+            answers[side] = workers[side].ask(do="generate", ids=ids[side], new_tokens=new_tokens)
+        return answers
+    for step in range(new_tokens):
+        for side in _turns(number + step):
+            time.sleep(SETTLE_S)
+            if step == 0:
+                workers[side].send(
+                    do="generate", ids=ids[side], new_tokens=new_tokens, by_token=True
+                )
+            else:
+                workers[side].send(do="go")
+            answers[side] = workers[side].receive()
+    return answers
+
+
+def _requests(
+    workers: Workers, prompts: Prompts, settings: BenchmarkSettings
+) -> tuple[list[Pair], str]:
+    """Pairs of requests, and what ended them."""
+    from tqdm import tqdm
+
+    count = len(prompts["dense"])
+
+    def one(round_number: int, number: int) -> Pair:
+        ids = {side: [prompts[side][number]] for side in SIDES}
+        pair = _pair(workers, ids, settings, number + round_number)
+        return {
+            side: {
+                "prompt": number,
+                "round": round_number,
+                "model": side,
+                "prompt_tokens": len(ids[side][0]),
+            }
+            | answer
+            for side, answer in pair.items()
+        }
+
+    def planned() -> Iterator[Callable[[], Pair]]:
+        for index in tqdm(range(count * settings.max_rounds), "latency", unit="pair"):
+            yield partial(one, *divmod(index, count))
+
+    rule = StopRule(
+        target_ci_pct=settings.target_ci_pct,
+        budget_s=settings.budget_s,
+        min_pairs=settings.min_pairs,
+    )
+    return collect(planned(), lambda done: latency_ratio(done, settings), rule)
+
+
+def _all_batches(
+    workers: Workers, prompts: Prompts, settings: BenchmarkSettings
+) -> dict[str, list[Pair]]:
+    """Pairs of batch requests of every kind, by label."""
+    from tqdm import tqdm
+
+    found: dict[str, list[Pair]] = {}
+    for label, shape in settings.batches.items():
+        ids = {side: batch_of(prompts[side], *shape) for side in SIDES}
+        rounds = tqdm(range(settings.batch_rounds), f"throughput {label}", unit="pair")
+        found[label] = [_pair(workers, ids, settings, number) for number in rounds]
+    return found
+
+
+def _memory(
+    served: Servings,
+    first: dict[str, Answer],
+    prompts: Prompts,
+    settings: BenchmarkSettings,
+    cache: Path | None,
+) -> dict[str, list[Answer]]:
+    """Both models' memory after the warm-up, in the timed processes and in further fresh ones.
+
+    The two work at the same time, on half of the cores each: a clock would mind, the kernel's
+    accounting does not.
+    """
+    from tqdm import tqdm
+
+    rounds = settings.memory_rounds - 1
+    dense = served["dense"]
+    how = asdict(replace(dense, folder=""))
+    key = digest_of(prompts["dense"], settings.batches, settings.new_tokens, rounds, how)
+    note = cache / f"memory-{key}-{digest_of(_machine(dense))}.json" if cache else None
+    found: dict[str, list[Answer]] = {side: [] for side in SIDES}
+    if note is not None and note.is_file():
+        found["dense"] = json.loads(note.read_text(encoding="ascii"))
+    for _ in tqdm(range(rounds), "memory", unit="round"):
+        half = max(dense.threads // 2, 1)
+        wanted = {
+            side: replace(served[side], threads=half) for side in SIDES if len(found[side]) < rounds
+        }
+        with ExitStack() as stack:
+            workers = _start(stack, wanted, settings)
+            counts = {
+                side: _start_warm_up(worker, prompts[side], settings) + 1
+                for side, worker in workers.items()
+            }
+            for side, count in counts.items():
+                found[side].append(_last_answer(workers[side], count))
+    if note is not None:
+        _keep(note, found["dense"])
+    return {side: [first[side], *found[side]] for side in SIDES}
+
+
+def _keep(note: Path, answers: list[Answer]) -> None:
+    note.parent.mkdir(parents=True, exist_ok=True)
+    partial_note = note.with_suffix(f".{os.getpid()}")
+    partial_note.write_text(json.dumps(answers), encoding="ascii")
+    os.replace(partial_note, note)

@@ -1,0 +1,74 @@
+"""What the measured models are asked to continue."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prune_exp.measurement.comparison import SIDES
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import BenchmarkSettings
+
+Prompts = dict[str, list[list[int]]]
+"""Each side's prompts as its own tokens; the i-th of both are the same text."""
+
+
+def read_prompts(settings: BenchmarkSettings) -> list[str]:
+    """The test prompts.
+
+    Raises:
+        SettingError: no such file, or fewer prompts in it than asked for.
+    """
+    path = Path(settings.prompts_path or Path(__file__).with_name("prompts.txt")).expanduser()
+    if not path.is_file():
+        raise SettingError(f"benchmark.prompts_path={path} is not a file; give one prompt a line")
+    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    prompts = [prompt for prompt in prompts if prompt]
+    if len(prompts) < settings.prompts:
+        raise SettingError(
+            f"benchmark.prompts={settings.prompts} but {path.name} has {len(prompts)}; ask for"
+            " fewer or give a longer benchmark.prompts_path"
+        )
+    return prompts[: settings.prompts]
+
+
+def tokenize_prompts(texts: list[str], tokenizers: Mapping[str, Any]) -> Prompts:
+    """Each side's prompts as its own tokenizer has them."""
+    return {
+        side: [tokenizer(text)["input_ids"] for text in texts]
+        for side, tokenizer in tokenizers.items()
+    }
+
+
+def batch_of(prompts: list[list[int]], size: int, tokens: int | None) -> list[list[int]]:
+    """So many prompts of one length, so that no padding is measured.
+
+    Without a length they are cut to the shortest; to a given one, each is filled up with the
+    prompts after it.
+    """
+    if tokens is None:
+        length = min(len(prompt) for prompt in prompts)
+        return [prompts[i % len(prompts)][:length] for i in range(size)]
+    return [_filled(prompts, i % len(prompts), tokens) for i in range(size)]
+
+
+def _filled(prompts: list[list[int]], first: int, tokens: int) -> list[int]:
+    ids: list[int] = []
+    while len(ids) < tokens:
+        ids += prompts[first % len(prompts)]
+        first += 1
+    return ids[:tokens]
+
+
+def shapes_of(
+    prompts: Prompts, settings: BenchmarkSettings
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Each side's batches, and its warm-up request, as (sequences, prompt tokens) by label."""
+
+    def one(own: list[list[int]]) -> dict[str, tuple[int, int]]:
+        shapes = {"warm-up": (1, len(own[0]))} if settings.warmup_requests else {}
+        for label, shape in settings.batches.items():
+            ids = batch_of(own, *shape)
+            shapes[label] = len(ids), len(ids[0])
+        return shapes
+
+    return {side: one(prompts[side]) for side in SIDES}

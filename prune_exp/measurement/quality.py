@@ -1,0 +1,177 @@
+"""How much of the dense model's language is left, on held-out text."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from prune_exp.machine.cache import cached_folder, digest_of
+from prune_exp.machine.device import cache_key
+from prune_exp.measurement.intervals import exp_mean_difference
+from prune_exp.measurement.records import Quality, QualityComparison
+from prune_exp.model.architectures import decoder_of, head_of
+from prune_exp.model.next_tokens import NextTokens, divergence, split_tokens
+from prune_exp.text.corpus import TokenBlocks
+
+VERSION = 1
+LARGEST_LOSS = 700.0
+"""exp of more overflows; such a model is beyond words anyway."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseBaseline:
+    """What the dense model makes of the held-out text; enough to recompute all its logits."""
+
+    hidden: torch.Tensor
+    """Final hidden states [blocks, tokens, hidden]."""
+    head: torch.Tensor
+    """Language-model head [vocab, hidden]."""
+    losses: torch.Tensor
+    """Mean next-token loss of each block, in nats [blocks]."""
+
+
+def dense_baseline(
+    model: Any, model_digest: str, text: TokenBlocks, *, cache_dir: Path
+) -> DenseBaseline:
+    """Runs the dense model over the held-out text, once for all trials on it."""
+    head = head_of(model).weight
+
+    def build(folder: Path) -> None:
+        states, losses = [], []
+        for ids in tqdm(text.ids, "dense quality", unit="block"):
+            hidden = _final_hidden(model, ids)
+            log_probs = NextTokens(hidden=hidden, head=head).log_probs(slice(len(ids) - 1))
+            losses.append(_sum_loss(log_probs, ids[1:]) / (len(ids) - 1))
+            states.append(hidden)
+        kept = {"hidden": torch.stack(states), "losses": torch.tensor(losses)}
+        save_file(kept, folder / "baseline.safetensors")
+
+    key = digest_of(VERSION, model_digest, text.digest, *cache_key(model.device))
+    folder = cached_folder(cache_dir / "quality" / key, build)
+    return DenseBaseline(head=head, **load_file(folder / "baseline.safetensors"))
+
+
+Reencode = Callable[[torch.Tensor], tuple[int, torch.Tensor]]
+"""The dense tokenizer's ids [tokens] to another's, and how many of those the first one became."""
+
+
+def compare_quality(
+    pruned: Any,
+    dense: DenseBaseline,
+    text: TokenBlocks,
+    *,
+    max_perplexity_ratio: float,
+    resamples: int,
+    reencode: Reencode | None = None,
+) -> QualityComparison:
+    """Measures a pruned model against the dense one on the same blocks [blocks, tokens].
+
+    With `reencode` the pruned model has a vocabulary of its own: it reads the same bytes as its
+    own tokens, its loss is still counted per token of the dense model's, and distributions over
+    different vocabularies are not compared.
+    """
+    if reencode is not None:
+        return _compare_across(pruned, dense, text, reencode, max_perplexity_ratio, resamples)
+    losses = []
+    total_divergence = 0.0
+    total_agreed = 0
+    blocks = zip(text.ids, dense.hidden, strict=True)
+    for ids, hidden in tqdm(blocks, "quality", total=len(text.ids), unit="block"):
+        expected = NextTokens(hidden=hidden, head=dense.head)
+        loss, summed_divergence, agreed = _compare_block(pruned, ids, expected)
+        losses.append(loss / (len(ids) - 1))
+        total_divergence += summed_divergence
+        total_agreed += agreed
+    tokens = text.ids[:, 1:].numel()
+    return QualityComparison(
+        dense=_quality(dense.losses.tolist(), text, tokens),
+        pruned=_quality(losses, text, tokens),
+        perplexity_ratio=exp_mean_difference(losses, dense.losses.tolist(), resamples=resamples),
+        kl_to_dense=total_divergence / tokens,
+        top1_agreement=total_agreed / tokens,
+        max_perplexity_ratio=max_perplexity_ratio,
+    )
+
+
+def _compare_across(
+    pruned: Any,
+    dense: DenseBaseline,
+    text: TokenBlocks,
+    reencode: Reencode,
+    max_perplexity_ratio: float,
+    resamples: int,
+) -> QualityComparison:
+    losses, own_tokens = block_losses(pruned, text, reencode)
+    ratio = exp_mean_difference(losses, dense.losses.tolist(), resamples=resamples)
+    return QualityComparison(
+        dense=_quality(dense.losses.tolist(), text, text.ids[:, 1:].numel()),
+        pruned=_quality(losses, text, own_tokens),
+        perplexity_ratio=ratio,
+        kl_to_dense=None,
+        top1_agreement=None,
+        max_perplexity_ratio=max_perplexity_ratio,
+    )
+
+
+def block_losses(
+    model: Any, text: TokenBlocks, reencode: Reencode | None = None
+) -> tuple[list[float], int]:
+    """Mean loss of each block per token of the text's tokenizer, in nats, and tokens predicted.
+
+    The tokens predicted are the model's own: others than the text's with `reencode`.
+    """
+    losses = []
+    own_tokens = 0
+    for block in tqdm(text.ids, "quality", unit="block"):
+        first, ids = reencode(block) if reencode is not None else (1, block)
+        after = NextTokens(hidden=_final_hidden(model, ids), head=head_of(model).weight)
+        log_probs = after.log_probs(slice(first - 1, len(ids) - 1))
+        loss = _sum_loss(log_probs, ids[first:])
+        losses.append(loss / (len(block) - 1))
+        own_tokens += len(ids) - first
+    return losses, own_tokens
+
+
+def _compare_block(pruned: Any, ids: torch.Tensor, dense: NextTokens) -> tuple[float, float, int]:
+    """Summed loss, summed KL(dense || pruned) and top-1 agreements of one block [tokens]."""
+    ours = NextTokens(hidden=_final_hidden(pruned, ids), head=head_of(pruned).weight)
+    loss = 0.0
+    total_divergence = 0.0
+    agreed = 0
+    for rows in split_tokens(len(ids) - 1):
+        ours_log_probs = ours.log_probs(rows)
+        dense_log_probs = dense.log_probs(rows)
+        loss += _sum_loss(ours_log_probs, ids[rows.start + 1 : rows.stop + 1])
+        total_divergence += float(divergence(dense_log_probs, ours_log_probs))
+        agreed += int((ours_log_probs.argmax(-1) == dense_log_probs.argmax(-1)).sum())
+    return loss, total_divergence, agreed
+
+
+def _final_hidden(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Hidden states [tokens, hidden] after the last norm."""
+    with torch.no_grad():
+        ids = ids[None].to(model.device)
+        return decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
+
+
+def _sum_loss(log_probs: torch.Tensor, targets: torch.Tensor) -> float:
+    """Summed loss, in nats, of the tokens that came [tokens], by log-probabilities."""
+    wanted = targets[:, None].to(log_probs.device)
+    return -float(log_probs.gather(-1, wanted).double().sum())
+
+
+def _quality(losses: list[float], text: TokenBlocks, own_tokens: int) -> Quality:
+    """Quality from each block's loss per token of the dense tokenizer, in nats."""
+    mean = sum(losses) / len(losses)
+    tokens = text.ids[:, 1:].numel()
+    return Quality(
+        bits_per_byte=mean * tokens / math.log(2) / text.bytes_scored,
+        perplexity=math.exp(min(mean, LARGEST_LOSS)),
+        bytes_per_token=text.bytes_scored / own_tokens,
+        tokens=tokens,
+    )

@@ -1,0 +1,89 @@
+"""Stock models made anew: around other tensors, of fewer tokens, of fewer and smaller blocks."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from prune_exp.model.architectures import Heads, blocks_of, head_of, part
+
+
+def from_state(config: Any, state: dict[str, torch.Tensor], like: Any) -> Any:
+    """Builds a model around existing tensors, without a second copy of them.
+
+    Buffers that checkpoints do not hold (rotary frequencies, scales) come from `like`, a model
+    of the same family.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    left = [name for name, value in model.named_parameters() if value.is_meta]
+    assert not left, left
+    _copy_buffers(model, like)
+    return model.eval().requires_grad_(False)
+
+
+def _copy_buffers(model: Any, like: Any) -> None:
+    known = dict(like.named_buffers())
+    for name, buffer in list(model.named_buffers()):
+        if buffer.is_meta:
+            owner, _, last = name.rpartition(".")
+            part(model, owner)._buffers[last] = known[name].clone()
+
+
+def keep_tokens(model: Any, kept: Sequence[int]) -> Any:
+    """A stock model that knows only the tokens `kept`, whose ids are their places in it."""
+    state, config = model.state_dict(), copy.deepcopy(model.config)
+    index = torch.tensor(kept, dtype=torch.long)
+    for weight in {id(m.weight): m.weight for m in _token_modules(model)}.values():
+        rows = weight.detach()[index]
+        for name, value in state.items():
+            if value.data_ptr() == weight.data_ptr():
+                state[name] = rows
+    config.vocab_size = len(kept)
+    generation = copy.deepcopy(model.generation_config)
+    for settings in (config, generation):
+        _renumber_special(settings, {old: place for place, old in enumerate(kept)})
+    trimmed = from_state(config, state, model)
+    trimmed.generation_config = generation
+    return trimmed
+
+
+def _token_modules(model: Any) -> tuple[Any, Any]:
+    return model.get_input_embeddings(), head_of(model)
+
+
+def _renumber_special(settings: Any, new: dict[int, int]) -> None:
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
+        value = getattr(settings, name, None)
+        if isinstance(value, list):
+            setattr(settings, name, [new[i] for i in value if i in new])
+        elif value is not None:
+            setattr(settings, name, new.get(value))
+
+
+def assemble(model: Any, kept_layers: Sequence[int], heads: Heads) -> Any:
+    """A stock model of the kept blocks, whose config says their (equal) new shape.
+
+    `heads` is what every block that stays has left.
+    """
+    config, blocks = copy.deepcopy(model.config), blocks_of(model)
+    first = blocks[kept_layers[0]]
+    config.num_hidden_layers = len(kept_layers)
+    setattr(config, first.family.width, first.width)
+    if first.family.free_heads:
+        config.head_dim = heads.dim
+        config.num_attention_heads = heads.queries
+        config.num_key_value_heads = heads.groups
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i] for i in kept_layers]
+    owner, _, name = first.family.blocks.rpartition(".")
+    holder = part(model.base_model, owner) if owner else model.base_model
+    setattr(holder, name, nn.ModuleList(blocks[i].module for i in kept_layers))
+    pruned = from_state(config, model.state_dict(), model)
+    pruned.generation_config = model.generation_config
+    return pruned

@@ -1,0 +1,46 @@
+"""Next-token distributions from final hidden states, a few tokens at a time.
+
+The log-probabilities of a whole text [tokens, vocab] never exist at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+CHUNK_TOKENS = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextTokens:
+    """What one model expects after each token of a text."""
+
+    hidden: torch.Tensor
+    """Final hidden states [tokens, hidden]."""
+    head: torch.Tensor
+    """Language-model head [vocab, hidden]."""
+
+    def log_probs(self, rows: slice) -> torch.Tensor:
+        """Log-probabilities [chunk, vocab] in fp32 after some of the tokens."""
+        states = self.hidden[rows].to(device=self.head.device, dtype=self.head.dtype)
+        return (states @ self.head.T).float().log_softmax(-1)
+
+
+def split_tokens(count: int, chunk: int = CHUNK_TOKENS) -> Iterator[slice]:
+    """Rows of `count` tokens, `chunk` at a time."""
+    for start in range(0, count, chunk):
+        yield slice(start, min(start + chunk, count))
+
+
+def divergence(dense: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Summed KL(dense || student) of log-probabilities [tokens, vocab], in nats."""
+    return (dense.exp() * (dense - student)).sum()
+
+
+def sum_divergence(dense: NextTokens, student: NextTokens, *, chunk: int = CHUNK_TOKENS) -> float:
+    """Summed KL(dense || student) over all tokens of a text, in nats."""
+    total = 0.0
+    with torch.no_grad():
+        for rows in split_tokens(len(dense.hidden), chunk):
+            total += float(divergence(dense.log_probs(rows), student.log_probs(rows)))
+    return total

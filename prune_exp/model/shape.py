@@ -1,0 +1,39 @@
+"""The sizes of a decoder whose layers all have one shape."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Sizes of a decoder whose layers all have the same shape."""
+
+    layers: int
+    hidden: int
+    width: int
+    """MLP channels in a layer."""
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    free_heads: bool
+    """Whether heads can be removed: not where the config derives their size from their number."""
+    vocab: int
+    params_total: int
+    """Parameters, tied weights counted once."""
+    params_layer: int
+    """Parameters of one whole layer."""
+    params_channel: int
+    """Parameters of one MLP channel: a row of gate and up, a column of down."""
+    params_query_head: int
+    params_kv_head: int
+    """Parameters of one key/value head alone, without its query heads."""
+    params_embedding_only: int
+    """Parameters that are looked up and not multiplied (an untied embedding): read sparsely."""
+    params_token: int
+    """Parameters of one token: its embedding row, and its row of an untied head."""
+    vocab_removable: int = 0
+    """Tokens that the tokenizer can do without."""
+
+    @property
+    def queries_per_group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.query_heads // self.kv_heads

@@ -1,0 +1,202 @@
+"""One pass over calibration text: what every voter needs to know about every unit.
+
+Expensive once, kept on disk by digest; voting afterwards takes milliseconds.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from prune_exp.machine.cache import cached_folder, digest_of
+from prune_exp.machine.device import cache_key
+from prune_exp.model.architectures import Block, blocks_of, channel_rows, head_rows, matrix
+from prune_exp.pruning.layer_stream import LayerStream, watch
+from prune_exp.pruning.moments import INVERSE_DAMPING, Moments
+from prune_exp.pruning.taylor import taylor
+from prune_exp.text.corpus import Corpus, token_frequency
+
+VERSION = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Per-feature facts; a feature is an MLP channel, or one of a head's `head_dim` outputs.
+
+    L layers, W channels, Q query heads, K key/value heads, D = head_dim, V tokens.
+    """
+
+    mlp_weight_norm: torch.Tensor
+    """Norm of each channel's rows of gate and up and column of down [L, W]."""
+    mlp_down_norm_sq: torch.Tensor
+    """Squared norm of each channel's column of down [L, W]."""
+    mlp_activation_mean_sq: torch.Tensor
+    """Mean squared activation [L, W]."""
+    mlp_activation_mean: torch.Tensor
+    """Mean activation [L, W]."""
+    mlp_inverse_moment_diag: torch.Tensor
+    """Diagonal of the inverse of the damped second moment of the activations [L, W]."""
+    mlp_taylor: torch.Tensor
+    """Mean over blocks of |sum of activation * gradient| [L, W]."""
+    heads_weight_norm: torch.Tensor
+    """Norm of each query head's weights, with its share of its key/value head [L, Q]."""
+    heads_out_norm_sq: torch.Tensor
+    """Squared norm of each column of the output projection [L, Q, D]."""
+    heads_activation_mean_sq: torch.Tensor
+    """Mean squared activation [L, Q, D]."""
+    heads_activation_mean: torch.Tensor
+    """Mean activation [L, Q, D]."""
+    heads_inverse_moment_diag: torch.Tensor
+    """Diagonal of the inverse second moment [L, Q, D]."""
+    heads_taylor: torch.Tensor
+    """Mean over blocks of |sum of activation * gradient| per head [L, Q]."""
+    layers_cosine_distance: torch.Tensor
+    """Mean 1 - cosine of a block's input and output [L]."""
+    layers_input_norm_sq: torch.Tensor
+    """Mean squared norm of a block's input [L]."""
+    vocab_norm_sq: torch.Tensor
+    """Squared norm of each token's embedding [V]."""
+    vocab_frequency: torch.Tensor
+    """Share of each token in the text that calibrates [V]."""
+    vocab_taylor: torch.Tensor
+    """Mean over blocks of |sum of a token's weights * their gradients| [V]."""
+    kv_heads: torch.Tensor
+    """Number of key/value heads, a scalar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What is kept of one model on one text."""
+
+    statistics: Statistics
+    stream: Path
+    """Folder with the residual stream before every block and after the last, in bfloat16."""
+
+    def states_at(self, index: int, blocks: int | None = None) -> torch.Tensor:
+        """The dense residual stream before block `index` [blocks, tokens, hidden].
+
+        With `blocks` only the first so many blocks of the text are read.
+        """
+        with safe_open(self.stream / f"{index}.safetensors", "pt") as file:
+            return file.get_slice("hidden")[:blocks].float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How closely the calibration text is read."""
+
+    voting_blocks: int
+    """Blocks that the voters see; all others only give the refit its residual stream."""
+    gradient_blocks: int
+    """Blocks that also get a backward pass."""
+    bfloat16: bool = False
+    """Whether blocks that no voter sees go through the model in bfloat16."""
+
+
+def calibrate(
+    model: Any,
+    model_digest: str,
+    corpus: Corpus,
+    tokenizer: Any,
+    reading: Reading,
+    *,
+    cache_dir: Path,
+) -> Calibration:
+    """Returns what `model` makes of the calibration text, from disk when it is there.
+
+    Tokens are counted in all documents that calibrate, everything else comes from the blocks.
+    """
+    text = corpus.calibration
+    texts = (text.digest, digest_of(corpus.documents))
+    device = cache_key(model.device)
+    key = digest_of(VERSION, model_digest, texts, asdict(reading), INVERSE_DAMPING, *device)
+
+    def build(folder: Path) -> None:
+        def keep(index: int, hidden: torch.Tensor) -> None:
+            save_file({"hidden": hidden.bfloat16()}, folder / f"{index}.safetensors")
+
+        frequency = token_frequency(corpus.documents, tokenizer, model.config.vocab_size)
+        statistics = compute(model, text.ids, frequency, reading, keep)
+        tensors = {f.name: getattr(statistics, f.name).contiguous() for f in fields(statistics)}
+        save_file(tensors, folder / "statistics.safetensors")
+
+    folder = cached_folder(cache_dir / "calibration" / key, build)
+    statistics = Statistics(**load_file(folder / "statistics.safetensors"))
+    return Calibration(statistics=statistics, stream=folder)
+
+
+def compute(
+    model: Any,
+    ids: torch.Tensor,
+    frequency: torch.Tensor,
+    reading: Reading,
+    keep: Callable[[int, torch.Tensor], None],
+) -> Statistics:
+    """Computes the statistics of `model` on token ids [blocks, tokens].
+
+    `frequency` is the share of each token in the text at large [vocab]. `keep` is given the
+    residual stream before each block and after the last [blocks, tokens, hidden].
+    """
+    stream, rows = LayerStream(model, ids), []
+    hidden, voting = stream.hidden, reading.voting_blocks
+    keep(0, hidden)
+    for index, block in enumerate(tqdm(blocks_of(model), "calibrate", unit="layer")):
+        row, seen = _read_block(stream, block, index, hidden[:voting])
+        rows.append(row)
+        unseen = stream.run(block, index, hidden[voting:], bfloat16=reading.bfloat16)
+        hidden = torch.cat([seen, unseen])
+        keep(index + 1, hidden)
+    stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return Statistics(
+        **stacked,
+        **taylor(model, ids[: reading.gradient_blocks]),
+        kv_heads=torch.tensor(blocks_of(model)[0].heads.groups),
+        vocab_norm_sq=model.get_input_embeddings().weight.square().sum(1),
+        vocab_frequency=frequency,
+    )
+
+
+def _read_block(
+    stream: LayerStream, block: Block, index: int, hidden: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """A block's row of the statistics, and its output [blocks, tokens, hidden]."""
+    width, device = block.heads.queries * block.heads.dim, hidden.device
+    mlp, heads = Moments(block.width, device), Moments(width, device)
+    with watch({block.mlp_out: mlp.add, block.heads_out: heads.add}, {}):
+        output = stream.run(block, index, hidden)
+    row = (
+        _weights(block)
+        | mlp.summary("mlp")
+        | _per_head(heads.summary("heads"), block.heads.dim)
+        | {
+            "layers_cosine_distance": _distance(hidden, output),
+            "layers_input_norm_sq": hidden.square().sum(-1).mean(),
+        }
+    )
+    return row, output
+
+
+def _per_head(summary: dict[str, torch.Tensor], dim: int) -> dict[str, torch.Tensor]:
+    return {name: value.view(-1, dim) for name, value in summary.items()}
+
+
+def _weights(block: Block) -> dict[str, torch.Tensor]:
+    heads, rows = block.heads, head_rows(block)
+    down = matrix(block.mlp_out).square().sum(0)
+    out = matrix(block.heads_out).square().sum(0).view(-1, heads.dim)
+    shared = (rows["keys"] + rows["values"]).repeat_interleave(heads.per_group) / heads.per_group
+    return {
+        "mlp_down_norm_sq": down,
+        "mlp_weight_norm": (channel_rows(block) + down).sqrt(),
+        "heads_out_norm_sq": out,
+        "heads_weight_norm": (rows["queries"] + out.sum(1) + shared).sqrt(),
+    }
+
+
+def _distance(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    return 1 - torch.cosine_similarity(before, after, dim=-1).mean()

@@ -1,0 +1,108 @@
+"""Which units go and how that was decided: frozen, and JSON-able."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """How many units of each kind go, the same numbers in every layer that stays."""
+
+    layers: int
+    kv_groups: int
+    """Key/value heads removed per layer, each with its query heads."""
+    queries_per_group: int
+    """Query heads removed from every group."""
+    channels: int
+    """MLP channels removed per layer."""
+    params_removed: int
+    tokens: int = 0
+    """Tokens removed from the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """How the units of one kind were agreed on. A group is a layer that stays, or the model."""
+
+    depth: tuple[float, ...]
+    """Share of the units that every ballot held when the last one was condemned, by group."""
+    nominated: dict[str, tuple[float, ...]]
+    """Share of the removed units that a voter's ballot held, by voter and group; of whole layers,
+    1 or 0 for every layer of the dense model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """A plan that was tried on a few blocks of text."""
+
+    layers: tuple[int, ...]
+    """Layers it removes whole."""
+    channels: int
+    """MLP channels it removes in each of the others."""
+    loss_nats: float
+    """Mean loss per token after the short refit, in nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningPlan:
+    """Which units go. Indices are those of the dense model."""
+
+    sparsity_requested: float
+    vote_threshold: float
+    ballot: str
+    allocation: Allocation
+    layers: tuple[int, ...]
+    """Layers removed whole."""
+    heads: dict[int, tuple[int, ...]]
+    """Query heads removed, by layer that stays; a group's key/value head goes with its last one."""
+    channels: dict[int, tuple[int, ...]]
+    """MLP channels removed, by layer that stays."""
+    voters: dict[str, tuple[str, ...]]
+    """Who voted, by kind of unit."""
+    tokens: tuple[int, ...] = ()
+    """Token ids removed from the vocabulary."""
+    weights_zeroed: int = 0
+    """Single weights that were set to zero and are all still there."""
+    agreement: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Mean rank correlation of every two voters, by kind of unit."""
+    votes: dict[str, Votes] = field(default_factory=dict)
+    """Who nominated what was removed, by kind of unit; kinds that lost nothing are not in it."""
+    rehearsed: tuple[Rehearsed, ...] = ()
+    """What was tried before this plan was chosen; empty when the vote decided alone."""
+
+    @property
+    def changes_blocks(self) -> bool:
+        """Whether anything goes besides tokens."""
+        return bool(self.layers or any(self.heads.values()) or any(self.channels.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that `json` can write and `from_json` reads back to an equal plan."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "PruningPlan":
+        """Reads what `to_json` wrote, also after a trip through a JSON file."""
+        return cls(
+            **{
+                **data,
+                "allocation": Allocation(**data["allocation"]),
+                "layers": tuple(data["layers"]),
+                "heads": {int(k): tuple(v) for k, v in data["heads"].items()},
+                "channels": {int(k): tuple(v) for k, v in data["channels"].items()},
+                "voters": {k: tuple(v) for k, v in data["voters"].items()},
+                "tokens": tuple(data["tokens"]),
+                "votes": {k: _votes(v) for k, v in data.get("votes", {}).items()},
+                "rehearsed": tuple(_rehearsed(one) for one in data.get("rehearsed", ())),
+            }
+        )
+
+
+def _votes(data: dict[str, Any]) -> Votes:
+    return Votes(
+        depth=tuple(data["depth"]),
+        nominated={voter: tuple(shares) for voter, shares in data["nominated"].items()},
+    )
+
+
+def _rehearsed(data: dict[str, Any]) -> Rehearsed:
+    return Rehearsed(**{**data, "layers": tuple(data["layers"])})

@@ -1,0 +1,196 @@
+"""From a dense model to a pruned one, by the configured method."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from prune_exp.machine.device import bfloat16_on
+from prune_exp.machine.stopwatch import Stopwatch
+from prune_exp.pruning import surgery, weight_masks
+from prune_exp.pruning.allocation import NOTHING, allocate
+from prune_exp.pruning.calibration import Calibration, Reading, Statistics, calibrate
+from prune_exp.pruning.consensus import Ballot, make_plan
+from prune_exp.pruning.inputs import Inputs, PruningRequest
+from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.refit import RefitSettings
+from prune_exp.pruning.rehearsal import BLOCKS, best_rehearsed, closest_run
+from prune_exp.pruning.voters import score_units
+from prune_exp.settings.choices import UNITS
+from prune_exp.settings.groups import PruningSettings
+from prune_exp.text.corpus import retokenize
+from prune_exp.text.tokenizer import order_scores, read_vocabulary, trim_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """A pruned model with what belongs to it."""
+
+    model: Any
+    tokenizer: Any
+    plan: PruningPlan
+    request: PruningRequest
+    """What was asked for."""
+    kept: tuple[int, ...] | None = None
+    """The dense model's ids of the tokens that are left, in order; None when all are."""
+
+
+def prune_model(request: PruningRequest, inputs: Inputs, model: Any, watch: Stopwatch) -> Pruned:
+    """Prunes `model`, which is used up; phases are timed by `watch`."""
+    if request.pruning.method != "structured":
+        with watch.phase("prune"):
+            return _mask_weights(request, inputs, model)
+    with watch.phase("calibrate"):
+        calibration = _calibrate(request, inputs, model)
+    with watch.phase("vote"):
+        plan = vote_on_plan(request, inputs, calibration.statistics)
+    if request.pruning.rehearse:
+        with watch.phase("rehearse"):
+            plan = _rehearse_plans(request, inputs, model, plan, calibration)
+    with watch.phase("prune"):
+        return _carry_out(request, inputs, model, plan, calibration)
+
+
+def repeat_pruning(
+    request: PruningRequest, inputs: Inputs, model: Any, plan: PruningPlan
+) -> Pruned:
+    """What `prune_model` made of the same inputs when it decided on `plan`; nobody votes."""
+    if request.pruning.method != "structured":
+        return _mask_weights(request, inputs, model)
+    return _carry_out(request, inputs, model, plan, _calibrate(request, inputs, model))
+
+
+def _carry_out(
+    request: PruningRequest, inputs: Inputs, model: Any, plan: PruningPlan, calibration: Calibration
+) -> Pruned:
+    tokenizer, kept, ids = _trim_vocabulary(request, inputs, plan)
+    smaller = surgery.prune(
+        model,
+        plan,
+        ids,
+        how=_refit_settings(request.pruning, model),
+        dense_states_at=None if plan.tokens else calibration.states_at,
+    )
+    return Pruned(model=smaller, tokenizer=tokenizer, plan=plan, request=request, kept=kept)
+
+
+def _refit_settings(pruning: PruningSettings, model: Any) -> RefitSettings:
+    return RefitSettings(
+        damping=pruning.refit_damping,
+        towards_dense=pruning.refit_towards_dense,
+        bfloat16=bfloat16_on(model.device, pruning.refit_dtype),
+    )
+
+
+def _mask_weights(request: PruningRequest, inputs: Inputs, model: Any) -> Pruned:
+    zeroed = weight_masks.zero_weights(
+        model,
+        inputs.corpus.calibration.ids[: request.data.gradient_blocks],
+        request.pruning,
+        sparsity=request.sparsity,
+        vote_threshold=request.vote_threshold,
+        seed=request.seed,
+    )
+    plan = PruningPlan(
+        sparsity_requested=request.sparsity,
+        vote_threshold=request.vote_threshold,
+        ballot=request.pruning.ballot,
+        allocation=NOTHING,
+        layers=(),
+        heads={},
+        channels={},
+        voters={"weights": tuple(sorted(request.pruning.voters))},
+        weights_zeroed=zeroed,
+    )
+    return Pruned(model=model, tokenizer=inputs.tokenizer, plan=plan, request=request)
+
+
+def _calibrate(request: PruningRequest, inputs: Inputs, model: Any) -> Calibration:
+    return calibrate(
+        model,
+        inputs.source.digest,
+        inputs.corpus,
+        inputs.tokenizer,
+        Reading(
+            voting_blocks=request.data.voting_blocks,
+            gradient_blocks=request.data.gradient_blocks,
+            bfloat16=bfloat16_on(model.device, request.pruning.refit_dtype),
+        ),
+        cache_dir=inputs.cache_dir,
+    )
+
+
+def _rehearse_plans(
+    request: PruningRequest,
+    inputs: Inputs,
+    model: Any,
+    voted: PruningPlan,
+    calibration: Calibration,
+) -> PruningPlan:
+    """The best of the voted plan, and of others at each depth share that is to be rehearsed."""
+    pruning = request.pruning
+    states_at = partial(calibration.states_at, blocks=2 * BLOCKS)
+    plans = {voted.layers: voted}
+    for share in (pruning.depth_share, *pruning.rehearse):
+        other = replace(request, pruning=replace(pruning, depth_share=share))
+        plan = voted
+        if share != pruning.depth_share:
+            plan = vote_on_plan(other, inputs, calibration.statistics)
+        plans.setdefault(plan.layers, plan)
+        run = closest_run(states_at, inputs.shape.layers, plan.allocation.layers)
+        if run not in plans:
+            plans[run] = vote_on_plan(other, inputs, calibration.statistics, run)
+    ids = inputs.corpus.calibration.ids
+    how = _refit_settings(pruning, model)
+    return best_rehearsed(model, list(plans.values()), ids, states_at, how)
+
+
+def vote_on_plan(
+    request: PruningRequest,
+    inputs: Inputs,
+    statistics: Statistics,
+    layers: tuple[int, ...] | None = None,
+) -> PruningPlan:
+    """Scores every unit and lets the voters decide, but not on `layers` where those are given."""
+    pruning = request.pruning
+    allocation = allocate(inputs.shape, request.sparsity, pruning)
+    kinds = [kind for kind in UNITS if kind != "vocab" or allocation.tokens]
+    scores = {
+        kind: score_units(
+            pruning.voters, statistics, kind, head_unit=pruning.head_unit, seed=request.seed
+        )
+        for kind in kinds
+    }
+    if allocation.tokens:
+        vocabulary = read_vocabulary(inputs.tokenizer)
+        scores["vocab"] = {
+            name: order_scores(values[0], vocabulary)[None]
+            for name, values in scores["vocab"].items()
+        }
+    return make_plan(
+        scores,
+        inputs.shape,
+        allocation,
+        sparsity=request.sparsity,
+        ballot=Ballot(kind=pruning.ballot, vote_threshold=request.vote_threshold),
+        head_unit=pruning.head_unit,
+        layers=layers,
+    )
+
+
+def _trim_vocabulary(
+    request: PruningRequest, inputs: Inputs, plan: PruningPlan
+) -> tuple[Any, tuple[int, ...] | None, torch.Tensor | None]:
+    """The pruned model's tokenizer, the tokens left, and the text to refit on in dense ids.
+
+    The text is [blocks, tokens], and None where nothing is refit.
+    """
+    refit = request.pruning.refit and plan.changes_blocks
+    ids = inputs.corpus.calibration.ids if refit else None
+    if not plan.tokens:
+        return inputs.tokenizer, None, ids
+    trimmed, kept = trim_tokenizer(inputs.tokenizer, plan.tokens)
+    if ids is not None:
+        ids = torch.tensor(kept)[retokenize(inputs.corpus, request.data, trimmed)]
+    return trimmed, tuple(kept), ids

@@ -1,0 +1,69 @@
+"""Training state on disk: whole or not at all, and nothing that needs unpickling."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW keeps of every parameter."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+def copy_of(weights: dict[str, Any]) -> Tensors:
+    """A copy of the present weights."""
+    return {name: value.detach().clone().contiguous() for name, value in weights.items()}
+
+
+def copy_into(weights: dict[str, Any], source: Tensors) -> None:
+    """Writes a copy back."""
+    for name, value in weights.items():
+        value.data.copy_(source[name])
+
+
+def save(
+    folder: Path, facts: dict[str, Any], weights: dict[str, Any], best: Tensors, optimizer: Any
+) -> None:
+    """Keeps a state in `folder`/step-N, then drops the one before it.
+
+    A kill in the middle leaves the earlier state and a scratch folder that the next save removes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    older = list(folder.iterdir())
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    save_file(copy_of(weights), partial / "weights.safetensors")
+    if facts["best_step"] != facts["step"]:
+        save_file(best, partial / "best.safetensors")
+    moments = {
+        f"{name}/{key}": optimizer.state[value][key].contiguous()
+        for name, value in weights.items()
+        for key in MOMENTS
+    }
+    save_file(moments, partial / "optimizer.safetensors")
+    (partial / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    os.replace(partial, folder / f"step-{facts['step']:08d}")
+    for one in older:
+        shutil.rmtree(one, ignore_errors=True)
+
+
+def load(
+    folder: Path, weights: dict[str, Any], optimizer: Any
+) -> tuple[dict[str, Any], Tensors] | None:
+    """Puts the last whole state back; returns its facts and best weights, None without one."""
+    states = sorted(folder.glob("step-*"))
+    if not states:
+        return None
+    facts = json.loads((states[-1] / "facts.json").read_text(encoding="utf-8"))
+    copy_into(weights, load_file(states[-1] / "weights.safetensors"))
+    moments = load_file(states[-1] / "optimizer.safetensors")
+    for name, value in weights.items():
+        kept = {key: moments[f"{name}/{key}"].to(value.device) for key in MOMENTS}
+        optimizer.state[value] = kept
+    kept = states[-1] / "best.safetensors"
+    return facts, load_file(kept) if kept.is_file() else copy_of(weights)

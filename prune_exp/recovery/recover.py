@@ -1,0 +1,184 @@
+"""Training after pruning: the pruned model learns the dense one's distributions."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from prune_exp.machine.cache import digest_of
+from prune_exp.model.architectures import head_of
+from prune_exp.pruning.inputs import Inputs
+from prune_exp.pruning.pruner import Pruned
+from prune_exp.recovery.record import Recovery
+from prune_exp.recovery.split import Split, split_documents
+from prune_exp.recovery.teacher import Teacher
+from prune_exp.recovery.training import Lessons, Progress, train
+from prune_exp.settings.groups import RecoverySettings
+from prune_exp.text.corpus import all_blocks
+from prune_exp.text.generation import generate_blocks
+from prune_exp.text.records import TextUsed
+from prune_exp.text.token_bytes import recoder_of
+
+PROMPT_TOKENS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """A trained model's record and the text it learnt from; the model was changed in place."""
+
+    record: Recovery
+    texts: tuple[TextUsed, ...]
+
+
+def recover(
+    recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, dense_head: torch.Tensor
+) -> Recovered:
+    """Trains `pruned.model` in place as `recovery` says.
+
+    A trial that was killed goes on where its last judgement left it. `dense_head` is the dense
+    model's language-model head [vocab, hidden].
+    """
+    lessons = prepare_lessons(recovery, inputs, pruned, dense_head)
+    texts = _texts_used(inputs, lessons)
+    identity = _identity(recovery, inputs, pruned)
+    folder = inputs.cache_dir / "recovery" / digest_of(identity, [text.digest for text in texts])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        progress = train_weights(pruned.model, lessons, recovery, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    return Recovered(record=_record_of(progress), texts=texts)
+
+
+def prepare_lessons(
+    recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, dense_head: torch.Tensor
+) -> Lessons:
+    """The blocks to train and to judge on, in the pruned model's ids, with their teacher."""
+    split = split_documents(inputs.corpus.documents, pruned.tokenizer, recovery)
+    kept = None if pruned.kept is None else torch.tensor(pruned.kept)
+    head = dense_head if kept is None else dense_head[kept]
+    return Lessons(
+        training=_training_blocks(recovery, inputs, pruned, split),
+        validation=split.validation,
+        teacher=Teacher(
+            source=inputs.source,
+            head=head.to(getattr(torch, recovery.dtype)),
+            kept=kept,
+            dtype=recovery.dtype,
+            cache_dir=inputs.cache_dir,
+        ),
+        seed=pruned.request.seed,
+    )
+
+
+def _training_blocks(
+    recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, split: Split
+) -> torch.Tensor:
+    """Blocks in the pruned model's ids [blocks, tokens]."""
+    parts = []
+    if recovery.text in ("calibration", "both"):
+        parts.append(all_blocks(split.training, pruned.tokenizer, recovery.context_tokens))
+    if recovery.text in ("generated", "both"):
+        parts.append(_generated_blocks(recovery, inputs, pruned, split))
+    return torch.cat(parts)
+
+
+def _generated_blocks(
+    recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, split: Split
+) -> torch.Tensor:
+    """Blocks that the dense model wrote, in the pruned model's ids [blocks, tokens]."""
+    context = recovery.context_tokens
+    prompts = all_blocks(split.training, inputs.tokenizer, context)
+    ids = generate_blocks(
+        inputs.source,
+        prompts[: recovery.generated_blocks, :PROMPT_TOKENS],
+        tokens=context,
+        temperature=recovery.generation_temperature,
+        seed=pruned.request.seed,
+        cache_dir=inputs.cache_dir,
+        device=pruned.model.device.type,
+    )
+    if pruned.kept is None:
+        return ids
+    own: list[int] = []
+    dense = recoder_of(inputs.tokenizer)
+    smaller = recoder_of(pruned.tokenizer)
+    for block in ids.tolist():
+        own += smaller.ids_of(dense.bytes_of(block))
+    blocks = len(own) // context
+    return torch.tensor(own[: blocks * context]).view(blocks, context)
+
+
+def _identity(recovery: RecoverySettings, inputs: Inputs, pruned: Pruned) -> dict[str, Any]:
+    """What must be the same for a killed training to go on."""
+    plan = pruned.plan.to_json()
+    del plan["agreement"]
+    return {
+        "model": inputs.source.digest,
+        "plan": plan,
+        "pruning": asdict(pruned.request.pruning),
+        "data": inputs.corpus.calibration.digest,
+        "recovery": asdict(recovery),
+        "seed": pruned.request.seed,
+    }
+
+
+def train_weights(
+    model: Any, lessons: Lessons, recovery: RecoverySettings, folder: Path
+) -> Progress:
+    """Trains a model's weights, or adapters that are merged into them, in place."""
+    if recovery.lora_rank:
+        return _train_adapters(model, lessons, recovery, folder)
+    model.requires_grad_(True)
+    if not recovery.train_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
+        head_of(model).requires_grad_(False)
+    try:
+        return train(model, lessons, recovery, folder)
+    finally:
+        model.requires_grad_(False)
+
+
+def _train_adapters(
+    model: Any, lessons: Lessons, recovery: RecoverySettings, folder: Path
+) -> Progress:
+    """Trains low-rank adapters (arXiv:2106.09685) and merges them into the model's weights."""
+    from peft import LoraConfig, get_peft_model  # an extra
+
+    rank = recovery.lora_rank
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lessons.seed)
+        wrapped: Any = get_peft_model(model, config)
+    progress = train(model, lessons, recovery, folder)
+    wrapped.merge_and_unload()
+    model.requires_grad_(False)
+    return progress
+
+
+def _record_of(progress: Progress) -> Recovery:
+    return Recovery(
+        steps=progress.step,
+        tokens=progress.tokens,
+        seconds=progress.seconds,
+        best_step=progress.best_step,
+        validation_kl_before=progress.first_loss,
+        validation_kl_after=progress.best_loss,
+        curve=tuple((int(step), loss, judged) for step, loss, judged in progress.curve),
+    )
+
+
+def _texts_used(inputs: Inputs, lessons: Lessons) -> tuple[TextUsed, ...]:
+    by_role = {"training": lessons.training, "validation": lessons.validation}
+    return tuple(
+        TextUsed(
+            role=role,
+            source=inputs.corpus.calibration.source,
+            digest=digest_of(ids.tolist()),
+            blocks=ids.shape[0],
+            tokens=ids.numel(),
+        )
+        for role, ids in by_role.items()
+    )

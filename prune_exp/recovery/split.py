@@ -1,0 +1,42 @@
+"""Which text a pruned model trains on, and which chooses its best weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import RecoverySettings
+from prune_exp.text.corpus import all_blocks, documents_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Calibration documents, dealt to training and validation; no document serves both."""
+
+    training: tuple[str, ...]
+    validation: torch.Tensor
+    """[blocks, tokens]"""
+
+
+def split_documents(documents: Sequence[str], tokenizer: Any, recovery: RecoverySettings) -> Split:
+    """Takes validation blocks from the last documents and leaves the others to training.
+
+    The refit has read the first documents and knows them too well: validation judges on text that
+    neither has seen, and training comes to the first documents last.
+
+    Raises:
+        SettingError: there is too little text for the validation blocks and one step.
+    """
+    wanted, context = recovery.validation_blocks, recovery.context_tokens
+    taken = documents_for(reversed(documents), tokenizer, wanted * context) or len(documents)
+    training = tuple(reversed(documents[: len(documents) - taken]))
+    if documents_for(training, tokenizer, context) is None:
+        raise SettingError(
+            f"the documents that calibrate are too few for {wanted} validation blocks of {context}"
+            " tokens and training; use a longer text, a smaller recovery.context_tokens, or fewer"
+            " recovery.validation_blocks"
+        )
+    validation = all_blocks(documents[len(documents) - taken :], tokenizer, context)
+    return Split(training=training, validation=validation[:wanted])

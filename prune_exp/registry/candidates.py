@@ -1,0 +1,144 @@
+"""Which stored model a promotion is about, and its files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from prune_exp.registry.stored_models import known_version, registered_name
+from prune_exp.settings.command_schemas import PromoteSettings
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import ModelSettings, TrackingSettings
+from prune_exp.settings.params import restore_settings
+from prune_exp.tracking import tags
+from prune_exp.tracking.read import TrackedTrial, choose_best, read_trials
+
+CHAMPION = "champion"
+"""Alias of the version that passed the gates last."""
+PREVIOUS = "previous"
+"""Alias of the champion before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A stored model."""
+
+    name: str
+    """Its name in the registry."""
+    version: str | None
+    """None while it is stored but not registered."""
+    trial: TrackedTrial
+    folder: Path
+    """Its stored checkpoint, fetched."""
+
+
+def choose(settings: PromoteSettings, scratch: Path) -> Candidate:
+    """The model that the settings name, fetched into `scratch`.
+
+    Raises:
+        SettingError: there is no such run, version or stored model.
+    """
+    if settings.version is not None and settings.run_id is not None:
+        raise SettingError("run_id and version are both given; give one")
+    if settings.version is not None:
+        name = settings.tracking.registered_model or only_model()
+        return at_version(name, str(settings.version), scratch)
+    run_id = settings.run_id or _latest_sweep(settings.tracking.experiment)
+    best = choose_best(read_trials(run_id), settings.tracking.best)
+    if best is None:
+        raise SettingError(f"run_id={run_id} has no finished trial; give another run_id")
+    trial = _stored(best.trial)
+    name = registered_name(
+        settings.tracking.registered_model
+        or restore_settings(TrackingSettings, trial.params, "tracking").registered_model,
+        restore_settings(ModelSettings, trial.params, "model").name,
+    )
+    version = known_version(trial, name)
+    if version is not None:
+        return at_version(name, version, scratch)
+    folder = _fetch(trial.tags[tags.MODEL_URI], scratch)
+    return Candidate(name=name, version=None, trial=trial, folder=folder)
+
+
+def at_version(name: str, version: str, scratch: Path) -> Candidate:
+    """A registered version, fetched into `scratch`.
+
+    Raises:
+        SettingError: it does not exist, or was not registered by a trial.
+    """
+    try:
+        found = MlflowClient().get_model_version(name, version)
+    except MlflowException:
+        raise SettingError(
+            f"version={version} of {name} is not in the registry; see the versions in the MLflow UI"
+        ) from None
+    if not found.run_id:
+        raise SettingError(f"version={version} of {name} belongs to no run, so nothing vouches")
+    (trial,) = read_trials(found.run_id)
+    folder = _fetch(f"models:/{name}/{version}", scratch)
+    return Candidate(name=name, version=version, trial=_stored(trial), folder=folder)
+
+
+def only_model() -> str:
+    """The name of the one registered model.
+
+    Raises:
+        SettingError: there is none, or there are several.
+    """
+    names = [model.name for model in MlflowClient().search_registered_models()]
+    if not names:
+        raise SettingError("no model is registered; run a sweep with tracking.register=true first")
+    if len(names) > 1:
+        raise SettingError(
+            f"{len(names)} models are registered ({', '.join(names)}); say which with"
+            " tracking.registered_model=NAME"
+        )
+    return names[0]
+
+
+def version_at(name: str, alias: str) -> str | None:
+    """The version that an alias points at, if it points at one."""
+    try:
+        return str(MlflowClient().get_model_version_by_alias(name, alias).version)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
+def _latest_sweep(experiment: str) -> str:
+    client = MlflowClient()
+    known = client.get_experiment_by_name(experiment)
+    runs: list[Any] = []
+    if known is not None:
+        asked = f"tags.`{tags.ROLE}` = 'sweep'"
+        runs = client.search_runs([known.experiment_id], asked, max_results=1)
+    if not runs:
+        raise SettingError(
+            f"tracking.experiment={experiment} has no sweep; give run_id=... or run a sweep first"
+        )
+    return runs[0].info.run_id
+
+
+def _stored(trial: TrackedTrial) -> TrackedTrial:
+    if tags.WEIGHTS_SHA256 not in trial.tags or tags.MODEL_URI not in trial.tags:
+        raise SettingError(
+            f"run_id={trial.run_id} has no stored model; store them with tracking.log_models=best"
+            " or all"
+        )
+    return trial
+
+
+def _fetch(uri: str, scratch: Path) -> Path:
+    target = scratch / uri.replace("/", "_")
+    target.mkdir()
+    try:
+        folder = Path(download_artifacts(artifact_uri=uri, dst_path=str(target))) / "model"
+    except (MlflowException, OSError) as error:
+        raise SettingError(f"{uri} cannot be fetched: {error}") from None
+    if not folder.is_dir():
+        raise SettingError(f"{uri} holds no model folder, so prune_exp did not store it")
+    return folder

@@ -1,0 +1,190 @@
+"""The model card that travels with a stored model: what it is, what was measured, its limits."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from prune_exp import __version__
+from prune_exp.measurement.records import Interval
+from prune_exp.pruning.plan import PruningPlan
+from prune_exp.settings.groups import DataSettings, ModelSettings, PruningSettings, QualitySettings
+from prune_exp.settings.params import restore_settings
+from prune_exp.tracking.figures import key_figures
+from prune_exp.tracking.read import TrackedTrial
+
+FIGURES = key_figures("speedup", "memory_reduction_pct", "throughput_gain_pct", "perplexity_ratio")
+JUDGED = (
+    ("perplexity", "pruned/perplexity", "Perplexity"),
+    ("bits_per_byte", "pruned/bits_per_byte", "Bits per byte"),
+    ("perplexity_ratio", "perplexity_ratio", "Perplexity over the dense model's"),
+)
+USES = """\
+For continuing text where the dense model would do and its size or latency is the obstacle. What
+the dense model was not made for, this one is not made for either. It was not judged on tasks,
+on safety or on other languages than that of the text below, and may have lost more there than
+the figures show."""
+
+
+def write_card(trial: TrackedTrial, plan: PruningPlan | None, folder: Path) -> Any:
+    """Writes README.md and LICENSE.txt into a checkpoint; returns the card."""
+    card = model_card(trial, plan)
+    (folder / "README.md").write_text(str(card), encoding="utf-8")
+    (folder / "LICENSE.txt").write_text(license_note(_model_of(trial)), encoding="utf-8")
+    return card
+
+
+def model_card(trial: TrackedTrial, plan: PruningPlan | None) -> Any:
+    """The card (a `huggingface_hub.ModelCard`), all of it from what was tracked."""
+    model = _model_of(trial)
+    text = text_name(_data_of(trial))
+    name = f"{model.name}-pruned"
+    found = _evaluations(trial, text)
+    data = ModelCardData(
+        base_model=base_model(model),
+        license=model.license,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["pruned", "prune_exp", _pruning_of(trial).method],
+        datasets=[text],
+        metrics=[one.metric_type for one in found] or None,
+        model_name=name if found else None,
+        eval_results=found or None,
+    )
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {name}",
+        summarize_trial(trial),
+        f"## Uses and limits\n\n{USES}",
+        "## Procedure\n\n" + _describe_procedure(trial, plan),
+        "## Results\n\n" + _results_table(trial),
+        "## Licence\n\n" + license_note(model),
+    ]
+    return ModelCard("\n\n".join(parts) + "\n")
+
+
+def _model_of(trial: TrackedTrial) -> ModelSettings:
+    return restore_settings(ModelSettings, trial.params, "model")
+
+
+def _data_of(trial: TrackedTrial) -> DataSettings:
+    return restore_settings(DataSettings, trial.params, "data")
+
+
+def _pruning_of(trial: TrackedTrial) -> PruningSettings:
+    return restore_settings(PruningSettings, trial.params, "pruning")
+
+
+def base_model(model: ModelSettings) -> str | None:
+    """Hub id of the dense model, if it is known."""
+    return model.base_model or model.hub_id
+
+
+def text_name(data: DataSettings) -> str:
+    """Name of the text that calibrated and judged; of a file of the user's, without its folder."""
+    path = Path(str(data.path)).name
+    return f"{data.package}/{path}" if data.package else path
+
+
+def summarize_trial(trial: TrackedTrial) -> str:
+    """What was removed and whether quality was maintained, in a few sentences."""
+    metrics = trial.metrics
+    model = _model_of(trial)
+    text = (
+        f"{base_model(model) or model.name} with"
+        f" {100 * metrics['sparsity_achieved']:.1f} % of its parameters removed."
+    )
+    if "perplexity_ratio" not in metrics:
+        return text + " Its quality was not measured."
+    quality = restore_settings(QualitySettings, trial.params, "quality")
+    ratio = Interval.read(metrics, "perplexity_ratio")
+    verdict = "maintained" if trial.maintained else "**not maintained**"
+    return text + (
+        f" Quality is {verdict}: held-out perplexity is {ratio.value:.3f} times the dense model's,"
+        f" with an upper end of {ratio.high:.3f} against a limit of"
+        f" {quality.max_perplexity_ratio:g}."
+    )
+
+
+def license_note(model: ModelSettings) -> str:
+    """Whose licence the weights are under, and that they were changed."""
+    source = base_model(model) or model.name
+    known = model.license
+    terms = (
+        f"The weights derive from {source}, whose licence is {known}; it goes on to apply to them."
+        if known
+        else f"The weights derive from {source}, whose licence goes on to apply to them; it was not"
+        " recorded here (model.license=... records it)."
+    )
+    return terms + " They were changed: parameters were removed, and others may have been refit."
+
+
+def _calibration_text(data: DataSettings) -> str:
+    written = data.calibration == "generated"
+    return "that the dense model wrote" if written else f"of {text_name(data)}"
+
+
+def _evaluations(trial: TrackedTrial, text: str) -> list[Any]:
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Text generation",
+            dataset_type=text,
+            dataset_name=f"{text} (held out)",
+            metric_type=kind,
+            metric_name=name,
+            metric_value=trial.metrics[key],
+        )
+        for kind, key, name in JUDGED
+        if key in trial.metrics
+    ]
+
+
+def _describe_procedure(trial: TrackedTrial, plan: PruningPlan | None) -> str:
+    params = trial.params
+    pruning = _pruning_of(trial)
+    data = _data_of(trial)
+    lines = [
+        f"method {pruning.method}, ballot {pruning.ballot}, vote threshold"
+        f" {float(params['vote_threshold']):g}, requested sparsity {float(params['sparsity']):g},"
+        f" voters {', '.join(pruning.voters)}",
+        *_describe_plan(plan),
+        f"refit by least squares: {'yes' if pruning.refit else 'no'};"
+        f" training afterwards: {params.get('recovery.name', 'none')}",
+        f"calibration on {data.calibration_blocks} blocks of {data.context_tokens} tokens"
+        f" {_calibration_text(data)}, judged on {data.heldout_blocks} others of {text_name(data)}",
+        f"MLflow run {trial.run_id}; prune_exp {__version__},"
+        f" torch {version('torch')}, transformers {version('transformers')}",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _describe_plan(plan: PruningPlan | None) -> list[str]:
+    if plan is None:
+        return []
+    gone = plan.allocation
+    lines = [
+        f"removed: layers {list(plan.layers)}; in every layer that stays {gone.kv_groups}"
+        f" key/value groups, {gone.queries_per_group} query heads a group, {gone.channels} MLP"
+        f" channels; {gone.tokens} tokens; {plan.weights_zeroed} weights set to zero"
+        " (plan.json has the indices)"
+    ]
+    if plan.rehearsed:
+        lines.append(f"chosen from {len(plan.rehearsed)} plans by the loss after a short refit")
+    return lines
+
+
+def _results_table(trial: TrackedTrial) -> str:
+    metrics = trial.metrics
+    rows = ["| Against the dense model | Value | 95 % interval |", "| --- | --- | --- |"]
+    for figure in FIGURES:
+        if figure.key in metrics:
+            found = Interval.read(metrics, figure.key)
+            rows.append(
+                f"| {figure.name} | {found.value:.3f}{figure.unit} |"
+                f" {found.low:.3f} to {found.high:.3f} |"
+            )
+    rows += [f"| {name} | {metrics[key]:.3f} | |" for _, key, name in JUDGED[:2] if key in metrics]
+    text = "\n".join(rows)
+    return text if "speedup" in metrics else text + "\n\nSpeed and memory were not measured."

@@ -1,0 +1,117 @@
+"""What the gates look at, worked out when a gate first asks for it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from prune_exp.machine.device import device_of
+from prune_exp.measurement.benchmark import measure_pair
+from prune_exp.measurement.intervals import exp_mean_difference
+from prune_exp.measurement.prompts import read_prompts, tokenize_prompts
+from prune_exp.measurement.quality import block_losses
+from prune_exp.measurement.records import Interval
+from prune_exp.model import loading
+from prune_exp.model.sources import ModelSource
+from prune_exp.registry.candidates import Candidate
+from prune_exp.registry.origin import check_text, data_of, find_dense_model
+from prune_exp.settings.command_schemas import LimitSettings
+from prune_exp.settings.groups import BenchmarkSettings, QualitySettings
+from prune_exp.settings.params import restore_settings
+from prune_exp.text.corpus import TokenBlocks, load_reserved
+from prune_exp.text.token_bytes import make_reencoder
+from prune_exp.text.tokenizer import read_vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A candidate, the champion it is up against, and what they make of the same text."""
+
+    candidate: Candidate
+    champion: Candidate | None
+    limits: LimitSettings
+    cache_dir: Path
+
+    @property
+    def device(self) -> str:
+        """Where the candidate's trial ran, if that is to be had here.
+
+        Raises:
+            SettingError: it is not.
+        """
+        return device_of(self.candidate.trial.params.get("device", "cpu"))
+
+    @property
+    def quality_limit(self) -> float:
+        """Up to which perplexity ratio the candidate's trial called its quality maintained."""
+        params = self.candidate.trial.params
+        return restore_settings(QualitySettings, params, "quality").max_perplexity_ratio
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """The dense model.
+
+        Raises:
+            SettingError: it is missing, or not the one that the trial pruned.
+        """
+        return find_dense_model(self.candidate.trial, self.cache_dir)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The dense model's tokenizer."""
+        return loading.load_tokenizer(self.source.folder)
+
+    @cached_property
+    def text(self) -> TokenBlocks:
+        """Blocks that no trial used, in the dense model's tokens.
+
+        Raises:
+            SettingError: the text is missing, too short, or not the one that the trial used.
+        """
+        trial = self.candidate.trial
+        check_text(trial, self.source, self.tokenizer, self.cache_dir)
+        return load_reserved(data_of(trial), self.tokenizer, blocks=self.limits.blocks)
+
+    @cached_property
+    def dense_losses(self) -> list[float]:
+        """Mean loss of each block of `text`, in nats."""
+        return block_losses(self._load(self.source.folder), self.text)[0]
+
+    @cached_property
+    def losses(self) -> list[float]:
+        """The candidate's, per token of the dense model's tokenizer."""
+        return self._losses_of(self.candidate.folder)
+
+    @cached_property
+    def champion_losses(self) -> list[float]:
+        """The champion's, likewise."""
+        assert self.champion is not None
+        return self._losses_of(self.champion.folder)
+
+    def perplexity_ratio(self, ours: list[float], theirs: list[float]) -> Interval:
+        """Perplexity over another's, paired by block."""
+        return exp_mean_difference(ours, theirs, resamples=self.limits.resamples)
+
+    def champion_speedup(self) -> Interval:
+        """The champion's latency over the candidate's, prompt by prompt on this machine."""
+        assert self.champion is not None
+        params = self.candidate.trial.params
+        settings = restore_settings(BenchmarkSettings, params, "benchmark")
+        folders = {"dense": self.champion.folder, "pruned": self.candidate.folder}
+        tokenizers = {side: loading.load_tokenizer(folder) for side, folder in folders.items()}
+        prompts = tokenize_prompts(read_prompts(settings), tokenizers)
+        return measure_pair(
+            folders["dense"], folders["pruned"], prompts, settings, device=self.device
+        ).speedup
+
+    def _losses_of(self, folder: Path) -> list[float]:
+        own = loading.load_tokenizer(folder)
+        reencode = None
+        if own.get_vocab() != self.tokenizer.get_vocab():
+            for tokenizer in (own, self.tokenizer):
+                read_vocabulary(tokenizer)
+            reencode = make_reencoder(self.tokenizer, own)
+        return block_losses(self._load(folder), self.text, reencode)[0]
+
+    def _load(self, folder: Path) -> Any:
+        return loading.load_model(folder, device=self.device)

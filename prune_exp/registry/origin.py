@@ -1,0 +1,58 @@
+"""What a tracked trial started from, found again and checked: the dense model and the text."""
+
+from pathlib import Path
+from typing import Any
+
+from prune_exp.machine.device import device_of
+from prune_exp.model.sources import ModelSource, locate_model
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import DataSettings, ModelSettings
+from prune_exp.settings.params import restore_settings
+from prune_exp.text.corpus import load_corpus
+from prune_exp.text.generated_text import Author, complete_corpus
+from prune_exp.tracking import tags
+from prune_exp.tracking.read import TrackedTrial, text_digests
+
+
+def find_dense_model(trial: TrackedTrial, cache_dir: Path) -> ModelSource:
+    """The dense model of a trial.
+
+    Raises:
+        SettingError: it is missing, or not the one that the trial pruned.
+    """
+    source = locate_model(restore_settings(ModelSettings, trial.params, "model"), cache_dir)
+    recorded = trial.tags.get(tags.MODEL_DIGEST)
+    if source.digest != recorded:
+        raise SettingError(
+            f"the dense model in {source.folder} has digest {source.digest}, the trial pruned"
+            f" {recorded}; put the same model there"
+        )
+    return source
+
+
+def data_of(trial: TrackedTrial) -> DataSettings:
+    """Which text a trial read."""
+    return restore_settings(DataSettings, trial.params, "data")
+
+
+def check_text(trial: TrackedTrial, source: ModelSource, tokenizer: Any, cache_dir: Path) -> None:
+    """Raises SettingError unless the text gives the blocks that a trial recorded."""
+    data = data_of(trial)
+    seed = int(trial.params.get("seed", "0"))
+    author = Author(
+        name=restore_settings(ModelSettings, trial.params, "model").name,
+        source=source,
+        tokenizer=tokenizer,
+        device=device_of(trial.params.get("device", "cpu")),
+        seed=seed,
+        cache_dir=cache_dir,
+    )
+    corpus = complete_corpus(load_corpus(data, tokenizer, seed=seed), data, author)
+    found = {"calibration": corpus.calibration.digest, "heldout": corpus.heldout.digest}
+    recorded = text_digests(trial.run_id)
+    for role, digest in found.items():
+        if recorded.get(role) != digest:
+            raise SettingError(
+                f"the {role} text from {corpus.calibration.source} has digest {digest}, the"
+                f" trial used {recorded.get(role)}; put the same text there"
+            )

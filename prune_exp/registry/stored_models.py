@@ -1,0 +1,169 @@
+"""Store the best model's weights and register them as a candidate."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import transformers as flavor
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from prune_exp.machine.cache import folder_sha256
+from prune_exp.model.loading import load_model, load_tokenizer, quiet
+from prune_exp.registry.card import summarize_trial, write_card
+from prune_exp.registry.signing import SIGNATURE, sign
+from prune_exp.settings.choices import check_name
+from prune_exp.tracking import tags
+from prune_exp.tracking.read import CANDIDATE, TrackedTrial, read_plan
+
+REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
+DESCRIPTION = (
+    "Pruned language models, a version for each that was stored. Alias candidate: the latest best"
+    " one; champion: the one that passed all gates. Each version's source run has the report."
+)
+NEW_TOKENS = 32
+"""Tokens that the stored model generates unless told otherwise."""
+
+
+def registered_name(wanted: str | None, model_name: str) -> str:
+    """A model's name in the registry: `tracking.registered_model`, or one by `model.name`.
+
+    Raises:
+        SettingError: it is none that can be looked up again.
+    """
+    name = wanted or f"pruned-{model_name}"
+    check_name("tracking.registered_model", name)
+    return name
+
+
+def checkpoint_of(trial: TrackedTrial) -> Path:
+    """Where a trial left its checkpoint until the sweep ends."""
+    return Path(trial.tags.get(tags.CHECKPOINT, "/nonexistent"))
+
+
+def discard_checkpoint(trial: TrackedTrial, roots: list[Path]) -> None:
+    """Removes what a trial left, unless its tag points anywhere but below one of the roots."""
+    folder = checkpoint_of(trial).resolve()
+    if any(folder.is_relative_to(root.resolve()) and folder != root.resolve() for root in roots):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def can_store(trial: TrackedTrial) -> bool:
+    """Whether the trial's weights are still there, or stored already."""
+    return tags.MODEL_URI in trial.tags or checkpoint_of(trial).is_dir()
+
+
+def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = None) -> str:
+    """Stores a checkpoint with its run and returns the logged model's URI, once for each trial.
+
+    The artifact's `model` folder is a byte-for-byte copy: a stock Hugging Face checkpoint with its
+    tokenizer, model card, licence note and plan; with a key, its signature lies beside it. A run
+    that had ended keeps its time of end.
+
+    Raises:
+        SettingError: the key cannot be used.
+    """
+    if tags.MODEL_URI in trial.tags:
+        return trial.tags[tags.MODEL_URI]
+    plan = read_plan(trial.run_id)
+    card = write_card(trial, plan, checkpoint)
+    if plan is not None:
+        (checkpoint / "plan.json").write_text(json.dumps(plan.to_json()), encoding="utf-8")
+    active = mlflow.active_run()
+    inside = active is not None and active.info.run_id == trial.run_id
+    client = MlflowClient()
+    ended = client.get_run(trial.run_id).info.end_time
+    run = nullcontext() if inside else mlflow.start_run(run_id=trial.run_id, nested=True)
+    with run:
+        uri = _log(checkpoint, card, signing_key)
+    client.set_tag(trial.run_id, tags.FILES_SHA256, folder_sha256(checkpoint))
+    client.set_tag(trial.run_id, tags.MODEL_URI, uri)
+    if not inside:
+        client.set_terminated(trial.run_id, "FINISHED", ended)
+    return uri
+
+
+def _log(checkpoint: Path, card: Any, signing_key: str | None) -> str:
+    """Stores a checkpoint with the open run, loadable by transformers and pyfunc.
+
+    MLflow writes the weights anew; the checkpoint's own files then replace what it wrote.
+    """
+    logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
+    text = Schema([ColSpec(DataType.string)])
+    params = ParamSchema([ParamSpec("max_new_tokens", DataType.integer, NEW_TOKENS)])
+    with quiet():
+        info = flavor.log_model(
+            transformers_model={
+                "model": load_model(checkpoint),
+                "tokenizer": load_tokenizer(checkpoint),
+            },
+            name="model",
+            task="text-generation",
+            model_card=card,
+            signature=ModelSignature(inputs=text, outputs=text, params=params),
+            input_example=["The river"],
+            pip_requirements=[f"{one}=={version(one).partition('+')[0]}" for one in REQUIRED],
+        )
+    with tempfile.TemporaryDirectory(dir=checkpoint.parent) as stage:
+        shutil.copytree(checkpoint, Path(stage) / "model", copy_function=os.link)
+        os.link(checkpoint / "LICENSE.txt", Path(stage) / "LICENSE.txt")
+        if signing_key is not None:
+            sign(Path(stage) / "model", signing_key, Path(stage) / SIGNATURE)
+        MlflowClient().log_model_artifacts(info.model_id, stage)
+    return info.model_uri
+
+
+def register(trial: TrackedTrial, model_uri: str, name: str) -> str:
+    """Registers a logged model as a version with the alias `candidate`; returns the version."""
+    version = ensure_version(trial, model_uri, name)
+    MlflowClient().set_registered_model_alias(name, CANDIDATE, version)
+    return version
+
+
+def ensure_version(trial: TrackedTrial, model_uri: str, name: str) -> str:
+    """The version that a trial's model has, made when it has none."""
+    client = MlflowClient()
+    known = known_version(trial, name)
+    if known is not None:
+        return known
+    try:
+        client.create_registered_model(name, description=DESCRIPTION)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = client.create_model_version(
+        name,
+        source=model_uri,
+        run_id=trial.run_id,
+        tags=_facts(trial),
+        description=summarize_trial(trial),
+        model_id=model_uri.removeprefix("models:/"),
+    )
+    return str(created.version)
+
+
+def known_version(trial: TrackedTrial, name: str) -> str | None:
+    """The version under which a trial's model is registered, if it is."""
+    known = MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{trial.run_id}'")
+    return str(known[0].version) if known else None
+
+
+def _facts(trial: TrackedTrial) -> dict[str, str]:
+    facts = {
+        "run_id": trial.run_id,
+        "weights_sha256": trial.tags[tags.WEIGHTS_SHA256],
+        "sparsity": f"{trial.metrics['sparsity_achieved']:.4f}",
+    }
+    for key in ("speedup", "perplexity_ratio"):
+        if key in trial.metrics:
+            facts[key] = f"{trial.metrics[key]:.3f}"
+    return facts

@@ -1,0 +1,94 @@
+"""Everything a report is made of, read from the store alone."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prune_exp.pruning.plan import PruningPlan
+from prune_exp.settings.errors import SettingError
+from prune_exp.tracking import tags
+from prune_exp.tracking.read import (
+    Choice,
+    TrackedTrial,
+    choose_best,
+    read_artifact,
+    read_run,
+    read_trials,
+)
+
+ASKED_FOR = "asked for by its id"
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """The trial that is reported on, the others beside it, and what was kept of it."""
+
+    root: TrackedTrial
+    """The sweep's run, or the trial itself when it has none."""
+    trials: list[TrackedTrial]
+    best: Choice
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    machine: dict[str, Any] = field(default_factory=dict)
+    plan: PruningPlan | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        """Those of the trial that is reported on."""
+        return self.best.trial.metrics
+
+    @property
+    def params(self) -> dict[str, str]:
+        """Its settings."""
+        return self.best.trial.params
+
+    @property
+    def finished(self) -> list[TrackedTrial]:
+        """Trials with a result."""
+        return [trial for trial in self.trials if trial.status == "FINISHED"]
+
+
+def gather(root: TrackedTrial, trials: list[TrackedTrial], best: Choice) -> Findings:
+    """Reads what the store keeps of the chosen trial beside its figures."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = {
+            name: read_artifact(best.trial.run_id, f"{name}.json", Path(scratch))
+            for name in ("samples", "machine", "plan")
+        }
+    return Findings(
+        root=root,
+        trials=trials,
+        best=best,
+        samples=found["samples"] or [],
+        machine=found["machine"] or {},
+        plan=PruningPlan.from_json(found["plan"]) if found["plan"] else None,
+    )
+
+
+def look_up(run_id: str) -> Findings:
+    """What there is to report on a sweep, whose best trial is chosen as it was then, or on a trial.
+
+    Raises:
+        SettingError: there is no such run, or nothing in it finished.
+    """
+    (trials, asked) = read_trials(run_id), read_run(run_id)
+    if asked.is_sweep:
+        rule = next((t.params["tracking.best"] for t in trials if "tracking.best" in t.params), "")
+        best = choose_best(trials, rule or "speedup_if_maintained")
+        if best is None:
+            raise SettingError(
+                f"run_id={run_id} is a sweep of {len(trials)} trials of which none finished, so"
+                " there is nothing to report; the MLflow UI shows the tag prune_exp.error of each"
+            )
+        return gather(asked, trials, best)
+    if asked.status != "FINISHED":
+        why = f": {asked.error}" if asked.error else ""
+        raise SettingError(f"run_id={run_id} is {asked.status} and has no result{why}")
+    parent = asked.tags.get(tags.PARENT_RUN)
+    root = read_run(parent) if parent else asked
+    return gather(
+        root,
+        read_trials(parent) if parent else trials,
+        Choice(trial=asked, rule=ASKED_FOR),
+    )

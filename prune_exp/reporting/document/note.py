@@ -1,0 +1,38 @@
+"""A sweep's note in the MLflow UI: its trials, the best of them, where the report is."""
+
+from prune_exp.machine.display import one_line
+from prune_exp.reporting.document.markdown import inline, table
+from prune_exp.reporting.document.trials import (
+    LONGEST_NAME,
+    NOTED,
+    TRIAL_HEAD,
+    place_of,
+    trial_rows,
+)
+from prune_exp.tracking.read import Choice, TrackedTrial
+
+LONGEST = 7000
+"""MLflow cuts tags at 8000 characters."""
+
+
+def sweep_note(trials: list[TrackedTrial], best: Choice | None) -> str:
+    """Markdown that fits into a tag; of many trials the first, and the best one by name."""
+    if best is None:
+        lead = "No trial finished, so there is no report and no model."
+    else:
+        name = inline(one_line(best.trial.name, LONGEST_NAME))
+        lead = (
+            f"Best: **{name}** (run {best.trial.run_id}), chosen for"
+            f" {inline(best.rule)}. The report is the artifact report.html, here and there."
+        )
+    head = [TRIAL_HEAD[i] for i in NOTED]
+    rows = [[row[i] for i in NOTED] for row in trial_rows(trials)]
+    marked = None if best is None else place_of(trials, best)
+    for shown in range(len(rows), 0, -1):
+        kept = marked if marked is not None and marked < shown else None
+        left = len(rows) - shown
+        more = f"\n\n{left} more trials are in report.md." if left else ""
+        text = f"{lead}\n\n{table(head, rows[:shown], kept)}{more}\n"
+        if len(text) <= LONGEST:
+            return text
+    return f"{lead}\n"

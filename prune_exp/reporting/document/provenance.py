@@ -1,0 +1,132 @@
+"""How it was measured, and how to get there again."""
+
+import shlex
+
+from prune_exp.reporting.batches import batch_labels, batch_name
+from prune_exp.reporting.document.blocks import Block, Code, Paragraph, Table
+from prune_exp.reporting.document.findings import Findings
+from prune_exp.reporting.document.trials import value
+from prune_exp.tracking import tags
+from prune_exp.tracking.naming import overrides_of, recalled, shell_command
+from prune_exp.tracking.read import TrackedTrial
+
+UNKNOWN = "not recorded"
+
+
+def methods(found: Findings) -> list[Block]:
+    """Machine, samples, and how intervals are made."""
+    trial, machine = found.best.trial, found.machine
+    m, params = trial.metrics, trial.params
+    device, processor = trial.tags.get(tags.DEVICE, "cpu"), machine.get("processor", UNKNOWN)
+    versions = machine.get("versions", {})
+    rows = [
+        ["Device", f"{device}, {processor}"],
+        ["Cores, threads", f"{machine.get('cores', '?')}, {machine.get('threads', '?')}"],
+        ["Frequency governor", str(machine.get("governor", UNKNOWN))],
+        ["Versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or _versions(trial)],
+        ["Served by", served_by(params)],
+        ["Type of weights and cache", str(machine.get("dtype", UNKNOWN))],
+        ["Test prompts", value(m, "test_prompts", ".0f")],
+        ["New tokens per prompt", params.get("benchmark.new_tokens", UNKNOWN)],
+        ["Pairs of requests", value(m, "test_pairs", ".0f")],
+        ["Stopped by", str(machine.get("stopped_by", UNKNOWN))],
+        ["Batches", ", ".join(map(batch_name, batch_labels(m))) or "not measured"],
+        ["Seed", params.get("seed", UNKNOWN)],
+        ["Calibration text", _calibration(params)],
+        ["Held-out tokens", value(m, "heldout_tokens", ",.0f")],
+        ["Training after pruning", _training(trial)],
+        ["Voters", ", ".join(recalled(params.get("pruning.voters")) or [UNKNOWN])],
+        ["Commit", trial.tags.get(tags.GIT_COMMIT, UNKNOWN)],
+    ]
+    load = [machine.get("load_average_start"), machine.get("load_average_end")]
+    if None not in load:
+        rows.append(["Load average before and after", f"{load[0]:.2f}, {load[1]:.2f}"])
+    return [Table(["Fact", "Value"], rows, figures=False), Paragraph(_how(params))]
+
+
+def served_by(params: dict[str, str]) -> str:
+    """What ran both models as they were timed."""
+    backend = params.get("benchmark.backend", "transformers")
+    if backend != "transformers":
+        return backend
+    compiled = params.get("benchmark.runtime.compile") == "True"
+    cache = params.get("benchmark.runtime.cache", "dynamic")
+    return f"{backend}, {cache} cache, {'compiled step' if compiled else 'eager'}"
+
+
+def _versions(trial: TrackedTrial) -> str:
+    start = tags.VERSION_PREFIX
+    found = sorted((k.removeprefix(start), v) for k, v in trial.tags.items() if k.startswith(start))
+    return ", ".join(f"{name} {version}" for name, version in found) or UNKNOWN
+
+
+def _how(params: dict[str, str]) -> str:
+    return (
+        "Both models run in fresh processes and answer every prompt in turns (by"
+        f" {params.get('benchmark.turns', 'request')}), the order alternating. Ratios of times are"
+        " interquartile means over pairs of the log ratios; throughput at batch 1 counts tokens"
+        " after the first. Memory is the process's peak above its level before the model loads."
+        " Intervals are percentile bootstraps over pairs, Student's t where there are fewer than"
+        " 12, and speak of these prompts; a percentile such as p99 is that of as many requests as"
+        " there were pairs."
+    )
+
+
+def _calibration(params: dict[str, str]) -> str:
+    text, blocks = params.get("data.path", UNKNOWN), params.get("data.calibration_blocks", "?")
+    if params.get("data.calibration") == "generated":
+        text = f"written by the dense model at temperature {params['data.generation_temperature']}"
+    return f"{text}, {blocks} blocks"
+
+
+def _training(trial: TrackedTrial) -> str:
+    m, params = trial.metrics, trial.params
+    if "recovery/steps" not in m:
+        return "none"
+    rank = params.get("recovery.lora_rank", "0")
+    what = "all weights" if rank == "0" else f"adapters of rank {rank}, merged"
+    return (
+        f"distillation from the dense model, {what}: {m['recovery/steps']:,.0f} steps,"
+        f" {m['recovery/tokens']:,.0f} tokens ({params.get('recovery.text', UNKNOWN)} text),"
+        f" {m['recovery/seconds'] / 60:.1f} minutes, weights of step {m['recovery/best_step']:,.0f}"
+    )
+
+
+def reproduce(found: Findings) -> list[Block]:
+    """Command lines, quoted for a shell."""
+    trial, root = found.best.trial, found.root
+    lines = []
+    if root.is_sweep and (given := recalled(root.tags.get(tags.OVERRIDES))) is not None:
+        lines += ["# the whole sweep", shell_command(given, sweep=True)]
+    lines += ["# this trial", shell_command(_given(trial), sweep=False)]
+    lines += ["# this report, from the store", _from_store("report", trial, "report")]
+    if "recovery/steps" not in trial.metrics:
+        lines += ["# its model, from the plan", _from_store("rebuild", trial, "model")]
+    commit = trial.tags.get(tags.GIT_COMMIT, "none")
+    where = f"At commit {commit}" if commit != "none" else "With the version given above"
+    text = (
+        f"{where}, on the same machine, with as many threads, the same model and text, the weights"
+        " come out the same; times never do exactly."
+    )
+    if "***" in "\n".join(lines):
+        text += " What looked like a secret was not kept: *** stands in its place."
+    if "search.study_name=" in lines[1]:
+        text += " With the same search.study_name the sweep goes on where it stopped; another one"
+        text += " starts it anew."
+    return [Paragraph(text), Code("\n".join(lines))]
+
+
+def _from_store(command: str, trial: TrackedTrial, output: str) -> str:
+    """A command that reads the store; says where it is unless that is the default."""
+    where = {key: trial.params.get(key, "None") for key in ("tracking.uri", "tracking.root")}
+    kept = {key: at for key, at in where.items() if at not in ("None", "mlruns")}
+    if "tracking.uri" in kept:
+        kept.pop("tracking.root", None)
+    words = [f"run_id={trial.run_id}", f"output={output}", *overrides_of(kept)]
+    return shlex.join(["python", "-m", f"prune_exp.{command}", *words])
+
+
+def _given(trial: TrackedTrial) -> list[str]:
+    """What the command line gave; every setting where that was not kept."""
+    given = recalled(trial.tags.get(tags.OVERRIDES))
+    return overrides_of(trial.params) if given is None else given

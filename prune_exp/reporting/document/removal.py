@@ -1,0 +1,104 @@
+"""What the report says of the plan: what went, and who wanted it."""
+
+from prune_exp.pruning.plan import PruningPlan, Votes
+from prune_exp.reporting.document.blocks import Block, Bullets, Paragraph, Table
+from prune_exp.reporting.document.findings import Findings
+from prune_exp.reporting.document.sections import picture
+
+KINDS = {
+    "layers": "Whole layers",
+    "heads": "Attention heads",
+    "mlp": "MLP channels",
+    "vocab": "Tokens of the vocabulary",
+}
+REDUNDANT = 0.95
+"""Rank correlation from which on two voters hold one opinion, unless the settings say otherwise."""
+
+
+def removed(found: Findings) -> list[Block]:
+    """The budget by kind of unit."""
+    m, plan = found.metrics, found.plan
+    if m.get("weights_zeroed_pct"):
+        return [
+            Paragraph(
+                f"No unit was removed: {m['weights_zeroed_pct']:.1f} % of the weights were set to"
+                " zero in place, all shapes are the dense model's."
+            )
+        ]
+    if "removed_pct/mlp" not in m:
+        return [Paragraph("This run does not record what went with each kind of unit.")]
+    rows = [
+        [name, _units(kind, plan), f"{m[f'removed_pct/{kind}']:.1f} %"]
+        for kind, name in KINDS.items()
+    ]
+    rows.append(["Together", "", f"{m['params_pruned_pct']:.1f} %"])
+    shape = (
+        f"The pruned model has {m['pruned/layers']:.0f} layers of {m['pruned/query_heads']:.0f}"
+        f" query and {m['pruned/kv_heads']:.0f} key/value heads and {m['pruned/mlp_width']:.0f} MLP"
+        f" channels, and {m['pruned/vocabulary']:,.0f} tokens."
+    )
+    kinds = Table(["Kind of unit", "Removed", "Of all parameters"], rows)
+    return [kinds, Paragraph(shape), *_rehearsed(plan)]
+
+
+def _rehearsed(plan: PruningPlan | None) -> list[Block]:
+    """The plans that were tried, best first."""
+    if plan is None or not plan.rehearsed:
+        return []
+    tried = sorted(plan.rehearsed, key=lambda one: one.loss_nats)
+    rows = [
+        [", ".join(map(str, one.layers)) or "none", f"{one.channels:,}", f"{one.loss_nats:.4f}"]
+        for one in tried
+    ]
+    said = (
+        f"{len(tried)} plans were rehearsed, each refit on a few blocks of the calibration text and"
+        " judged on others. The one with the least loss was carried out, whether its layers were"
+        " voted out or are the run of layers that changes the residual stream least."
+    )
+    return [Paragraph(said), Table(["Layers out", "Channels out, each", "Loss, nats"], rows)]
+
+
+def _units(kind: str, plan: PruningPlan | None) -> str:
+    if plan is None:
+        return "not in the store"
+    if kind == "layers":
+        several = "s" if len(plan.layers) > 1 else ""
+        return f"layer{several} {', '.join(map(str, plan.layers))}" if plan.layers else "none"
+    if kind == "vocab":
+        return f"{len(plan.tokens):,}" if plan.tokens else "none"
+    table = plan.heads if kind == "heads" else plan.channels
+    each = len(next(iter(table.values()), ()))
+    return f"{each:,} in each layer that stays" if each else "none"
+
+
+def votes(found: Findings, drawn: dict[str, str]) -> list[Block]:
+    """How deep ballots had to go, and which voters hold one opinion."""
+    plan = found.plan
+    if plan is None or not plan.agreement:
+        return [Paragraph("No voters ranked units here."), picture(drawn, "votes.png")]
+    needed = f"Vote threshold {plan.vote_threshold:g}, ballot {plan.ballot}."
+    lines = [_depth(kind, plan.votes[kind], plan.ballot) for kind in KINDS if kind in plan.votes]
+    at_least = float(found.params.get("pruning.redundancy", REDUNDANT))
+    lines += [line for kind in plan.agreement for line in _alike(kind, plan, at_least)]
+    return [Paragraph(needed), *([Bullets(lines)] if lines else []), picture(drawn, "votes.png")]
+
+
+def _depth(kind: str, votes: Votes, ballot: str) -> str:
+    low, high = 100 * min(votes.depth), 100 * max(votes.depth)
+    depth = f"{low:.0f} %" if round(low) == round(high) else f"{low:.0f} to {high:.0f} %"
+    voters = ", ".join(sorted(votes.nominated))
+    said = "had to nominate" if ballot == "adaptive" else "nominated"
+    after = " until enough of them were agreed on" if ballot == "adaptive" else ""
+    return f"{KINDS[kind]}: {voters} {said} {depth} of the units{after}."
+
+
+def _alike(kind: str, plan: PruningPlan, at_least: float) -> list[str]:
+    """Pairs of voters with one opinion and two ballots."""
+    table = plan.agreement[kind]
+    return [
+        f"{KINDS.get(kind, kind)}: {a} and {b} rank alike (rank correlation {table[a][b]:.2f}): one"
+        " opinion, two ballots."
+        for a in sorted(table)
+        for b in sorted(table)
+        if a < b and table[a][b] >= at_least
+    ]

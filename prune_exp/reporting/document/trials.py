@@ -1,0 +1,56 @@
+"""The trials of a sweep as rows of a table."""
+
+from prune_exp.machine.display import one_line
+from prune_exp.tracking.read import Choice, TrackedTrial
+
+TRIAL_HEAD = [
+    "Trial",
+    "Status",
+    "Pruned",
+    "Speedup",
+    "Memory saved",
+    "Throughput gain",
+    "Bits per byte",
+    "Perplexity ratio",
+    "Quality maintained",
+]
+NOTED = (0, 1, 2, 3, 7, 8)
+"""Columns that a narrow place shows."""
+LONGEST_REASON, LONGEST_NAME = 120, 80
+
+
+def value(metrics: dict[str, float], key: str, form: str, unit: str = "") -> str:
+    """A figure in words."""
+    return f"{metrics[key]:{form}}{unit}" if key in metrics else "not measured"
+
+
+def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
+    """One row a trial, failed ones with their reason."""
+    return [
+        [
+            one_line(trial.name, LONGEST_NAME),
+            trial.status,
+            value(trial.metrics, "params_pruned_pct", ".1f", " %"),
+            value(trial.metrics, "speedup", ".2f", "x"),
+            value(trial.metrics, "memory_reduction_pct", ".1f", " %"),
+            value(trial.metrics, "throughput_gain_pct", ".1f", " %"),
+            value(trial.metrics, "pruned/bits_per_byte", ".3f"),
+            value(trial.metrics, "perplexity_ratio", ".2f", "x"),
+            _verdict(trial),
+        ]
+        for trial in trials
+    ]
+
+
+def _verdict(trial: TrackedTrial) -> str:
+    if trial.error:
+        return one_line(trial.error, LONGEST_REASON)
+    if "quality_maintained" not in trial.metrics:
+        return "not measured"
+    return "yes" if trial.maintained else "no"
+
+
+def place_of(trials: list[TrackedTrial], best: Choice) -> int | None:
+    """The chosen trial's row."""
+    ids = [trial.run_id for trial in trials]
+    return ids.index(best.trial.run_id) if best.trial.run_id in ids else None

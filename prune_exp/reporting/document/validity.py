@@ -1,0 +1,179 @@
+"""How far the figures reach: sentences that follow from what was measured, and on what."""
+
+from collections.abc import Callable
+from pathlib import PurePath
+
+from prune_exp.reporting.batches import batch_labels, batch_name
+from prune_exp.reporting.document.blocks import Block, Bullets
+from prune_exp.reporting.document.findings import ASKED_FOR, Findings
+from prune_exp.reporting.document.provenance import UNKNOWN, served_by
+
+Rule = Callable[[Findings], str | None]
+FEW_PAIRS, FEW_FOR_P99 = 12, 100
+
+
+def selection(found: Findings) -> str | None:
+    """The best of several looks better than it is."""
+    count = len(found.finished)
+    if count < 2:
+        return "One trial finished; nothing was chosen among several."
+    if found.best.rule == ASKED_FOR:
+        return (
+            f"This trial was asked for by its id; {count} trials of its sweep finished, and whoever"
+            " picks one by the figures shown here picks the lucky one too."
+        )
+    return (
+        f"The best of {count} finished trials was chosen by the same measurements and held-out text"
+        " that are reported, so its figures are on the optimistic side; python -m"
+        " prune_exp.promote judges it on documents kept from every trial."
+    )
+
+
+def prompts(found: Findings) -> str | None:
+    """Whose latency was measured."""
+    m = found.metrics
+    if "test_prompts" not in m:
+        return "Speed and memory were not measured, so nothing is said about them."
+    sizes = ["batch 1", *(name for name in map(batch_name, batch_labels(m)) if name != "batch 1")]
+    new = found.params.get("benchmark.new_tokens", "an unknown number of")
+    return (
+        f"Times are those of {m['test_prompts']:.0f} prompts with {new} new tokens each, greedily"
+        f" decoded, at {' and '.join(sizes)}; longer contexts, other batches and sampling may come"
+        " out otherwise."
+    )
+
+
+def machine(found: Findings) -> str | None:
+    """Where."""
+    if "test_prompts" not in found.metrics:
+        return None
+    facts, device = found.machine, found.machine.get("device", "cpu")
+    name = facts.get("processor", "processor not recorded") if device == "cpu" else device
+    return (
+        f"They hold for this machine ({name},"
+        f" {facts.get('threads', '?')} threads), served by {served_by(found.params)}, with weights"
+        f" in {facts.get('dtype', UNKNOWN)}; on other processors, in other precisions, quantized or"
+        " in other runtimes the ratio of both models is another one."
+    )
+
+
+def pairs(found: Findings) -> str | None:
+    """How few requests stand behind intervals and percentiles."""
+    count = found.metrics.get("test_pairs")
+    if count is None:
+        return None
+    if count < FEW_PAIRS:
+        return (
+            f"Only {count:.0f} pairs of requests were timed: intervals are Student's t on so few,"
+            " and p90 and p99 are close to the slowest request."
+        )
+    if count < FEW_FOR_P99:
+        return f"p99 is that of {count:.0f} requests, close to the slowest of them."
+    return None
+
+
+def stopping(found: Findings) -> str | None:
+    """Stopping when it looks good enough."""
+    if found.machine.get("stopped_by") != "target_ci":
+        return None
+    return (
+        "Measuring stopped as soon as the interval was narrow enough, which makes such intervals a"
+        " little too narrow."
+    )
+
+
+def text(found: Findings) -> str | None:
+    """Which text quality was judged on."""
+    if "heldout_tokens" not in found.metrics:
+        return "Quality was not measured, so nothing is said about it."
+    params = found.params
+    name = PurePath(params.get("data.path", "not recorded")).name
+    package = params.get("data.package", "None")
+    source = name if package == "None" else f"{name} of the package {package}"
+    calibration = "Calibration read other documents of the same source"
+    if params.get("data.calibration") == "generated":
+        calibration = "Calibration read text that the dense model wrote"
+    return (
+        f"Quality is that of predicting {found.metrics['heldout_tokens']:,.0f} held-out tokens of"
+        f" {source} in blocks of {params.get('data.context_tokens', '?')}. {calibration}, so"
+        " text of another domain or language may have suffered more. No task, no instruction and"
+        " nothing about safety was tested."
+    )
+
+
+def seeds(found: Findings) -> str | None:
+    """Whether chance in calibration and voting was varied."""
+    known = {trial.params["seed"] for trial in found.finished if "seed" in trial.params}
+    if len(known) > 1:
+        return (
+            f"{len(known)} seeds ran in this sweep; the intervals are of one trial each and do not"
+            " span seeds."
+        )
+    return (
+        f"Every trial used one seed ({next(iter(known), 'not recorded')}); how much another choice"
+        " of calibration text moves the figures was not measured, and the intervals do not hold it."
+    )
+
+
+def training(found: Findings) -> str | None:
+    """Training by the clock depends on the machine."""
+    if "recovery/steps" not in found.metrics or found.params.get("recovery.minutes") == "None":
+        return None
+    return (
+        "Training after pruning had a budget in minutes, so a faster or quieter machine comes to"
+        " more steps and another quality."
+    )
+
+
+def masks(found: Findings) -> str | None:
+    """Zeros are not a smaller model."""
+    if not found.metrics.get("weights_zeroed_pct"):
+        return None
+    return (
+        "Weights were set to zero and are still there; a runtime with sparse kernels might gain"
+        " where this measurement shows nothing."
+    )
+
+
+def failures(found: Findings) -> str | None:
+    """Trials that are missing from the comparison."""
+    missing = len(found.trials) - len(found.finished)
+    if not missing:
+        return None
+    return f"{missing} of {len(found.trials)} trials did not finish and are not compared."
+
+
+def busy(found: Findings) -> str | None:
+    """Other load while measuring."""
+    end = found.machine.get("load_average_end")
+    cores = found.machine.get("cores")
+    if end is None or not cores or end / cores < BUSY_AT_END:
+        return None
+    return (
+        f"When the measurement ended, the load average was {end:.1f} on {cores} cores; the two"
+        " measured processes account for part of it, and turns share other load between both"
+        " models, but times are longer than on a quiet machine."
+    )
+
+
+BUSY_AT_END = 2.0
+"""Load average per core; the two processes that wait for each other add one core's load at most."""
+
+RULES: tuple[Rule, ...] = (
+    selection,
+    prompts,
+    machine,
+    pairs,
+    stopping,
+    busy,
+    text,
+    seeds,
+    training,
+    masks,
+    failures,
+)
+
+
+def validity(found: Findings) -> list[Block]:
+    """All limits that apply."""
+    return [Bullets([sentence for rule in RULES if (sentence := rule(found)) is not None])]

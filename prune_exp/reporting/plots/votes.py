@@ -1,0 +1,135 @@
+"""Who voted for what, and how alike the voters rank."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.patches import Rectangle
+
+from prune_exp.pruning.plan import PruningPlan
+from prune_exp.reporting.plots.style import CHOSEN, INK, PALE, new_figure, save
+
+KINDS = {"layers": "whole layers", "heads": "heads", "mlp": "MLP channels", "vocab": "tokens"}
+PER_LAYER = ("layers", "heads", "mlp")
+INCHES_PER_LAYER, LEAST_INCHES, MOST_INCHES = 0.19, 2.6, 14.0
+MOST_TICKS = 40
+MOST_CELLS_WITH_FIGURES = 12
+
+
+def votes(plan: PruningPlan, layers: int, path: Path) -> None:
+    """Heat maps of what each voter nominated, and below them the rank correlations.
+
+    `layers` is the dense model's number of layers.
+    """
+    top = [kind for kind in KINDS if kind in plan.votes]
+    below = [k for k in KINDS if len(plan.agreement.get(k, {})) > 1 and (k in top or not top)]
+    height = min(max(INCHES_PER_LAYER * layers, LEAST_INCHES), MOST_INCHES) if top else 0.0
+    rows = [
+        *([(height, top, _nominations)] if top else []),
+        *([(2.9, below, _agreement)] if below else []),
+    ]
+    width = max(3.3 * max(len(top), len(below)), 7.5)
+    figure = new_figure((width, 1.1 + sum(row[0] for row in rows) + 0.9 * len(rows)), "Votes")
+    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=[r[0] + 0.9 for r in rows])
+    for part, (_, kinds, draw) in zip(parts[:, 0], rows, strict=True):
+        draw(part, kinds, plan, layers)
+    save(figure, path)
+
+
+def _nominations(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> None:
+    """One map a kind of unit: layers by voters."""
+    part.suptitle("Share of what was removed that each voter had on its ballot", fontsize=11)
+    axes = part.subplots(1, len(kinds), squeeze=False)[0]
+    image = None
+    for axis, kind in zip(axes, kinds, strict=True):
+        voted = plan.votes[kind]
+        voters = list(voted.nominated)
+        rows = _by_layer(kind, plan, layers)
+        image = axis.imshow(rows, cmap=_shades("Blues"), vmin=0, vmax=1, aspect="auto")
+        axis.set_xticks(range(len(voters)), voters, rotation=40, ha="right", rotation_mode="anchor")
+        axis.set_title(KINDS[kind], fontsize=11)
+        _ticks(axis, kind, plan, len(rows))
+        _grid(axis, len(rows), len(voters))
+        if kind == "layers":
+            _outline(axis, plan.layers, len(voters))
+        if kind == "vocab":
+            _figures(axis, rows)
+    part.colorbar(image, ax=list(axes), shrink=0.5 if layers > 12 else 0.9, pad=0.02)
+
+
+def _by_layer(kind: str, plan: PruningPlan, layers: int) -> list[list[float]]:
+    """Shares [layers or 1, voters]; layers that are gone have none but those of whole layers."""
+    shares = list(plan.votes[kind].nominated.values())
+    if kind != "layers" and kind in PER_LAYER:
+        stay = [i for i in range(layers) if i not in plan.layers]
+        empty = [float("nan")] * len(shares)
+        table = dict(zip(stay, map(list, zip(*shares, strict=True)), strict=True))
+        return [table.get(i, empty) for i in range(layers)]
+    return [list(row) for row in zip(*shares, strict=True)]
+
+
+def _ticks(axis: Any, kind: str, plan: PruningPlan, rows: int) -> None:
+    """Numbers of layers; those removed whole in colour."""
+    if kind == "vocab":
+        axis.set_yticks([])
+        return
+    step = -(-rows // MOST_TICKS)
+    axis.set_yticks(range(0, rows, step))
+    axis.tick_params(axis="y", labelsize=7)
+    axis.set_ylabel("layer" + (", orange: removed" if kind == "layers" else ""), fontsize=9)
+    for tick in axis.get_yticklabels():
+        if kind == "layers" and int(tick.get_text()) in plan.layers:
+            tick.set(color=CHOSEN, weight="bold")
+
+
+def _outline(axis: Any, layers: tuple[int, ...], voters: int) -> None:
+    """A frame around every layer that went."""
+    for layer in layers:
+        frame = Rectangle(
+            (-0.5, layer - 0.5), voters, 1, fill=False, color=CHOSEN, linewidth=1.6, clip_on=False
+        )
+        axis.add_patch(frame)
+
+
+def _grid(axis: Any, rows: int, columns: int) -> None:
+    axis.set_xticks([x - 0.5 for x in range(columns + 1)], minor=True)
+    axis.set_yticks([y - 0.5 for y in range(rows + 1)], minor=True)
+    axis.grid(which="minor", color="white", linewidth=0.8)
+    axis.tick_params(which="minor", length=0)
+    axis.spines[:].set_visible(False)
+
+
+def _shades(name: str) -> Any:
+    """A colour map in which what is missing is grey."""
+    return colormaps[name].with_extremes(bad=PALE)
+
+
+def _agreement(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> None:
+    """One matrix a kind of unit."""
+    del layers
+    part.suptitle("Rank correlation of every two voters", fontsize=11)
+    axes = part.subplots(1, len(kinds), squeeze=False)[0]
+    image = None
+    for axis, kind in zip(axes, kinds, strict=True):
+        table = plan.agreement[kind]
+        names = sorted(table)
+        rows = [[table[a][b] for b in names] for a in names]
+        image = axis.imshow(rows, cmap=_shades("PuOr"), vmin=-1, vmax=1)
+        axis.set_anchor("N")
+        axis.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(names)), names)
+        axis.tick_params(labelsize=9)
+        axis.set_title(KINDS[kind], fontsize=11)
+        _grid(axis, len(names), len(names))
+        _figures(axis, rows)
+    part.colorbar(image, ax=list(axes), shrink=0.8, pad=0.02)
+
+
+def _figures(axis: Any, rows: list[list[float]]) -> None:
+    """Writes the values on the cells, where there are few."""
+    if len(rows[0]) > MOST_CELLS_WITH_FIGURES:
+        return
+    for y, row in enumerate(rows):
+        for x, value in enumerate(row):
+            colour = "white" if abs(value) > 0.6 else INK
+            axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)

@@ -1,0 +1,120 @@
+"""The performance report: a function of what the store holds, nothing typed in."""
+
+import json
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from prune_exp.reporting.document.content import document
+from prune_exp.reporting.document.findings import Findings, gather, look_up
+from prune_exp.reporting.document.html import to_html
+from prune_exp.reporting.document.markdown import to_markdown
+from prune_exp.reporting.document.note import sweep_note
+from prune_exp.reporting.insights import conclusion, insights
+from prune_exp.reporting.plots.gallery import PLOTS, draw
+from prune_exp.settings.command_schemas import ReportSettings
+from prune_exp.settings.errors import SettingError
+from prune_exp.tracking.read import Choice, TrackedTrial, read_run
+from prune_exp.tracking.runs import log_file, set_note
+from prune_exp.tracking.store import use_store
+
+PAGES = ("report.md", "report.html", "report.json")
+
+
+def report_run(wanted: ReportSettings) -> int:
+    """Writes a report to a folder and changes nothing in the store; returns the exit code.
+
+    Raises:
+        SettingError: there is no such run, it has no result, or the folder cannot be written.
+    """
+    use_store(wanted.tracking)
+    found = look_up(wanted.run_id)
+    folder = Path(wanted.output).expanduser().absolute()
+    try:
+        make_report(found, folder)
+    except OSError as error:
+        raise SettingError(
+            f"output={wanted.output} cannot be written ({error.strerror or error}); give a writable"
+            " folder with output=DIR"
+        ) from None
+    print(f"{folder / 'report.html'}: {found.best.trial.name}, run {found.best.trial.run_id}")
+    return 0
+
+
+def write_report(
+    root_run_id: str, trials: list[TrackedTrial], best: Choice, folder: Path
+) -> list[Path]:
+    """Makes the report in `folder` and stores it with the best run and with the sweep."""
+    written = make_report(gather(read_run(root_run_id), trials, best), folder)
+    for run_id in dict.fromkeys((best.trial.run_id, root_run_id)):
+        for path in written:
+            log_file(run_id, path)
+    return written
+
+
+def write_note(root_run_id: str, trials: list[TrackedTrial], best: Choice | None) -> None:
+    """Describes a sweep, or a trial alone, on its page in the MLflow UI."""
+    set_note(root_run_id, sweep_note(trials, best))
+
+
+def make_report(found: Findings, folder: Path) -> list[Path]:
+    """Makes all files and then moves them to `folder`, in place of those of an earlier report."""
+    with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
+        work = Path(scratch)
+        drawn = draw(found.best.trial, found.trials, found.samples, found.plan, work)
+        page = document(found, drawn)
+        (work / "report.md").write_text(to_markdown(page), encoding="utf-8")
+        (work / "report.html").write_text(to_html(page, work), encoding="utf-8")
+        figures = json.dumps(to_json(found, drawn), indent=1, allow_nan=False)
+        (work / "report.json").write_text(figures, encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        return [path for name in (*PAGES, *PLOTS) if (path := _placed(work, folder, name))]
+
+
+def _placed(work: Path, folder: Path, name: str) -> Path | None:
+    """Moves a file in place; where there is none, an earlier one goes."""
+    if not (work / name).exists():
+        (folder / name).unlink(missing_ok=True)
+        return None
+    return Path(shutil.move(work / name, folder / name))
+
+
+def to_json(found: Findings, drawn: dict[str, str]) -> dict[str, Any]:
+    """All figures and sentences, by the metrics' names. What is no number is null."""
+    return {
+        "run_id": found.best.trial.run_id,
+        "name": found.best.trial.name,
+        "chosen_for": found.best.rule,
+        "root_run_id": found.root.run_id,
+        "metrics": _numbers(found.metrics),
+        "params": found.params,
+        "insights": insights(found.metrics),
+        "conclusion": conclusion(found.metrics),
+        "machine": _finite(found.machine),
+        "trials": [
+            {
+                "run_id": trial.run_id,
+                "name": trial.name,
+                "status": trial.status,
+                "error": trial.error,
+                "metrics": _numbers(trial.metrics),
+            }
+            for trial in found.trials
+        ],
+        "not_drawn": {name: why for name, why in drawn.items() if why},
+    }
+
+
+def _numbers(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {key: _finite(value) for key, value in sorted(metrics.items())}
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for infinities and NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

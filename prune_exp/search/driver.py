@@ -1,0 +1,163 @@
+"""Runs what is left of a study: asks for trials, has them launched, tells how they went."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune_exp.search import study as studies
+from prune_exp.search.space import Space
+from prune_exp.search.summary import describe_trial, print_front, write_plots
+from prune_exp.settings.choices import unknown
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import SearchSettings
+from prune_exp.settings.params import flatten_settings
+from prune_exp.settings.schema import Settings
+from prune_exp.tracking.metrics import metric_keys
+
+if TYPE_CHECKING:
+    import optuna
+
+Launch = Callable[[list[list[str]], int], Sequence[Any]]
+"""Runs trials given by their overrides, numbered from the second argument on."""
+Lost = Callable[[list[int], str], None]
+"""Hears of trials whose launcher broke down, and why."""
+FALLBACK = {"weights_read_ratio": "minimize"}
+UNCOMPARED = (
+    "search.study_name",
+    "search.n_trials",
+    "search.parallel",
+    "search.max_failures",
+    "search.space",
+)
+
+
+class Driver:
+    """One start of a study: batches of trials, told as they end."""
+
+    def __init__(
+        self,
+        study: "optuna.Study",
+        space: Space,
+        search: SearchSettings,
+        directions: dict[str, str],
+        *,
+        launch: Launch,
+        on_lost: Lost,
+        at_a_time: int,
+    ) -> None:
+        self.study, self.space, self.search = study, space, search
+        self.directions, self.at_a_time = directions, at_a_time
+        self.launch, self.on_lost = launch, on_lost
+        self.failures = 0
+
+    def run_rows(self, rows: Sequence[dict[str, str]]) -> list[Any]:
+        """Runs every row, some at a time."""
+        returns: list[Any] = []
+        size = self.at_a_time
+        for start in range(0, len(rows), size):
+            returns += self._run_batch(rows[start : start + size])
+            most = self.search.max_failures
+            if most is not None and self.failures >= most:
+                left = len(rows) - start - size
+                print(
+                    f"prune_exp: stopped after {self.failures} failed trials"
+                    f" (search.max_failures={most}), {max(left, 0)} not run",
+                    file=sys.stderr,
+                )
+                break
+        return returns
+
+    def _run_batch(self, rows: Sequence[dict[str, str]]) -> list[Any]:
+        asked = studies.ask_trials(self.study, self.space, rows)
+        numbers = [trial.number for trial in asked]
+        points = [self.space.overrides(trial.params) for trial in asked]
+        try:
+            returns = self._launch_batch(points, numbers)
+        except BaseException as error:
+            for number in numbers:
+                if isinstance(error, Exception):
+                    self._tell_trial(number, None, f"{type(error).__name__}: {error}")
+                else:
+                    studies.interrupt_trial(self.study, number)
+            if not isinstance(error, Exception):
+                print(
+                    f"prune_exp: the same command with search.study_name={self.study.study_name}"
+                    " goes on",
+                    file=sys.stderr,
+                )
+                raise
+            self.on_lost(numbers, str(error))
+            return []
+        for number, result in zip(numbers, returns, strict=True):
+            self._tell_trial(number, *_outcome_of(result))
+        return returns
+
+    def _launch_batch(self, points: list[list[str]], numbers: list[int]) -> list[Any]:
+        """Launches a batch; job numbers are trial numbers, which another driver may interleave."""
+        returns: list[Any] = []
+        start = 0
+        for place in range(1, len(numbers) + 1):
+            if place == len(numbers) or numbers[place] != numbers[place - 1] + 1:
+                batch = points[start:place]
+                returns += self.launch(batch, numbers[start])
+                start = place
+        return returns
+
+    def _tell_trial(self, number: int, metrics: dict[str, float] | None, error: str) -> None:
+        reason = studies.tell_trial(
+            self.study, number, metrics, self.directions, self.search.limits, error
+        )
+        self.failures += bool(reason)
+        print(describe_trial(self.study, number, list(self.directions)), file=sys.stderr)
+
+    def show_findings(self, folder: Path) -> None:
+        """Shows the front and draws Optuna's plots, where something was searched."""
+        if not self.space.searched:
+            return
+        print_front(self.study, list(self.directions))
+        write_plots(self.study, list(self.directions), folder / "optuna")
+
+
+def _outcome_of(result: Any) -> tuple[dict[str, float] | None, str]:
+    """A job's metrics, or why it has none."""
+    from hydra.core.utils import JobStatus
+
+    if result.status == JobStatus.COMPLETED:
+        return result.return_value, ""
+    error = result._return_value
+    return None, f"{type(error).__name__}: {error}"
+
+
+def objectives_of(settings: Settings, *, searching: bool) -> dict[str, str]:
+    """The objectives' directions, checked against the keys that trials will have.
+
+    An enumeration runs the same points whatever its objectives are, so those that it does not
+    measure are left out of its record.
+
+    Raises:
+        SettingError: a search would optimize or constrain something that is not measured.
+    """
+    keys = metric_keys(
+        speed=settings.benchmark.enabled,
+        quality=settings.quality.enabled,
+        recovery=settings.recovery.name != "none",
+        batches=list(settings.benchmark.batches),
+    )
+    directions = settings.search.directions
+    if not searching:
+        measured = {key: way for key, way in directions.items() if key in keys}
+        return measured or FALLBACK
+    for name, wanted in (("objectives", directions), ("constraints", settings.search.limits)):
+        for key in wanted:
+            if key not in keys:
+                raise SettingError(unknown(f"search.{name}", key, keys))
+    return directions or FALLBACK
+
+
+def fingerprint_of(settings: Settings, space: Space) -> dict[str, str]:
+    """What must stay the same for a study to go on."""
+    swept = {f"space of {key}": text for key, text in space.describe().items()}
+    ignored = {*UNCOMPARED, *space.describe()}
+    config = {key: value for key, value in flatten_settings(settings).items() if key not in ignored}
+    return config | swept

@@ -1,0 +1,132 @@
+"""What a sweep covers, read from Hydra's override grammar.
+
+Lists and ranges are enumerated, intervals are searched; with both, the search goes on within each
+listed point in turn.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from prune_exp.settings.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRange:
+    """A setting's range, ends included."""
+
+    low: float
+    high: float
+    integer: bool
+    log: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """The sweep's overrides by kind."""
+
+    fixed: tuple[str, ...]
+    """Overrides with one value, the same for every trial."""
+    listed: dict[str, tuple[str, ...]]
+    searched: dict[str, SearchRange]
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """The product of all lists; one empty row without lists."""
+        product = itertools.product(*self.listed.values())
+        return [dict(zip(self.listed, values, strict=True)) for values in product]
+
+    def overrides(self, values: dict[str, Any]) -> list[str]:
+        """What to compose a trial from."""
+        return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
+
+    @property
+    def corners(self) -> list[list[str]]:
+        """Overrides of every listed point, with all intervals at their low and at their high ends.
+
+        If these can be composed and checked, no point inside should surprise.
+        """
+        ends = [
+            {key: one.low for key, one in self.searched.items()},
+            {key: one.high for key, one in self.searched.items()},
+        ]
+        return [self.overrides(row | end) for row in self.rows for end in ends[: self._ends]]
+
+    @property
+    def _ends(self) -> int:
+        return 2 if self.searched else 1
+
+    def describe(self) -> dict[str, str]:
+        """Each swept setting and what it may be, for comparing two spaces."""
+        shown = {key: ",".join(values) for key, values in self.listed.items()}
+        for key, one in self.searched.items():
+            inner = f"interval({one.low:g},{one.high:g})"
+            inner = f"int({inner})" if one.integer else inner
+            shown[key] = f"tag(log,{inner})" if one.log else inner
+        return shown
+
+
+def read_space(arguments: list[str], default: list[str], config_loader: Any) -> Space:
+    """Sorts a command line's overrides.
+
+    `default` sweeps count when the command line has none of its own and gives none of their
+    settings a value: `sparsity=0.5` is a list of one.
+
+    Raises:
+        SettingError: a sweep is neither a list nor a range nor an interval.
+    """
+    space = _sort_overrides(arguments, config_loader)
+    if space.listed or space.searched:
+        return space
+    swept = _sort_overrides(default, config_loader)
+    given = {text.lstrip("+").partition("=")[0] for text in space.fixed}
+    if given & (swept.listed.keys() | swept.searched.keys()):
+        return space
+    return _sort_overrides([*space.fixed, *default], config_loader)
+
+
+def swept_by(arguments: list[str]) -> dict[str, str]:
+    """What a command line sweeps under another sweeper, as far as this grammar reads it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(arguments)
+    swept = [one for one in parsed if one.is_sweep_override()]
+    return {one.get_key_element(): str(one.input_line).partition("=")[2] for one in swept}
+
+
+def _sort_overrides(arguments: list[str], config_loader: Any) -> Space:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create(config_loader=config_loader)
+    fixed: dict[str, str] = {}
+    listed: dict[str, tuple[str, ...]] = {}
+    searched: dict[str, SearchRange] = {}
+    for override in parser.parse_overrides(arguments):
+        key = override.get_key_element()
+        for earlier in (fixed, listed, searched):
+            earlier.pop(key, None)
+        if not override.is_sweep_override():
+            fixed[key] = str(override.input_line)
+        elif override.is_discrete_sweep():
+            listed[key] = tuple(dict.fromkeys(override.sweep_string_iterator()))
+        elif override.is_interval_sweep():
+            searched[key] = _range_of(override)
+        else:
+            raise SettingError(
+                f"{override.input_line} is no list and no interval; try {key}=0.3,0.5 or"
+                f" {key}=interval(0.3,0.5)"
+            )
+    return Space(fixed=tuple(fixed.values()), listed=listed, searched=searched)
+
+
+def _range_of(override: Any) -> SearchRange:
+    sweep = override.value()
+    low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+    if not low < high or (log and low <= 0):
+        key = override.get_key_element()
+        raise SettingError(
+            f"{override.input_line} is not an interval to search: it needs low < high"
+            f"{', and low > 0 for log' if log else ''}; try {key}=interval(0.1,0.9)"
+        )
+    integer = isinstance(low, int) and isinstance(high, int)
+    return SearchRange(low=low, high=high, integer=integer, log=log)

@@ -1,0 +1,212 @@
+"""The Optuna study of a sweep: where it lives, what is left to do, what trials came to."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna import samplers
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import Trial, TrialState
+
+from prune_exp.search.space import SearchRange, Space
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import SearchSettings
+
+FINGERPRINT, PARENT, INTERRUPTED, ERROR = "fingerprint", "mlflow_parent", "interrupted", "error"
+STALE_LOCK_S = 30
+"""A journal lock this old was left behind by a process that was killed."""
+
+
+def storage_of(search: SearchSettings, root: Path) -> Any:
+    """Optuna's storage: the URL of the settings, or a journal file under `root`."""
+    if search.storage is not None:
+        return search.storage
+    root.mkdir(parents=True, exist_ok=True)
+    path = str(root / "optuna.journal")
+    lock = JournalFileOpenLock(path, grace_period=STALE_LOCK_S)
+    return JournalStorage(JournalFileBackend(path, lock_obj=lock))
+
+
+@contextmanager
+def sole_driver(root: Path, name: str) -> Any:
+    """Holds a study for this process, as far as this machine goes.
+
+    Raises:
+        SettingError: another process is running it.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    try:
+        with FileLock(root / f".study-{safe}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise SettingError(
+            f"search.study_name={name} is being run by another process; wait for it, or give"
+            " another name"
+        ) from None
+
+
+def open_study(
+    search: SearchSettings,
+    root: Path,
+    name: str,
+    directions: Mapping[str, str],
+    fingerprint: Mapping[str, str],
+) -> optuna.Study:
+    """Creates the study, or loads it to go on with it.
+
+    Raises:
+        SettingError: it exists with another space or config; says what differs.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    storage = storage_of(search, root)
+    known = name in optuna.get_all_study_names(storage)
+    if known:
+        _check_same(name, optuna.load_study(study_name=name, storage=storage), fingerprint)
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        directions=list(directions.values()),  # pyright: ignore[reportArgumentType]
+        load_if_exists=True,
+    )
+    study.sampler = make_sampler(search, seen=len(study.trials))
+    if not known:
+        study.set_metric_names(list(directions))
+        study.set_user_attr(FINGERPRINT, dict(fingerprint))
+    return study
+
+
+def _check_same(name: str, study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
+    earlier: dict[str, str] = study.user_attrs.get(FINGERPRINT, {})
+    differ = [
+        f"{key} was {earlier.get(key, 'not set')} and is {fingerprint.get(key, 'not set')}"
+        for key in sorted(earlier.keys() | fingerprint.keys())
+        if earlier.get(key) != fingerprint.get(key)
+    ]
+    if differ:
+        raise SettingError(
+            f"search.study_name={name} exists with other settings: {'; '.join(differ[:5])}; give a"
+            " new search.study_name, or the old settings"
+        )
+
+
+def make_sampler(search: SearchSettings, *, seen: int) -> BaseSampler:
+    """The configured sampler. A study that goes on must not draw its first points again."""
+    seed = search.seed + seen
+    made: dict[str, Callable[[], BaseSampler]] = {
+        "tpe": lambda: samplers.TPESampler(multivariate=True, seed=seed),
+        "random": lambda: samplers.RandomSampler(seed=seed),
+        "nsgaii": lambda: samplers.NSGAIISampler(seed=seed),
+        "gp": lambda: samplers.GPSampler(seed=seed),
+        "qmc": lambda: samplers.QMCSampler(seed=search.seed, scramble=True),
+    }
+    return made[search.sampler]()
+
+
+def distributions_of(space: Space) -> dict[str, BaseDistribution]:
+    """Optuna's form of a space."""
+    made: dict[str, BaseDistribution] = {
+        key: CategoricalDistribution(values) for key, values in space.listed.items()
+    }
+    return made | {key: _distribution_of(one) for key, one in space.searched.items()}
+
+
+def _distribution_of(one: SearchRange) -> BaseDistribution:
+    if one.integer:
+        return IntDistribution(int(one.low), int(one.high), log=one.log)
+    return FloatDistribution(one.low, one.high, log=one.log)
+
+
+def remaining_rows(study: optuna.Study, space: Space, n_trials: int) -> list[dict[str, str]]:
+    """The listed part of every trial that is still to run, in order.
+
+    Listed points each count once they have a result. In a search every trial counts that was not
+    interrupted, up to `n_trials`, dealt to the listed points in turn.
+    """
+    told = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.FAIL)]
+    if not space.searched:
+        done = [t.params for t in told if t.state == TrialState.COMPLETE]
+        return [row for row in space.rows if row not in done]
+    used = sum(INTERRUPTED not in t.user_attrs for t in told)
+    rows = space.rows
+    return [rows[number % len(rows)] for number in range(used, n_trials)]
+
+
+def ask_trials(study: optuna.Study, space: Space, rows: Iterable[Mapping[str, str]]) -> list[Any]:
+    """One Optuna trial for each row, its intervals sampled."""
+    asked = []
+    for row in rows:
+        if row:
+            study.enqueue_trial(dict(row))
+        asked.append(study.ask(distributions_of(space)))
+    return asked
+
+
+def _open_trial(study: optuna.Study, number: int) -> optuna.Trial:
+    return Trial(study, study.trials[number]._trial_id)
+
+
+def tell_trial(
+    study: optuna.Study,
+    number: int,
+    metrics: Mapping[str, float] | None,
+    directions: Mapping[str, str],
+    constraints: Mapping[str, float],
+    error: str = "",
+) -> str:
+    """Records how a trial went; returns why it failed, or an empty string."""
+    trial = _open_trial(study, number)
+    reason = error or describe_unusable(metrics or {}, [*directions, *constraints])
+    if metrics is None or reason:
+        trial.set_user_attr(ERROR, reason or "no result")
+        study.tell(number, state=TrialState.FAIL)
+        return reason or "no result"
+    for metric, most in constraints.items():
+        trial.set_constraint(metric, metrics[metric] - most)
+    for metric, value in metrics.items():
+        if math.isfinite(value):
+            trial.set_user_attr(metric, value)
+    study.tell(number, [metrics[metric] for metric in directions])
+    return ""
+
+
+def describe_unusable(metrics: Mapping[str, float], wanted: Iterable[str]) -> str:
+    """Names the metrics that are missing or not finite; empty when all can be used."""
+    bad = [
+        f"{key} is {metrics.get(key, 'missing')}"
+        for key in wanted
+        if not math.isfinite(metrics.get(key, math.nan))
+    ]
+    return ", ".join(bad)
+
+
+def interrupt_trial(study: optuna.Study, number: int) -> None:
+    """Records that a trial was cut off, so that it does not count."""
+    trial = _open_trial(study, number)
+    trial.set_user_attr(INTERRUPTED, True)
+    trial.set_user_attr(ERROR, "interrupted")
+    study.tell(number, state=TrialState.FAIL)
+
+
+def running_trials(study: optuna.Study) -> list[int]:
+    """Numbers of trials that a driver asked for and never told about."""
+    return [trial.number for trial in study.trials if trial.state == TrialState.RUNNING]
+
+
+def is_feasible(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a finished trial meets all constraints."""
+    return all(value <= 0 for value in trial.constraints.values())

@@ -1,0 +1,118 @@
+"""A sweep from its command line to its end: lists are enumerated, intervals searched.
+
+By Optuna's ask and tell. A failed trial does not stop the others, and a study goes on where it
+stopped.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+
+from prune_exp.search import study as studies
+from prune_exp.search.driver import Driver, fingerprint_of, objectives_of
+from prune_exp.search.space import Space, read_space
+from prune_exp.settings.checks import settings_of
+from prune_exp.settings.redaction import redact_files
+from prune_exp.settings.schema import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class HydraSide:
+    """What Hydra gives a sweeper."""
+
+    config: Any
+    context: Any
+    launcher: Any
+
+    def call_hooks(self, hook: str, *args: Any) -> Any:
+        """Calls a hook on every callback that has it; returns the last answer."""
+        answer = None
+        for callback in self.context.callbacks.callbacks:
+            function = getattr(callback, hook, None)
+            if function is not None:
+                answer = function(self.config, *args)
+        return answer
+
+    @property
+    def trials_at_a_time(self) -> int:
+        """One under the basic launcher, else as many as there are cores."""
+        basic = type(self.launcher).__name__ == "BasicLauncher"
+        return 1 if basic else os.cpu_count() or 1
+
+
+def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
+    """Runs what is left of the study; returns Hydra's job returns, failed ones included.
+
+    Raises:
+        SettingError: an argument cannot be swept, an objective does not exist, or the study
+            exists with other settings.
+    """
+    settings = settings_of(hydra.config)
+    loader = hydra.context.config_loader
+    space = read_space(arguments, settings.search.space, loader)
+    directions = objectives_of(settings, searching=bool(space.searched))
+    configs = [loader.load_sweep_config(hydra.config, point) for point in space.corners]
+    hydra.call_hooks("on_sweep_checked", configs)
+    root = Path(settings.tracking.root).expanduser().absolute()
+    name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
+    with studies.sole_driver(root, name):
+        fingerprint = fingerprint_of(settings, space)
+        study = studies.open_study(settings.search, root, name, directions, fingerprint)
+        rows = _resume_study(hydra, study, space, settings, directions, configs[0])
+        folder = _make_folder(hydra.config)
+        driver = Driver(
+            study,
+            space,
+            settings.search,
+            directions,
+            launch=lambda points, first: hydra.launcher.launch(points, initial_job_idx=first),
+            on_lost=lambda numbers, why: hydra.call_hooks("on_trials_lost", numbers, why),
+            at_a_time=settings.search.parallel or hydra.trials_at_a_time,
+        )
+        returns = driver.run_rows(rows)
+        driver.show_findings(folder)
+    return returns
+
+
+def _make_folder(config: Any) -> Path:
+    """The sweep's folder, with the config that it was started with."""
+    folder = Path(config.hydra.sweep.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "multirun.yaml")
+    redact_files(folder)
+    return folder
+
+
+def _resume_study(
+    hydra: HydraSide,
+    study: optuna.Study,
+    space: Space,
+    settings: Settings,
+    directions: dict[str, str],
+    first: Any,
+) -> list[dict[str, str]]:
+    """Opens the parent run, repairs what a killed driver left, returns what is left to run.
+
+    `first` is the config of the sweep's first point.
+    """
+    parent = study.user_attrs.get(studies.PARENT)
+    cut_off = studies.running_trials(study)
+    found = hydra.call_hooks("on_study_resumed", first, parent) if parent else None
+    for number in cut_off:
+        metrics = (found or {}).get(number)
+        if metrics is None:
+            studies.interrupt_trial(study, number)
+        else:
+            studies.tell_trial(study, number, metrics, directions, settings.search.limits)
+    rows = studies.remaining_rows(study, space, settings.search.n_trials)
+    opened = hydra.call_hooks(
+        "on_sweep_planned", first, parent, study.study_name, len(rows), space.describe()
+    )
+    if opened is not None:
+        study.set_user_attr(studies.PARENT, opened)
+    return rows

@@ -1,0 +1,174 @@
+"""Refuses settings that cannot work: what was given, what is allowed, what to type."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from prune_exp.settings.choices import (
+    BACKENDS,
+    BEST_RULES,
+    CALIBRATIONS,
+    DEVICES,
+    DIRECTIONS,
+    LOG_MODELS,
+    RECOVERIES,
+    RECOVERY_DTYPES,
+    RECOVERY_TEXTS,
+    RUNTIME_CACHES,
+    RUNTIME_DTYPES,
+    SAMPLERS,
+    TURNS,
+    check_name,
+    one_of,
+)
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import BenchmarkSettings, RecoverySettings
+from prune_exp.settings.minima import check_minima
+from prune_exp.settings.pruning_checks import check_pruning
+from prune_exp.settings.schema import Settings
+
+
+def read_config(config: Any) -> Settings:
+    """Turns a composed config into checked settings.
+
+    Raises:
+        SettingError: a value is outside what it may be.
+    """
+    from omegaconf import OmegaConf
+
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, Settings)
+    check(settings)
+    return settings
+
+
+def settings_of(config: Any, *, checked: bool = False) -> Settings:
+    """The settings of a full config, Hydra's own node left out.
+
+    Raises:
+        SettingError: when `checked`, and a value is outside what it may be.
+    """
+    import copy
+
+    from omegaconf import OmegaConf, open_dict, read_write
+
+    plain = copy.deepcopy(config)
+    with read_write(plain), open_dict(plain):
+        del plain["hydra"]
+    if checked:
+        return read_config(plain)
+    settings = OmegaConf.to_object(plain)
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Refuses values that cannot work, before anything is loaded or written.
+
+    Raises:
+        SettingError: says what was given, what is allowed and what to type.
+    """
+    check_known(settings)
+    _open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
+    if not 0 < settings.vote_threshold <= 1:
+        raise SettingError(
+            f"vote_threshold={settings.vote_threshold:g} is not in (0, 1]: it is the share"
+            " of voters that must agree; try vote_threshold=0.5"
+        )
+    one_of("device", settings.device, DEVICES)
+    check_pruning(settings.pruning, settings.data.calibration_blocks)
+    check_name("model.name", settings.model.name)
+    if settings.tracking.registered_model is not None:
+        check_name("tracking.registered_model", settings.tracking.registered_model)
+    _check_sources(settings)
+    one_of("data.calibration", settings.data.calibration, CALIBRATIONS)
+    check_minima(settings)
+    if settings.benchmark.enabled and not settings.benchmark.batch_sizes:
+        raise SettingError("benchmark.batch_sizes is empty; try benchmark.batch_sizes=[8]")
+    one_of("benchmark.turns", settings.benchmark.turns, TURNS)
+    _check_runtime(settings.benchmark)
+    one_of("search.sampler", settings.search.sampler, SAMPLERS)
+    _ = settings.search.limits
+    for metric, direction in settings.search.directions.items():
+        one_of(f"search.objectives: {metric}", direction, DIRECTIONS)
+    one_of("tracking.best", settings.tracking.best, BEST_RULES)
+    one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
+    _check_recovery(settings.recovery, settings.pruning.method)
+
+
+def check_known(settings: Any, prefix: str = "") -> None:
+    """Raises SettingError where Hydra's `+` has put something that is no setting."""
+    known = {one.name for one in fields(settings)}
+    for name, value in vars(settings).items():
+        if name not in known:
+            raise SettingError(f"{prefix}{name} is not a setting; take it out")
+        if is_dataclass(value):
+            check_known(value, f"{prefix}{name}.")
+
+
+def _open_interval(name: str, value: float, *, example: str) -> None:
+    if not 0 < value < 1:
+        raise SettingError(
+            f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}"
+        )
+
+
+def _check_runtime(benchmark: BenchmarkSettings) -> None:
+    runtime, backend = benchmark.runtime, benchmark.backend
+    one_of("benchmark.backend", backend, BACKENDS)
+    one_of("benchmark.runtime.dtype", runtime.dtype, RUNTIME_DTYPES)
+    one_of("benchmark.runtime.cache", runtime.cache, RUNTIME_CACHES)
+    if backend != "transformers" and (runtime.compile or runtime.cache != "dynamic"):
+        raise SettingError(
+            f"benchmark.backend={backend} has its own cache and compiles what it needs; leave out"
+            " benchmark.runtime.cache and benchmark.runtime.compile"
+        )
+    if runtime.compile and runtime.cache != "static":
+        raise SettingError(
+            "benchmark.runtime.compile=true needs a cache whose size does not change; type"
+            " benchmark.runtime.cache=static too"
+        )
+
+
+def _check_recovery(recovery: RecoverySettings, method: str) -> None:
+    one_of("recovery.name", recovery.name, RECOVERIES)
+    one_of("recovery.text", recovery.text, RECOVERY_TEXTS)
+    one_of("recovery.dtype", recovery.dtype, RECOVERY_DTYPES)
+    if not 0 <= recovery.warmup_share < 1:
+        raise SettingError(
+            f"recovery.warmup_share={recovery.warmup_share:g} is not in [0, 1); try"
+            " recovery.warmup_share=0.05"
+        )
+    if recovery.name == "none":
+        return
+    if method != "structured":
+        raise SettingError(
+            f"recovery={recovery.name} would fill the zeros of pruning.method={method} again; use"
+            " recovery=none or pruning.method=structured"
+        )
+    if recovery.minutes is None and recovery.tokens is None:
+        raise SettingError(
+            f"recovery={recovery.name} needs a budget; give recovery.minutes=15 or"
+            " recovery.tokens=100000, or both"
+        )
+    batch = recovery.batch_blocks * recovery.context_tokens
+    if recovery.tokens is not None and recovery.tokens < batch:
+        raise SettingError(
+            f"recovery.tokens={recovery.tokens} is less than one step of {batch}"
+            " (recovery.batch_blocks * recovery.context_tokens); use"
+            f" recovery.tokens={batch} or more"
+        )
+
+
+def _check_sources(settings: Settings) -> None:
+    model = settings.model
+    if sum(source is not None for source in (model.package, model.path, model.hub_id)) != 1:
+        raise SettingError(
+            "the model needs exactly one source: model=smollm2_135m, or model=folder"
+            " model.path=DIR, or model=hub model.hub_id=ID model.revision=COMMIT"
+        )
+    if model.hub_id is not None and not model.revision:
+        raise SettingError(
+            f"model.hub_id={model.hub_id} has no revision; pin one with model.revision=COMMIT"
+        )
+    if settings.data.path is None:
+        raise SettingError("the text needs a file: data=wikipedia, or data=file data.path=FILE")

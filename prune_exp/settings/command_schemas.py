@@ -1,0 +1,77 @@
+"""What a user may set of the commands beside the trial."""
+
+from dataclasses import dataclass, field
+
+from prune_exp.settings.groups import TrackingSettings
+
+
+@dataclass(kw_only=True)
+class LimitSettings:
+    """What the gates ask for."""
+
+    blocks: int = 32
+    """Blocks of text that no trial used, for the last judgement of quality."""
+    max_perplexity_ratio: float | None = None
+    """Most that the upper end of the perplexity ratio's interval may be; the run's own
+    `quality.max_perplexity_ratio` when null."""
+    min_speedup: float = 1.0
+    """Least that the lower end of the tracked speedup's interval may be."""
+    min_memory_reduction_pct: float = 0.0
+    """Least that the lower end of the tracked memory saving's interval may be."""
+    max_logit_difference: float = 0.0
+    """Most that logits may differ after loading the stored files in a fresh process."""
+    champion_max_perplexity_ratio: float = 1.02
+    """Most that the upper end of the perplexity ratio against the champion may be."""
+    champion_min_speedup: float = 0.95
+    """Least that the lower end of the speedup against the champion may be."""
+    public_key: str | None = None
+    """PEM file with the public key that the stored model must be signed for; when null, no
+    signature is asked for."""
+    resamples: int = 5000
+    """Resamples behind every 95 % interval."""
+
+
+@dataclass(kw_only=True)
+class PromoteSettings:
+    """One promotion."""
+
+    run_id: str | None = None
+    """A sweep, whose best run is meant, or a trial; the latest sweep when null."""
+    version: int | None = None
+    """A registered version, instead of a run."""
+    gates: list[str] = field(default_factory=list)
+    """Gates to pass, by name; when empty all, that of the signature only with a key."""
+    dry_run: bool = False
+    """Judge and show, but write nothing."""
+    rollback: bool = False
+    """Put the previous champion back instead."""
+    cache_dir: str = "~/.cache/prune_exp"
+    """Where converted models are kept."""
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+@dataclass(kw_only=True)
+class RebuildSettings:
+    """One model to make again."""
+
+    run_id: str = "???"
+    """The trial."""
+    output: str = "???"
+    """Folder for the checkpoint; it must not exist yet."""
+    allow_different: bool = False
+    """Keep the checkpoint even where its weights are not those that the trial recorded."""
+    cache_dir: str = "~/.cache/prune_exp"
+    """Where converted models and calibration statistics are kept."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+@dataclass(kw_only=True)
+class ReportSettings:
+    """One report to make again."""
+
+    run_id: str = "???"
+    """A sweep, whose best run is reported, or a trial."""
+    output: str = "report"
+    """Folder for its files; those of an earlier report are replaced."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)

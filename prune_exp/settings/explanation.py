@@ -1,0 +1,71 @@
+"""What a user is told when something went wrong: one line, with what to type."""
+
+import re
+from difflib import get_close_matches
+
+from prune_exp.settings.choices import unknown
+from prune_exp.settings.config_tree import conf_dir, groups
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.redaction import redact
+from prune_exp.settings.schema import Settings
+
+
+def explain_error(error: Exception, schema: type = Settings) -> str:
+    """One line for a user: what was wrong and what to type, the nearest valid name included."""
+    text = redact(" ".join(f"{error} {error.__cause__ or ''}".split())) or type(error).__name__
+    if isinstance(error, SettingError):
+        return text
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"{error.filename} cannot be written ({error.strerror}); give a writable folder with"
+            " tracking.root=DIR"
+        )
+    unknown = re.search(r"(?:override|append to) '?([\w./@]+)'?", text)
+    if "Could not override" in text and unknown:
+        return unknown_key(unknown.group(1), schema)
+    missing_option = re.search(r"find '([\w/]+)/([^']*)'", text)
+    if missing_option:
+        return unknown_option(*missing_option.groups())
+    missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", text)
+    if missing:
+        return f"{missing.group(1)} must be given; type {missing.group(1)}=..."
+    key = re.search(r"full_key: ([\w.]+)", text)
+    if key:
+        reason = text.split(" full_key:")[0]
+        return f"{key.group(1)}: {reason}"
+    return (
+        text
+        if type(error).__module__.startswith(("hydra", "omegaconf"))
+        else (f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)")
+    )
+
+
+def unknown_key(key: str, schema: type = Settings) -> str:
+    """Names the nearest setting or config group."""
+    known = [*setting_names(schema), *groups()]
+    near = get_close_matches(key, known, n=1, cutoff=0.5)
+    leaf = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    best = (near or leaf or ["one listed by --help"])[0]
+    return f"{key} is not a setting or config group; did you mean {best}?"
+
+
+def unknown_option(group: str, option: str) -> str:
+    """Names the options of a config group, the nearest first."""
+    if group not in groups():
+        return unknown_key(group)
+    options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    return unknown(group, option, options)
+
+
+def setting_names(node: type, prefix: str = "") -> list[str]:
+    """Dotted names of all settings of a dataclass, nested ones included."""
+    from dataclasses import fields, is_dataclass
+
+    names: list[str] = []
+    for one in fields(node):
+        name = prefix + one.name
+        if isinstance(one.type, type) and is_dataclass(one.type):
+            names += setting_names(one.type, name + ".")
+        else:
+            names.append(name)
+    return names

@@ -1,0 +1,284 @@
+"""What a user may set, one dataclass a group of `conf/`; every room is given its own group."""
+
+from dataclasses import dataclass, field
+
+from prune_exp.settings.choices import UNITS
+from prune_exp.settings.errors import SettingError
+
+
+@dataclass(kw_only=True)
+class ModelSettings:
+    name: str = "smollm2-135m"
+    """Short name; the registered model is called `pruned-<name>` unless told otherwise."""
+    package: str | None = None
+    """Installed Python package that carries the model as a GGUF file."""
+    path: str | None = None
+    """Folder with a Hugging Face checkpoint (config.json, safetensors, tokenizer)."""
+    hub_id: str | None = None
+    """Model id on the Hugging Face hub, such as `HuggingFaceTB/SmolLM2-135M`."""
+    revision: str | None = None
+    """Commit of `hub_id`; required with it, so that a run means the same weights for ever."""
+    base_model: str | None = None
+    """Hub id of the dense model, for the model card; `hub_id` when null."""
+    license: str | None = None
+    """The dense model's licence, by the hub's short name (apache-2.0), for the model card."""
+
+
+@dataclass(kw_only=True)
+class DataSettings:
+    package: str | None = None
+    """Installed Python package that carries the text."""
+    path: str | None = None
+    """A UTF-8 text file, or with `package` the file's path inside the package."""
+    calibration: str = "documents"
+    """Where calibration text comes from. documents: the file. generated: the dense model writes it.
+    Held-out text is always the file's."""
+    generation_temperature: float = 1.0
+    """Temperature at which the dense model writes calibration text."""
+    context_tokens: int = 512
+    """Length of a block of text, in tokens."""
+    calibration_blocks: int = 64
+    """Blocks that the refit sees; it gains from many."""
+    voting_blocks: int = 16
+    """How many of the calibration blocks the voters see too."""
+    gradient_blocks: int = 4
+    """How many of the calibration blocks also get a backward pass (the slow part)."""
+    heldout_blocks: int = 32
+    """Blocks that quality is measured on; no document gives blocks to both."""
+
+
+@dataclass(kw_only=True)
+class PruningSettings:
+    method: str = "structured"
+    """structured: units are removed. weight_masks, stochastic: single weights become zero, and
+    nothing gets smaller."""
+    voters: list[str] = field(default_factory=list)
+    """Importance criteria that vote; a criterion that cannot judge a kind of unit abstains."""
+    ballot: str = "adaptive"
+    """adaptive: depth grows until the budget is met. fixed: all nominate the same share."""
+    units: list[str] = field(default_factory=lambda: list(UNITS))
+    """Kinds of unit that may be removed: layers, heads, mlp, vocab."""
+    vocab_share: float = 0.0
+    """Share of the budget taken by the vocabulary, in [0, 1]; more of it goes only where the other
+    kinds cannot meet the request."""
+    depth_share: float = 0.5
+    """Share of the rest of the budget taken by whole layers, in [0, 1]."""
+    heads_share: float = 0.0
+    """Share of what then remains taken by heads, in [0, 1]; MLP channels close the budget."""
+    head_unit: str = "group"
+    """group: a key/value head with its query heads. query: one query head in every group."""
+    keep_share: float = 0.25
+    """Share of the MLP channels and of the tokens, in [0, 1], that stay as long as more layers can
+    go instead."""
+    width_multiple: int = 1
+    """The MLP width left is a multiple of this."""
+    refit: bool = True
+    """Re-solve the weights that read the removed units by least squares."""
+    refit_damping: float = 3e-2
+    """Ridge towards the original weights, as a share of the mean diagonal of the Gram matrix."""
+    refit_towards_dense: float = 0.4
+    """Share, in [0, 1], of the refit's target that is the dense model's residual stream, times the
+    share of the MLP channels that stay; the rest is what the untouched block makes of the pruned
+    model's stream."""
+    rehearse: list[float] = field(default_factory=list)
+    """Depth shares to rehearse besides `depth_share`: each with the layers voted out and with the
+    run of layers that changes the residual stream least. The plan whose refit on a few blocks
+    has the least loss on a few others is carried out. Empty: the vote decides alone."""
+    refit_dtype: str = "auto"
+    """Precision of the forward passes that the refit needs: float32, bfloat16, or auto, which is
+    bfloat16 where the processor computes in it. Calibration and least squares stay in float32 and
+    float64."""
+    masks: int = 32
+    """Random masks that `stochastic` tries."""
+    elite: int = 5
+    """How many of them, those with the least calibration loss, vote."""
+    redundancy: float = 0.95
+    """Warn when two voters rank units with at least this mean rank correlation."""
+
+
+@dataclass(kw_only=True)
+class RecoverySettings:
+    name: str = "none"
+    """Training after pruning: none, or distill (towards the dense model's distributions)."""
+    minutes: float | None = None
+    """Budget in minutes of steps and judgements; the dense model's pass over the text, done once
+    for all trials, is not counted. Training ends with the first budget that is used up."""
+    tokens: int | None = None
+    """Budget in training tokens."""
+    text: str = "calibration"
+    """calibration: all documents that calibrate, never held-out ones. generated: text sampled from
+    the dense model. both: generated text after every document has been read."""
+    context_tokens: int = 512
+    """Length of a block of training text, in tokens."""
+    batch_blocks: int = 1
+    """Blocks in a step."""
+    train_embeddings: bool = False
+    """Train the embeddings and the language-model head too. Leaving them as
+    they are saves memory and time."""
+    learning_rate: float = 2e-4
+    """AdamW's largest step size; cosine decay over the budget follows the warm-up."""
+    warmup_share: float = 0.1
+    """Share of the budget, in [0, 1), over which the learning rate rises."""
+    weight_decay: float = 0.0
+    """Decay of matrices, not of norms and biases."""
+    gradient_clip: float = 1.0
+    """Largest norm of a step's gradient."""
+    validation_blocks: int = 8
+    """Blocks that choose the best weights, from documents that training does not read."""
+    evaluate_every: int = 40
+    """Steps between judgements on the validation blocks; training can go on from each of them
+    after a kill."""
+    lora_rank: int = 0
+    """Rank of adapters that are trained in place of the weights and merged before export; 0 trains
+    all weights."""
+    dtype: str = "bfloat16"
+    """Type of the matrix products in training: float32 or bfloat16, which is faster where the
+    processor has it. Weights stay in fp32."""
+    generated_blocks: int = 64
+    """Blocks that the dense model writes, each from the first tokens of a training block."""
+    generation_temperature: float = 1.0
+    """Temperature of that sampling."""
+
+
+@dataclass(kw_only=True)
+class RuntimeSettings:
+    dtype: str = "float32"
+    """Type of weights, activations, keys and values: float32, bfloat16, or auto, which is bfloat16
+    where the processor computes in it and the backend can use it."""
+    cache: str = "dynamic"
+    """Keys and values under `backend: transformers`: dynamic grows by every token, static has room
+    for the longest request from the start."""
+    compile: bool = False
+    """Compile the decoding step (torch.compile) under `backend: transformers`; needs
+    `cache: static` and a C++ compiler, and is done before the start-up time ends."""
+
+
+@dataclass(kw_only=True)
+class BenchmarkSettings:
+    enabled: bool = True
+    """Measure latency, memory and throughput; without it a trial makes no claim about speed."""
+    backend: str = "transformers"
+    """What serves both models: transformers, onnxruntime, openvino or llama_cpp. The last three
+    serve an export that is made first and are installed as extras (onnx, openvino, gguf)."""
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+    """How both models are served."""
+    prompts: int = 20
+    """Number of test prompts, from the ones that ship with the package or `prompts_path`."""
+    prompts_path: str | None = None
+    """A UTF-8 text file with one prompt a line."""
+    new_tokens: int = 32
+    """Tokens generated for every prompt."""
+    warmup_requests: int = 1
+    """Requests that each model answers, besides a batch of every kind, before the clock counts."""
+    turns: str = "request"
+    """How often the two models take turns: after every token, or after every request. By token is
+    steadier on a busy machine; a model that fits into the processor's cache finds it cold."""
+    max_rounds: int = 1
+    """Times that every prompt is asked of both models, unless what follows stops earlier."""
+    target_ci_pct: float | None = None
+    """Stop once the 95 % interval of the latency ratio is narrower than this percentage of it."""
+    budget_s: float | None = None
+    """Stop once the requests have taken so many seconds."""
+    min_pairs: int = 12
+    """Neither of the two stops before so many pairs of requests."""
+    batch_sizes: list[int] = field(default_factory=lambda: [8])
+    """Sequences generated together, one throughput measurement for each number."""
+    prompt_tokens: list[int] = field(default_factory=list)
+    """Prompt lengths of the batches, each with every size; when empty, the test prompts cut to the
+    shortest of them."""
+    batch_rounds: int = 5
+    """Pairs of batch requests of every kind."""
+    memory_rounds: int = 3
+    """Fresh processes of each model that memory is measured in, the timed one included."""
+    threads: int | None = None
+    """CPU threads of each model's process; the cores this process may use when null."""
+    bootstrap_resamples: int = 5000
+    """Resamples behind every 95 % interval of 12 pairs or more."""
+    timeout_s: float = 600.0
+    """A model's process that does not answer a request for this long is given up."""
+
+    @property
+    def batches(self) -> dict[str, tuple[int, int | None]]:
+        """Size and prompt length of every kind of batch, by the label in its metrics' names."""
+        if not self.prompt_tokens:
+            return {f"b{size}": (size, None) for size in self.batch_sizes}
+        return {
+            f"b{size}_p{tokens}": (size, tokens)
+            for size in self.batch_sizes
+            for tokens in self.prompt_tokens
+        }
+
+
+@dataclass(kw_only=True)
+class QualitySettings:
+    enabled: bool = True
+    """Measure quality on held-out text; without it nothing is called maintained."""
+    max_perplexity_ratio: float = 1.1
+    """Quality counts as maintained up to this perplexity, as a multiple of the dense model's."""
+
+
+@dataclass(kw_only=True)
+class SearchSettings:
+    study_name: str | None = None
+    """Name of the Optuna study. The same name goes on where it stopped; a new study when null."""
+    storage: str | None = None
+    """Optuna storage URL, such as postgresql://...; a journal under tracking.root when null."""
+    sampler: str = "tpe"
+    """How points in intervals are chosen: tpe (multivariate), random, nsgaii, gp or qmc."""
+    seed: int = 0
+    """Seeds the sampler."""
+    n_trials: int = 20
+    """Trials in total, those of an earlier start of the study included. Lists set their own."""
+    parallel: int | None = None
+    """Trials handed to the launcher at a time; when null, one to the basic launcher and as many as
+    there are cores to others."""
+    max_failures: int | None = None
+    """The sweep stops once this many trials have failed."""
+    objectives: list[str] = field(default_factory=list)
+    """Metrics to minimize, or to maximize as in `speedup:maximize`; several give a Pareto front."""
+    constraints: list[str] = field(default_factory=list)
+    """Metrics and the most they may be in a feasible trial, as in `perplexity_ratio:5`."""
+    space: list[str] = field(default_factory=list)
+    """Sweeps in Hydra's grammar, such as `sparsity=interval(0.2, 0.7)`; used by `-m` alone."""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Each constraint's metric and the most it may be.
+
+        Raises:
+            SettingError: a constraint has no number.
+        """
+        pairs = [one.partition(":") for one in self.constraints]
+        try:
+            return {metric.strip(): float(most) for metric, _, most in pairs}
+        except ValueError:
+            raise SettingError(
+                f"search.constraints={','.join(self.constraints)} is not metric:most; try"
+                " search.constraints=[perplexity_ratio:5]"
+            ) from None
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """Each objective's metric and whether to minimize or maximize it."""
+        pairs = (one.partition(":") for one in self.objectives)
+        return {metric.strip(): way.strip() or "minimize" for metric, _, way in pairs}
+
+
+@dataclass(kw_only=True)
+class TrackingSettings:
+    root: str = "mlruns"
+    """Folder of the local store: mlflow.db, artifacts/, outputs."""
+    uri: str | None = None
+    """MLflow tracking URI; the SQLite store under `root` when null."""
+    experiment: str = "prune_exp"
+    """MLflow experiment that the runs belong to."""
+    best: str = "speedup_if_maintained"
+    """How the best run of a sweep is chosen: speedup_if_maintained, quality or speedup."""
+    register: bool = True
+    """Register the best run's model with the alias `candidate`."""
+    registered_model: str | None = None
+    """Name in the registry; `pruned-<model.name>` when null."""
+    log_models: str = "best"
+    """Whose weights are stored: best, all or none."""
+    signing_key: str | None = None
+    """PEM file with an elliptic-curve private key that signs stored models; unsigned when null."""

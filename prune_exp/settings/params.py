@@ -1,0 +1,67 @@
+"""Settings as MLflow params, by dotted name, and back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.redaction import SECRET, redact
+
+T = TypeVar("T")
+
+
+def flatten_settings(settings: Any) -> dict[str, str]:
+    """Settings by dotted name, without anything that looks like a secret."""
+    flat: dict[str, str] = {}
+
+    def flatten_group(prefix: str, group: Mapping[str, Any]) -> None:
+        for key, value in group.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                flatten_group(f"{name}.", value)
+            elif not SECRET.search(key):
+                shown = json.dumps(value) if isinstance(value, list) else str(value)
+                flat[name] = redact(shown)
+
+    flatten_group("", asdict(settings))
+    return flat
+
+
+def restore_settings(schema: type[T], flat: Mapping[str, str], group: str = "") -> T:
+    """The settings that `flatten_settings` wrote down; what it left out has its default.
+
+    `schema` is their dataclass: that of the whole, or that of one `group`.
+
+    Raises:
+        SettingError: a value is not of its setting's type.
+    """
+
+    def restore_group(kind: Any, prefix: str) -> Any:
+        values: dict[str, Any] = {}
+        for name, hint in get_type_hints(kind).items():
+            if is_dataclass(hint):
+                values[name] = restore_group(hint, f"{prefix}{name}.")
+            elif prefix + name in flat:
+                values[name] = _parse_value(prefix + name, flat[prefix + name], hint)
+        return kind(**values)
+
+    return restore_group(schema, f"{group}." if group else "")
+
+
+def _parse_value(name: str, text: str, hint: Any) -> Any:
+    """A stored value as what it was; nothing in it is evaluated."""
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if type(None) in options and text == "None":
+        return None
+    kind = options[0]
+    try:
+        if kind is bool:
+            return {"True": True, "False": False}[text]
+        if get_origin(kind) is list:
+            (inner,) = get_args(kind)
+            return [inner(one) for one in json.loads(text)]
+        return kind(text)
+    except (ValueError, KeyError, TypeError):
+        raise SettingError(f"{name}={text} as tracked is not a value of this setting") from None

@@ -1,0 +1,48 @@
+"""Refuses settings of the pruning that cannot work."""
+
+from prune_exp.settings.choices import BALLOTS, HEAD_UNITS, METHODS, REFIT_DTYPES, UNITS, one_of
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import PruningSettings
+
+
+def check_pruning(pruning: PruningSettings, calibration_blocks: int) -> None:
+    """Raises SettingError where a pruning setting cannot work."""
+    one_of("pruning.method", pruning.method, METHODS)
+    one_of("pruning.ballot", pruning.ballot, BALLOTS)
+    one_of("pruning.head_unit", pruning.head_unit, HEAD_UNITS)
+    one_of("pruning.refit_dtype", pruning.refit_dtype, REFIT_DTYPES)
+    for unit in pruning.units:
+        one_of("pruning.units", unit, UNITS)
+    if not pruning.units:
+        raise SettingError(f"pruning.units is empty; name some of {', '.join(UNITS)}")
+    if not pruning.voters:
+        raise SettingError("pruning.voters is empty; try pruning.voters=[wanda,gradient]")
+    for name in (
+        "depth_share",
+        "heads_share",
+        "vocab_share",
+        "keep_share",
+        "refit_towards_dense",
+    ):
+        if not 0 <= getattr(pruning, name) <= 1:
+            given = getattr(pruning, name)
+            raise SettingError(f"pruning.{name}={given:g} is not in [0, 1]; try pruning.{name}=0.5")
+    _check_rehearsal(pruning, calibration_blocks)
+
+
+def _check_rehearsal(pruning: PruningSettings, calibration_blocks: int) -> None:
+    for share in pruning.rehearse:
+        if not 0 <= share <= 1:
+            raise SettingError(
+                f"pruning.rehearse holds {share:g}, which is not in [0, 1]; try"
+                " pruning.rehearse=[0.35,0.65]"
+            )
+    if pruning.rehearse and not pruning.refit:
+        raise SettingError(
+            "pruning.rehearse judges plans after a refit; use pruning.refit=true or leave it out"
+        )
+    if pruning.rehearse and calibration_blocks < 2:
+        raise SettingError(
+            "pruning.rehearse needs a block to refit on and one to judge by; use"
+            " data.calibration_blocks=2 or more"
+        )

@@ -1,0 +1,46 @@
+"""The settings of a trial, all groups together; only trial, search and the commands know them."""
+
+from dataclasses import dataclass, field
+
+from prune_exp.settings.groups import (
+    BenchmarkSettings,
+    DataSettings,
+    ModelSettings,
+    PruningSettings,
+    QualitySettings,
+    RecoverySettings,
+    SearchSettings,
+    TrackingSettings,
+)
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """One trial, whole."""
+
+    sparsity: float = 0.5
+    """Share of the model's parameters to remove, in (0, 1)."""
+    vote_threshold: float = 0.5
+    """Share of the voters that must agree, in (0, 1]."""
+    seed: int = 0
+    """Seeds the random voter, the choice of calibration text, and text that the model writes."""
+    device: str = "cpu"
+    """Where models are pruned, judged and measured: cpu, cuda, or auto, which is cuda where there
+    is one."""
+    cache_dir: str = "~/.cache/prune_exp"
+    """Where converted models, calibration statistics and dense baselines are kept."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    pruning: PruningSettings = field(default_factory=PruningSettings)
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
+    quality: QualitySettings = field(default_factory=QualitySettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+def store_schema() -> None:
+    """Makes the typed schema known to Hydra under the name `schema`."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Settings)

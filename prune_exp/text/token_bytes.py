@@ -1,0 +1,108 @@
+"""Tokens to the bytes they stand for, and back, also inside a character."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from prune_exp.text.tokenizer import BYTES, SPACE, backend_spec, falls_back, flat
+
+STRAY_BYTE = re.compile("([\udc80-\udcff])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recoder:
+    """What a BPE tokenizer's tokens stand for, as bytes."""
+
+    bytes_of: Callable[[Iterable[int]], bytes]
+    """The bytes that tokens stand for; special ones stand for their names."""
+    encode: Callable[[str], list[int]]
+    """Tokens of text that stands inside other text: nothing is put before it."""
+    byte_ids: tuple[int, ...]
+    """The token of each single byte."""
+
+    def ids_of(self, data: bytes) -> list[int]:
+        """Token ids of bytes that may begin or end inside a character."""
+        ids: list[int] = []
+        for part in STRAY_BYTE.split(data.decode("utf-8", errors="surrogateescape")):
+            if STRAY_BYTE.fullmatch(part):
+                ids.append(self.byte_ids[ord(part) - 0xDC00])
+            elif part:
+                ids += self.encode(part)
+        return ids
+
+
+def recoder_of(tokenizer: Any) -> Recoder:
+    """A recoder for a tokenizer that `vocabulary.read_vocabulary` can take apart."""
+    spec = backend_spec(tokenizer)
+    assert spec is not None
+    return _with_fallback(tokenizer, spec) if falls_back(spec) else _byte_level(tokenizer)
+
+
+def _byte_level(tokenizer: Any) -> Recoder:
+    symbol = bytes_to_unicode()
+    value = {symbol: byte for byte, symbol in symbol.items()}
+
+    def bytes_of(ids: Iterable[int]) -> bytes:
+        return bytes(value[one] for one in "".join(tokenizer.convert_ids_to_tokens(list(ids))))
+
+    return Recoder(
+        bytes_of=bytes_of,
+        encode=lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
+        byte_ids=tuple(tokenizer.convert_tokens_to_ids([symbol[i] for i in range(256)])),
+    )
+
+
+def _with_fallback(tokenizer: Any, spec: dict[str, Any]) -> Recoder:
+    plain = Tokenizer.from_str(json.dumps(_within_text(spec)))
+    marked = any(one.get("content") == " " for one in flat(spec["decoder"])) or any(
+        one["type"] == "Metaspace" for one in flat(spec["decoder"])
+    )
+
+    def bytes_of_one(symbol: str) -> bytes:
+        if symbol in BYTES:
+            return bytes([BYTES[symbol]])
+        return (symbol.replace(SPACE, " ") if marked else symbol).encode()
+
+    def bytes_of(ids: Iterable[int]) -> bytes:
+        return b"".join(map(bytes_of_one, tokenizer.convert_ids_to_tokens(list(ids))))
+
+    return Recoder(
+        bytes_of=bytes_of,
+        encode=lambda text: plain.encode(text, add_special_tokens=False).ids,
+        byte_ids=tuple(tokenizer.convert_tokens_to_ids(list(BYTES))),
+    )
+
+
+def _within_text(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same tokenizer without the space that some put before every text."""
+    normalizers = [one for one in flat(spec.get("normalizer")) if one["type"] != "Prepend"]
+    steps = [
+        one | {"prepend_scheme": "never"} if one["type"] == "Metaspace" else one
+        for one in flat(spec.get("pre_tokenizer"))
+    ]
+    return spec | {
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if steps else None,
+    }
+
+
+def make_reencoder(old: Any, new: Any) -> Callable[[torch.Tensor], tuple[int, torch.Tensor]]:
+    """Turns ids [tokens] of one tokenizer into another's, for the same bytes.
+
+    The function returns how many ids the first one became, and all ids.
+    """
+    theirs, ours = recoder_of(old), recoder_of(new)
+
+    def reencode(block: torch.Tensor) -> tuple[int, torch.Tensor]:
+        first, rest = (
+            ours.ids_of(theirs.bytes_of(part)) for part in (block[:1].tolist(), block[1:].tolist())
+        )
+        return len(first), torch.tensor(first + rest)
+
+    return reencode

@@ -1,0 +1,206 @@
+"""Tokens as units: how merges build them, and a tokenizer that does with fewer.
+
+BPE whose symbols are bytes (GPT-2's), or characters with bytes to fall back on (SentencePiece's). A
+token may go when no token that stays is built from it; single bytes and special tokens always stay,
+so every string can still be encoded, and one whose tokens all stay is encoded as before.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from prune_exp.settings.errors import SettingError
+
+SPACE = "\u2581"
+"""What stands for a space in SentencePiece's symbols."""
+BYTES = {f"<0x{value:02X}>": value for value in range(256)}
+"""SentencePiece's symbols of single bytes."""
+STEPS = ("normalizer", "pre_tokenizer", "decoder")
+REVERSIBLE = {"Prepend", "Replace", "Split", "Metaspace", "ByteFallback", "Fuse", "Strip"}
+"""Steps around such a BPE that mark spaces and no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """A BPE vocabulary, by token id."""
+
+    symbols: dict[str, int]
+    merges: tuple[tuple[int, int, int], ...]
+    """(left, right, made), none before one that makes its left or right."""
+    characters: tuple[int, ...] = ()
+    """Single characters that bytes can stand in for."""
+
+    @property
+    def removable(self) -> list[int]:
+        """Ids of merged tokens, the last made first, then of characters."""
+        merged = dict.fromkeys(made for _, _, made in reversed(self.merges))
+        return [*merged, *reversed(self.characters)]
+
+
+def read_vocabulary(tokenizer: Any) -> Vocabulary:
+    """Takes a tokenizer's vocabulary apart.
+
+    Raises:
+        SettingError: tokens cannot be taken from it.
+    """
+    found = _read(tokenizer)
+    if found is None:
+        raise SettingError(
+            "tokens can be removed from BPE tokenizers only that know every byte, and this model"
+            " has another; leave vocab out of pruning.units"
+        )
+    return found
+
+
+def count_removable_tokens(tokenizer: Any) -> int:
+    """How many tokens could go, none when the tokenizer is of another kind."""
+    found = _read(tokenizer)
+    return 0 if found is None else len(found.removable)
+
+
+def backend_spec(tokenizer: Any) -> dict[str, Any] | None:
+    """A fast tokenizer's own description; None for others."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return None if backend is None else json.loads(backend.to_str())
+
+
+def falls_back(spec: dict[str, Any]) -> bool | None:
+    """Whether symbols are characters with bytes to fall back on; False where they are bytes.
+
+    None for tokenizers from which tokens cannot be taken.
+    """
+    model = spec["model"]
+    if model.get("type") != "BPE" or model.get("end_of_word_suffix"):
+        return None
+    if not model.get("byte_fallback"):
+        return False if '"ByteLevel"' in json.dumps(spec.get("pre_tokenizer")) else None
+    kinds = {one["type"] for name in STEPS for one in flat(spec.get(name))}
+    whole = set(BYTES) <= set(model["vocab"]) and "ByteFallback" in kinds
+    return True if whole and kinds <= REVERSIBLE else None
+
+
+def flat(step: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A normalizer, pre-tokenizer or decoder as a list of plain ones."""
+    if step is None:
+        return []
+    if step["type"] != "Sequence":
+        return [step]
+    (inner,) = (value for value in step.values() if isinstance(value, list))
+    return [one for each in inner for one in flat(each)]
+
+
+def _read(tokenizer: Any) -> Vocabulary | None:
+    spec = backend_spec(tokenizer)
+    fallback = None if spec is None else falls_back(spec)
+    if spec is None or fallback is None:
+        return None
+    model = spec["model"]
+    ids: dict[str, int] = model["vocab"]
+    special = {token["id"] for token in spec["added_tokens"]}
+    pairs = (_pair(merge) for merge in model["merges"])
+    merges = _in_order([(ids[a], ids[b], ids[a + b]) for a, b in pairs], ids)
+    made = tuple(merge for merge in merges if merge[2] not in special)
+    characters = (
+        i for symbol, i in ids.items() if len(symbol) == 1 and symbol != SPACE and i not in special
+    )
+    return Vocabulary(
+        symbols=ids | {token["content"]: token["id"] for token in spec["added_tokens"]},
+        merges=made,
+        characters=tuple(characters) if fallback else (),
+    )
+
+
+def _in_order(
+    merges: list[tuple[int, int, int]], ids: dict[str, int]
+) -> list[tuple[int, int, int]]:
+    """Merges in order of rank, each token's after those of all that it is built from.
+
+    Where several merges make one token, a part of it may be made by a later merge.
+    """
+    length = {i: len(symbol) for symbol, i in ids.items()}
+    last: dict[int, int] = {}
+    ranked = sorted(enumerate(merges), key=lambda one: length[one[1][2]])
+    for rank, (left, right, made) in ranked:
+        last[made] = max(rank, last.get(left, -1), last.get(right, -1), last.get(made, -1))
+    return sorted(merges, key=lambda merge: (last[merge[2]], length[merge[2]]))
+
+
+def _pair(merge: str | list[str]) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def order_scores(scores: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
+    """Scores [tokens] that let the vocabulary be cut anywhere, as distinct places in an order.
+
+    A token counts as much as the best token built from it; equal ones go in the reverse order of
+    their merges; tokens that always stay come last.
+    """
+    best = scores.double().tolist()
+    for left, right, made in reversed(vocabulary.merges):
+        best[left] = max(best[left], best[made])
+        best[right] = max(best[right], best[made])
+    units = torch.tensor(vocabulary.removable)
+    unnamed = torch.ones(len(scores), dtype=torch.bool)
+    unnamed[list(vocabulary.symbols.values())] = False
+    place = torch.full((len(scores),), float(len(scores)), dtype=torch.float64)
+    order = torch.tensor(best, dtype=torch.float64)[units].argsort(stable=True)
+    place[units[order]] = torch.arange(len(units)).double()
+    place[unnamed] = -1.0
+    return place
+
+
+def trim_tokenizer(tokenizer: Any, removed: Sequence[int]) -> tuple[Any, list[int]]:
+    """A tokenizer without some tokens, and the old ids of those it has, in the order of the new."""
+    gone = set(removed)
+    kept = sorted(set(tokenizer.get_vocab().values()) - gone)
+    new = {old: place for place, old in enumerate(kept)}
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        path = Path(scratch) / "tokenizer.json"
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(_renumber(spec, new), ensure_ascii=False), encoding="utf-8")
+        _renumber_config(Path(scratch) / "tokenizer_config.json", new)
+        trimmed = AutoTokenizer.from_pretrained(scratch, trust_remote_code=False)
+    trimmed.name_or_path = tokenizer.name_or_path
+    return trimmed, kept
+
+
+def _renumber(spec: dict[str, Any], new: dict[int, int]) -> dict[str, Any]:
+    model = spec["model"]
+    symbols = {symbol: new[i] for symbol, i in model["vocab"].items() if i in new}
+    merges = [list(_pair(merge)) for merge in model["merges"]]
+    model["vocab"] = symbols
+    model["merges"] = [
+        [a, b] for a, b in merges if a in symbols and b in symbols and a + b in symbols
+    ]
+    for token in spec["added_tokens"]:
+        token["id"] = new[token["id"]]
+    if spec.get("post_processor"):
+        _renumber_processor(spec["post_processor"], new)
+    return spec
+
+
+def _renumber_processor(node: dict[str, Any], new: dict[int, int]) -> None:
+    for inner in node.get("processors", []):
+        _renumber_processor(inner, new)
+    specials = node.get("special_tokens", {})
+    for special in specials.values() if isinstance(specials, dict) else []:
+        special["ids"] = [new[i] for i in special["ids"]]
+    for name in ("sep", "cls"):
+        if name in node:
+            node[name] = [node[name][0], new[node[name][1]]]
+
+
+def _renumber_config(path: Path, new: dict[int, int]) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    named = config.get("added_tokens_decoder")
+    if named:
+        config["added_tokens_decoder"] = {str(new[int(i)]): token for i, token in named.items()}
+        path.write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,71 @@
+"""The key figures of a trial: how they are called and written, the same everywhere."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A metric that has a 95 % interval."""
+
+    key: str
+    """The metric's name."""
+    name: str
+    short_name: str
+    """Where there is little room."""
+    form: str
+    """Python's format specification of its value."""
+    unit: str
+    """Written behind the value."""
+    nothing: float
+    """Its value where both models are alike."""
+
+
+KEY_FIGURES = (
+    Figure(key="speedup", name="Speedup", short_name="speedup", form=".2f", unit="x", nothing=1.0),
+    Figure(
+        key="latency_reduction_pct",
+        name="Latency reduction",
+        short_name="latency reduction",
+        form=".1f",
+        unit=" %",
+        nothing=0.0,
+    ),
+    Figure(
+        key="memory_reduction_pct",
+        name="Memory saved",
+        short_name="memory saved",
+        form=".1f",
+        unit=" %",
+        nothing=0.0,
+    ),
+    Figure(
+        key="throughput_gain_pct",
+        name="Decode throughput gain, batch 1",
+        short_name="throughput gain",
+        form=".1f",
+        unit=" %",
+        nothing=0.0,
+    ),
+    Figure(
+        key="prefill_speedup",
+        name="Prefill speedup",
+        short_name="prefill speedup",
+        form=".2f",
+        unit="x",
+        nothing=1.0,
+    ),
+    Figure(
+        key="perplexity_ratio",
+        name="Perplexity ratio",
+        short_name="perplexity ratio",
+        form=".2f",
+        unit="x",
+        nothing=1.0,
+    ),
+)
+
+
+def key_figures(*keys: str) -> tuple[Figure, ...]:
+    """Some of the key figures, by their metrics' names, in the order given."""
+    by_key = {figure.key: figure for figure in KEY_FIGURES}
+    return tuple(by_key[key] for key in keys)

@@ -1,0 +1,132 @@
+"""The one flattening of a result, and the keys that it will have."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from prune_exp.measurement.records import BatchSpeed, Interval, QualityComparison, SpeedComparison
+from prune_exp.model.shape import ModelShape
+from prune_exp.tracking.result import TrialResult
+
+EVERY_TRIALS_PHASES = ("load", "prune", "export")
+
+
+def metric_keys(
+    *, speed: bool, quality: bool, recovery: bool = False, batches: Sequence[str] = ("b8",)
+) -> list[str]:
+    """The keys that a trial will have, known before it runs: those of a made-up result.
+
+    `batches` are the labels of the batch requests.
+    """
+    result = _filled(TrialResult)
+    phases = [*EVERY_TRIALS_PHASES, *(["recover"] if recovery else [])]
+    assert result.speed is not None
+    shapes = tuple(replace(_filled(BatchSpeed), label=label) for label in batches)
+    result = replace(result, speed=replace(result.speed, batches=shapes))
+    kept = replace(
+        result,
+        quality=result.quality if quality else None,
+        speed=result.speed if speed else None,
+        recovery=result.recovery if recovery else None,
+        dense_shape=replace(result.dense_shape, params_total=2),
+        seconds=dict.fromkeys(phases, 1.0),
+    )
+    return sorted(flatten_result(kept))
+
+
+def _filled(kind: Any) -> Any:
+    """An instance of a result type with something of the right type in every field."""
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for one in fields(kind):
+        options = [arg for arg in get_args(hints[one.name]) if arg is not type(None)]
+        wanted = options[0] if isinstance(hints[one.name], UnionType) else hints[one.name]
+        plain = get_origin(wanted) or wanted
+        values[one.name] = _filled(plain) if is_dataclass(plain) else _some(plain)
+    return kind(**values)
+
+
+def _some(plain: Any) -> Any:
+    return 1 if plain is int else 1.0 if plain is float else plain()
+
+
+def flatten_result(result: TrialResult) -> dict[str, float]:
+    """The one flattening of a result: the same keys in MLflow, in the report and in JSON."""
+    flat = _size_metrics(result)
+    if result.quality is not None:
+        flat |= _quality_metrics(result.quality)
+    if result.speed is not None:
+        flat |= result.speed.metrics()
+    if result.quality is not None and result.speed is not None:
+        flat |= _text_metrics(result.quality, result.speed)
+    if result.recovery is not None:
+        figures = asdict(replace(result.recovery, curve=()))
+        flat |= {f"recovery/{key}": value for key, value in figures.items() if key != "curve"}
+    flat |= {f"seconds/{phase}": value for phase, value in result.seconds.items()}
+    flat |= {f"peak_memory_mib/{phase}": value for phase, value in result.peak_mib.items()}
+    return {key: float(value) for key, value in flat.items()}
+
+
+def _size_metrics(result: TrialResult) -> dict[str, float]:
+    dense, pruned = result.dense_shape, result.pruned_shape
+    return {
+        "sparsity_requested": result.plan.sparsity_requested,
+        "sparsity_achieved": result.sparsity,
+        "params_total": dense.params_total,
+        "params_active": pruned.params_total,
+        "params_pruned": dense.params_total - pruned.params_total,
+        "params_pruned_pct": 100 * result.sparsity,
+        "params_active_pct": 100 * (1 - result.sparsity),
+        "pruned/layers": pruned.layers,
+        "pruned/query_heads": pruned.query_heads,
+        "pruned/kv_heads": pruned.kv_heads,
+        "pruned/mlp_width": pruned.width,
+        "pruned/vocabulary": pruned.vocab,
+        "weights_zeroed_pct": 100 * result.plan.weights_zeroed / dense.params_total,
+        "weights_read_ratio": _read(pruned) / _read(dense),
+    } | removed_by_kind(dense, pruned)
+
+
+def removed_by_kind(dense: ModelShape, pruned: ModelShape) -> dict[str, float]:
+    """What went with each kind of unit, as a percentage of the dense model's parameters."""
+    heads = (dense.query_heads - pruned.query_heads) * dense.params_query_head
+    heads += (dense.kv_heads - pruned.kv_heads) * dense.params_kv_head
+    params = {
+        "layers": (dense.layers - pruned.layers) * dense.params_layer,
+        "heads": pruned.layers * heads,
+        "mlp": pruned.layers * (dense.width - pruned.width) * dense.params_channel,
+        "vocab": (dense.vocab - pruned.vocab) * dense.params_token,
+    }
+    return {f"removed_pct/{kind}": 100 * gone / dense.params_total for kind, gone in params.items()}
+
+
+def _read(shape: ModelShape) -> int:
+    """Parameters read for every token: all but the rows of an untied embedding."""
+    return shape.params_total - shape.params_embedding_only
+
+
+def _text_metrics(quality: QualityComparison, speed: SpeedComparison) -> dict[str, float]:
+    """Speedup for equal text: a smaller vocabulary needs more tokens to say the same."""
+    share = quality.pruned.bytes_per_token / quality.dense.bytes_per_token
+    up = speed.speedup
+    scaled = Interval(value=share * up.value, low=share * up.low, high=share * up.high)
+    return scaled.metrics("text_speedup")
+
+
+def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for side, one in (("dense", quality.dense), ("pruned", quality.pruned)):
+        flat |= {f"{side}/{key}": value for key, value in asdict(one).items() if key != "tokens"}
+    for name in ("kl_to_dense", "top1_agreement"):
+        if (value := getattr(quality, name)) is not None:
+            flat[name] = value
+    return (
+        flat
+        | quality.perplexity_ratio.metrics("perplexity_ratio")
+        | {
+            "bits_per_byte_increase": quality.pruned.bits_per_byte - quality.dense.bits_per_byte,
+            "heldout_tokens": quality.dense.tokens,
+            "quality_maintained": quality.maintained,
+        }
+    )

@@ -1,0 +1,65 @@
+"""Runs that nothing would ever end: their process was killed, or their launcher lost them."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import psutil
+from mlflow.tracking import MlflowClient
+
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.redaction import redact
+from prune_exp.tracking import tags
+from prune_exp.tracking.read import read_trials
+from prune_exp.tracking.store import open_store
+
+
+def process_tags() -> dict[str, str]:
+    """Which process a run belongs to, so that a later one can see whether it still lives."""
+    started = psutil.Process().create_time()
+    return {tags.PROCESS: f"{socket.gethostname()} {os.getpid()} {started:.2f}"}
+
+
+def is_dead(process: str) -> bool:
+    """Whether the process of a run has gone; false for what another machine runs."""
+    host, pid, started = process.split(" ")
+    if host != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1
+    except psutil.NoSuchProcess:
+        return True
+
+
+def reap(tracking: TrackingSettings) -> None:
+    """Marks runs as FAILED whose process was killed: nothing else would ever end them.
+
+    Raises:
+        SettingError: as `open_store` does.
+    """
+    experiment_id, client = open_store(tracking), MlflowClient()
+    asked = "attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment_id], asked, max_results=1000):
+        process = run.data.tags.get(tags.PROCESS)
+        if process is not None and is_dead(process):
+            fail_run(run.info.run_id, "interrupted: the process was killed", interrupted=True)
+            folder = run.data.tags.get(tags.FOLDER)
+            if folder and run.data.tags.get(tags.ROLE) == "trial":
+                shutil.rmtree(Path(folder) / "model", ignore_errors=True)
+
+
+def fail_run(run_id: str, reason: str, *, interrupted: bool = False) -> None:
+    """Marks a run as FAILED from outside, with the reason in a tag."""
+    client = MlflowClient()
+    client.set_tag(run_id, tags.ERROR, redact(reason)[:5000])
+    if interrupted:
+        client.set_tag(run_id, tags.INTERRUPTED, "true")
+    client.set_terminated(run_id, "FAILED")
+
+
+def lose_trials(root_run_id: str, numbers: list[int], reason: str) -> None:
+    """Marks the runs of trials as FAILED that a launcher lost."""
+    for trial in read_trials(root_run_id):
+        if trial.number in numbers and trial.status == "RUNNING":
+            fail_run(trial.run_id, reason)

@@ -1,0 +1,35 @@
+"""Everything that a trial found, each part as its own room words it; metrics.py flattens it."""
+
+from dataclasses import dataclass, field
+
+from prune_exp.measurement.records import QualityComparison, SpeedComparison
+from prune_exp.model.shape import ModelShape
+from prune_exp.pruning.plan import PruningPlan
+from prune_exp.recovery.record import Recovery
+from prune_exp.text.records import TextUsed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """Everything one trial found out."""
+
+    model_digest: str
+    """Identifies the dense model's config and weights."""
+    texts: tuple[TextUsed, ...]
+
+    dense_shape: ModelShape
+    pruned_shape: ModelShape
+    plan: PruningPlan
+    weights_sha256: str
+    quality: QualityComparison | None
+    speed: SpeedComparison | None
+    seconds: dict[str, float]
+    """Wall time of every phase."""
+    peak_mib: dict[str, float] = field(default_factory=dict)
+    """Peak resident memory of the trial's process in every phase, where the kernel tells."""
+    recovery: Recovery | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the dense model's parameters that is gone."""
+        return 1 - self.pruned_shape.params_total / self.dense_shape.params_total

@@ -1,0 +1,204 @@
+"""MLflow runs: one parent a sweep, one nested run a trial, everything a trial found logged."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.data.numpy_dataset import from_numpy  # pyright: ignore[reportMissingImports]
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from prune_exp.machine.packages import installed_version
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.redaction import redact
+from prune_exp.tracking import tags
+from prune_exp.tracking.metrics import flatten_result
+from prune_exp.tracking.naming import remembered
+from prune_exp.tracking.read import read_trials
+from prune_exp.tracking.reaping import process_tags
+from prune_exp.tracking.result import TrialResult
+from prune_exp.tracking.store import open_store
+
+INPUT_ATTEMPTS = 5
+
+
+def start_sweep(
+    tracking: TrackingSettings,
+    folder: Path,
+    *,
+    model_name: str,
+    study: str,
+    name: str,
+    overrides: list[str],
+    earlier: str | None,
+) -> str:
+    """Opens the parent run, or an earlier one again, and returns its id."""
+    given = {
+        tags.ROLE: "sweep",
+        tags.FOLDER: str(folder),
+        tags.STUDY: study,
+        tags.OVERRIDES: remembered(overrides),
+        **process_tags(),
+        **environment_tags(),
+    }
+    experiment = open_store(tracking)
+    if earlier is not None:
+        mlflow.start_run(run_id=earlier)
+        mlflow.set_tags(given)
+        return earlier
+    run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=given)
+    mlflow.log_params({"model.name": model_name, "study": study})
+    return run.info.run_id
+
+
+def start_trial(
+    tracking: TrackingSettings,
+    folder: Path,
+    number: int | None,
+    parent: str | None,
+    *,
+    name: str,
+    overrides: list[str],
+    device: str,
+    params: Mapping[str, str],
+) -> None:
+    """Opens a trial's run, nested under its sweep's when there is one.
+
+    `device` is what `machine.device.name_of` calls it, `params` are the settings by dotted name.
+    """
+    given = {
+        tags.ROLE: "trial",
+        tags.FOLDER: str(folder),
+        tags.OVERRIDES: remembered(overrides),
+        tags.JOB_NUMBER: str(number),
+        tags.DEVICE: device,
+        **process_tags(),
+        **environment_tags(),
+    }
+    mlflow.start_run(
+        experiment_id=open_store(tracking),
+        run_name=name,
+        nested=parent is not None,
+        parent_run_id=parent,
+        tags=given,
+    )
+    mlflow.log_params(dict(params))
+
+
+def finished_metrics(root_run_id: str) -> dict[int, dict[str, float]]:
+    """Metrics of a sweep's finished trials by number."""
+    return {
+        trial.number: trial.metrics
+        for trial in read_trials(root_run_id)
+        if trial.status == "FINISHED"
+    }
+
+
+def environment_tags() -> dict[str, str]:
+    """Library versions and the git commit."""
+    names = ("torch", "transformers", "mlflow", "optuna", "hydra-core", "prune-exp")
+    versions = {name: installed_version(name) or "unknown" for name in names}
+    versions["python"] = sys.version.split()[0]
+    found = {f"{tags.VERSION_PREFIX}{name}": version for name, version in versions.items()}
+    return found | {tags.GIT_COMMIT: _git_commit()}
+
+
+def _git_commit() -> str:
+    asked = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() if asked.returncode == 0 else "none"
+
+
+def log_result(result: TrialResult, folder: Path) -> None:
+    """Logs everything a trial found to the open run."""
+    flat = flatten_result(result)
+    mlflow.log_metrics(flat)
+    mlflow.log_dict(flat, "metrics.json")
+    mlflow.log_text(json.dumps(result.plan.to_json(), separators=(",", ":")), "plan.json")
+    mlflow.log_dict(result.plan.agreement, "voter_agreement.json")
+    if result.speed is not None:
+        mlflow.log_text(json.dumps(list(result.speed.samples), indent=1), "samples.json")
+        mlflow.log_dict(result.speed.facts, "machine.json")
+        mlflow.set_tags(_measurement_tags(result.speed.facts))
+    mlflow.set_tags(
+        {
+            tags.WEIGHTS_SHA256: result.weights_sha256,
+            tags.MODEL_DIGEST: result.model_digest,
+            tags.CHECKPOINT: str(folder / "model"),
+        }
+    )
+    _log_curve(result)
+    _log_texts(result)
+
+
+def _log_curve(result: TrialResult) -> None:
+    """The losses of training after pruning, by step."""
+    for step, loss, validation in () if result.recovery is None else result.recovery.curve:
+        losses = {"recovery/train_loss": loss, "recovery/validation_loss": validation}
+        mlflow.log_metrics(losses, step=step)
+
+
+def _measurement_tags(facts: dict[str, Any]) -> dict[str, str]:
+    """What a timing depends on, beside the versions and the commit that every run has."""
+    names = ("stopped_by", "processor", "cores", "threads", "governor")
+    return {f"{tags.PREFIX}{name}": str(facts[name]) for name in names}
+
+
+def _log_texts(result: TrialResult) -> None:
+    """Dataset inputs; the text itself is not stored, its digest identifies it."""
+    for text in result.texts:
+        facts = np.array([[text.blocks, text.tokens]])
+        dataset = from_numpy(facts, name=f"{text.source} ({text.role})", digest=text.digest)
+        _log_input(dataset, text.role)
+
+
+def _log_input(dataset: Any, role: str) -> None:
+    """Logs a dataset; when two trials store the same new one at once, MLflow refuses the second."""
+
+    for attempt in range(INPUT_ATTEMPTS):
+        try:
+            mlflow.log_input(dataset, context=role)
+            return
+        except MlflowException:
+            if attempt == INPUT_ATTEMPTS - 1:
+                raise
+            time.sleep(0.2 * (attempt + 1))
+
+
+def end_trial(error: BaseException | None) -> None:
+    """Closes the trial's run as FINISHED, or as FAILED with the reason in a tag."""
+    if error is not None:
+        mlflow.set_tag(tags.ERROR, redact(f"{type(error).__name__}: {error}")[: tags.LONGEST])
+        notes = getattr(error, "__notes__", [])
+        if notes:
+            mlflow.log_text(redact("\n".join(notes)), "traceback.txt")
+    mlflow.end_run("FAILED" if error is not None else "FINISHED")
+
+
+def log_file(run_id: str, path: Path, artifact_path: str | None = None) -> None:
+    """Stores a file with a run."""
+    MlflowClient().log_artifact(run_id, str(path), artifact_path)
+
+
+def end_open_runs(status: str) -> None:
+    """Closes every run that this process still has open, the innermost first."""
+    while mlflow.active_run() is not None:
+        mlflow.end_run(status)
+
+
+def active_run_id() -> str | None:
+    """The run that this process has open, the innermost one."""
+    run = mlflow.active_run()
+    return run.info.run_id if run else None
+
+
+def set_note(run_id: str, text: str) -> None:
+    """Writes the description that a run has on its page in the MLflow UI."""
+    MlflowClient().set_tag(run_id, tags.NOTE, text)

@@ -1,0 +1,68 @@
+"""Every key of a tag that runs and registered versions carry, and what it says."""
+
+from collections.abc import Mapping
+
+PREFIX = "prune_exp."
+
+ROLE = f"{PREFIX}role"
+"""sweep or trial."""
+FOLDER = f"{PREFIX}folder"
+"""Where the run's outputs lie on the machine that made them."""
+STUDY = f"{PREFIX}study"
+"""Name of a sweep's Optuna study."""
+OVERRIDES = f"{PREFIX}overrides"
+"""What the command line gave, as a JSON list."""
+PROCESS = f"{PREFIX}process"
+"""Host, process id and start of the process that a run belongs to."""
+ERROR = f"{PREFIX}error"
+"""Why a run failed."""
+INTERRUPTED = f"{PREFIX}interrupted"
+"""Of runs whose process was killed: cut off, not failed on their own account."""
+
+MODEL_DIGEST = f"{PREFIX}model_digest"
+"""Identifies the dense model's config and weights."""
+WEIGHTS_SHA256 = f"{PREFIX}weights_sha256"
+"""Digest of the pruned model's weights."""
+CHECKPOINT = f"{PREFIX}checkpoint"
+"""Where a trial left its checkpoint until the sweep ends."""
+MODEL_URI = f"{PREFIX}model_uri"
+"""Of trials whose weights are stored with them."""
+FILES_SHA256 = f"{PREFIX}files_sha256"
+"""Of trials whose weights are stored: digest of all files of the stored checkpoint."""
+
+DEVICE = "device"
+GIT_COMMIT = "git_commit"
+VERSION_PREFIX = "version."
+"""Followed by a package's name, or by python."""
+
+JOB_NAME = "hydra.job.name"
+JOB_NUMBER = "hydra.job.num"
+"""A trial's number in its sweep."""
+OLD_JOB_NUMBER = "hydra.job_num"
+"""Where earlier runs have it."""
+HYDRA_OVERRIDES = "hydra.overrides"
+RUN_DIR = "hydra.run.dir"
+SWEEP_DIR = "hydra.sweep.dir"
+
+GATE_PREFIX = "gate."
+"""Followed by a gate's name: its verdict with its figures, as JSON."""
+PROMOTION = "promotion"
+"""promoted, refused, overtaken or rolled back."""
+PROMOTED_AT = "promotion.at"
+PROMOTION_REASONS = "promotion.reasons"
+"""Why a promotion was refused."""
+
+PARENT_RUN = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
+"""What MLflow's pages show as a run's or an experiment's description."""
+EXPERIMENT_KIND = "mlflow.experimentKind"
+DATASET_ROLE = "mlflow.data.context"
+
+LONGEST = 5000
+"""Characters of a tag's value that are kept; MLflow cuts at 8000."""
+
+
+def job_number(tags: Mapping[str, str]) -> int:
+    """A trial's number in its sweep; 0 where there is none."""
+    number = tags.get(JOB_NUMBER, tags.get(OLD_JOB_NUMBER, "0"))
+    return int(number) if number.isdigit() else 0

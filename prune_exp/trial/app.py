@@ -1,0 +1,91 @@
+"""The Hydra entry: compose, check, run a trial; errors of the user's become one line."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from prune_exp.settings.checks import read_config
+from prune_exp.settings.command import end_in_one_line
+from prune_exp.settings.config_tree import conf_dir
+from prune_exp.settings.schema import store_schema
+
+
+def trial(config: Any) -> dict[str, float]:
+    """Runs one trial inside the MLflow run that the callback opened; returns its metrics.
+
+    Raises:
+        ValueError: an objective of the sweep came out as no number.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from prune_exp.tracking import runs
+    from prune_exp.tracking.metrics import flatten_result
+    from prune_exp.trial.isolated import run_isolated
+    from prune_exp.trial.run import describe_redundant_voters, run_trial
+
+    settings = read_config(config)
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    try:
+        result = run_isolated(run_trial, settings, folder)
+        runs.log_result(result, folder)
+        if settings.tracking.log_models == "all":
+            store_weights(settings.tracking.signing_key)
+    except KeyboardInterrupt:
+        runs.end_open_runs("KILLED")
+        raise
+    if hydra.mode != RunMode.MULTIRUN or hydra.job.num == 0:
+        for sentence in describe_redundant_voters(result.plan, settings):
+            print(f"note: {sentence}", file=sys.stderr)
+    metrics = flatten_result(result)
+    if hydra.mode == RunMode.MULTIRUN:
+        check_numbers(metrics, [*settings.search.directions, *settings.search.limits])
+    return metrics
+
+
+def store_weights(signing_key: str | None) -> None:
+    """Stores the weights with the open run, from the machine that has them."""
+    from prune_exp.registry.stored_models import checkpoint_of, log_model
+    from prune_exp.tracking.read import read_trials
+    from prune_exp.tracking.runs import active_run_id
+
+    run_id = active_run_id()
+    assert run_id is not None
+    (tracked,) = read_trials(run_id)
+    log_model(tracked, checkpoint_of(tracked), signing_key)
+
+
+def check_numbers(metrics: dict[str, float], wanted: list[str]) -> None:
+    """Raises ValueError when a metric that a search relies on is there and no finite number."""
+    from prune_exp.search.study import describe_unusable
+
+    reason = describe_unusable(metrics, [key for key in wanted if key in metrics])
+    if reason:
+        raise ValueError(reason)
+
+
+def main() -> None:
+    """Runs Hydra; exit code 0 done, 1 an error or a failed trial, 130 interrupted."""
+    import hydra
+
+    from prune_exp.search.sweeper import register_sweeper
+
+    with end_in_one_line("prune_exp", kept="; finished trials are kept"):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        store_schema()
+        register_sweeper()
+        decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+        try:
+            decorate(trial)()
+        except KeyboardInterrupt:
+            _close_runs()
+            raise
+
+
+def _close_runs() -> None:
+    if "mlflow" in sys.modules:
+        from prune_exp.tracking.runs import end_open_runs
+
+        end_open_runs("KILLED")

@@ -1,0 +1,108 @@
+"""A function in a process of its own: when that is killed, the caller lives on and can say so."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+GRACE_S = 5
+
+
+class TrialDied(RuntimeError):
+    """The process ended without an answer."""
+
+
+def run_isolated(function: Callable[..., T], *args: Any) -> T:
+    """Calls `function(*args)` in a fresh process and returns what it returns.
+
+    A plain subprocess and not `multiprocessing`, whose start methods depend on who started us.
+
+    Raises:
+        TrialDied: the process was killed or ended early.
+        Exception: whatever the function raised, its traceback in a note.
+    """
+    with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
+        request, answer = Path(scratch) / "request", Path(scratch) / "answer"
+        request.write_bytes(pickle.dumps((function, args)))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prune_exp.trial.isolated", request, answer, str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+        if not answer.exists():
+            raise TrialDied(_epitaph(code))
+        succeeded, value = pickle.loads(answer.read_bytes())  # noqa: S301
+    if not succeeded:
+        raise value
+    return value
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process that Ctrl-C may already have told to end."""
+    try:
+        process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    """The other side: `python -m prune_exp.trial.isolated REQUEST ANSWER PARENT`."""
+    request, answer, parent = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    _die_with_parent(parent)
+    try:
+        function, args = pickle.loads(request.read_bytes())  # noqa: S301
+        found = (True, function(*args))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        found = (False, _portable(error))
+    partial = answer.with_suffix(".partial")
+    partial.write_bytes(pickle.dumps(found))
+    partial.rename(answer)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error with its traceback as a note, as a kind that can travel."""
+    note = traceback.format_exc()
+    try:
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301
+    except Exception:
+        copy = RuntimeError(f"{type(error).__name__}: {error}")
+    copy.__notes__ = [note]
+    return copy
+
+
+def _die_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when its parent is gone (Linux)."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _epitaph(code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        why = "; running out of memory is the usual cause" if name == "SIGKILL" else ""
+        return f"the trial's process was killed by {name}{why}"
+    return f"the trial's process ended early with code {code}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""What happens when a sweep or a trial starts and ends: joins tracking, report and registry.
+
+Hydra turns a callback's exceptions into warnings, so refusals leave as SystemExit.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+
+from prune_exp.machine.device import device_of, name_of
+from prune_exp.registry.signing import check_signing_key
+from prune_exp.settings.checks import settings_of
+from prune_exp.settings.explanation import explain_error
+from prune_exp.settings.params import flatten_settings
+from prune_exp.settings.redaction import redact_files
+from prune_exp.settings.schema import Settings
+from prune_exp.tracking.naming import sweep_name, trial_name
+
+OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
+
+
+class Lifecycle(Callback):
+    """Hydra's callback; its attributes travel to the launchers' workers."""
+
+    def __init__(self) -> None:
+        self.parent_run_id: str | None = None
+        self.last_run_id: str | None = None
+        self.swept: list[str] = []
+        """Settings that the sweep varies."""
+        self.lost = 0
+        """Trials that a broken launcher took along, perhaps before they had a run."""
+
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        """Opens the parent run under a sweeper that does not announce its points."""
+        del kwargs
+        if config.hydra.sweeper._target_ != OUR_SWEEPER:
+            from prune_exp.search.space import swept_by
+
+            space = swept_by(list(config.hydra.overrides.task))
+            with _Refusals():
+                check_signing_key(settings_of(config).tracking)
+            self.on_sweep_planned(config, config, None, "none", 0, space)
+
+    def on_sweep_checked(self, config: Any, points: list[Any]) -> None:
+        """Checks points that span the sweep, before anything is written."""
+        from prune_exp.trial.prepare import check_points
+
+        del config
+        with _Refusals():
+            settings = [settings_of(point, checked=True) for point in points]
+            for tracking in {repr(one.tracking): one.tracking for one in settings}.values():
+                check_signing_key(tracking)
+            check_points(settings)
+
+    def on_study_resumed(
+        self, config: Any, first: Any, parent: str
+    ) -> dict[int, dict[str, float]] | None:
+        """Ends runs that a killed driver left open; returns metrics of the finished ones."""
+        from prune_exp.tracking import runs
+        from prune_exp.tracking.reaping import reap
+
+        del config
+        with _Refusals():
+            reap(settings_of(first).tracking)
+            return runs.finished_metrics(parent)
+
+    def on_sweep_planned(
+        self,
+        config: Any,
+        first: Any,
+        parent: str | None,
+        study: str,
+        trials: int,
+        space: dict[str, str],
+    ) -> str | None:
+        """Opens the sweep's run, an earlier one when the study goes on; returns its id."""
+        from prune_exp.tracking import runs
+        from prune_exp.tracking.reaping import reap
+
+        with _Refusals():
+            settings = settings_of(first)
+            self.swept = list(space)
+            given = config.hydra.overrides
+            reap(settings.tracking)
+            self.parent_run_id = runs.start_sweep(
+                settings.tracking,
+                Path(config.hydra.sweep.dir).absolute(),
+                model_name=settings.model.name,
+                study=study,
+                name=sweep_name(space, trials),
+                overrides=[*(o for o in given.hydra if o != "hydra.mode=MULTIRUN"), *given.task],
+                earlier=parent,
+            )
+        return self.parent_run_id
+
+    def on_trials_lost(self, config: Any, numbers: list[int], reason: str) -> None:
+        """Ends the runs of trials whose launcher broke down."""
+        from prune_exp.tracking.reaping import lose_trials
+
+        del config
+        self.lost += len(numbers)
+        if self.parent_run_id is not None:
+            lose_trials(self.parent_run_id, numbers, reason)
+
+    def on_job_start(self, config: Any, **kwargs: Any) -> None:
+        """Opens the trial's run; a single trial is checked first."""
+        from prune_exp.tracking import runs
+        from prune_exp.tracking.reaping import reap
+        from prune_exp.trial.prepare import prepare_trial
+
+        del kwargs
+        with _Refusals():
+            settings = settings_of(config, checked=True)
+            if self.parent_run_id is None or settings.tracking.log_models == "all":
+                check_signing_key(settings.tracking)  # elsewhere only the driver has to have it
+            if self.parent_run_id is None:
+                prepare_trial(settings)
+                reap(settings.tracking)
+            number = config.hydra.job.get("num") if self.parent_run_id else 0
+            folder = Path(config.hydra.runtime.output_dir)
+            redact_files(folder / ".hydra")
+            overrides = list(config.hydra.overrides.task)
+            params = flatten_settings(settings)
+            runs.start_trial(
+                settings.tracking,
+                folder,
+                number,
+                self.parent_run_id,
+                name=trial_name(params, self.swept, overrides),
+                overrides=overrides,
+                device=name_of(device_of(settings.device)),
+                params=params,
+            )
+
+    def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
+        """Closes the trial's run."""
+        from prune_exp.tracking.runs import active_run_id, end_trial
+
+        del config, kwargs
+        value = job_return._return_value
+        error = value if isinstance(value, BaseException) else None
+        if error is not None and self.parent_run_id is not None:
+            print(f"prune_exp: trial failed: {error}", file=sys.stderr)
+        self.last_run_id = active_run_id()
+        end_trial(error)
+
+    def on_run_end(self, config: Any, **kwargs: Any) -> None:
+        """Reports on and registers a single trial."""
+        del kwargs
+        if self.last_run_id is not None:
+            folder = Path(config.hydra.runtime.output_dir)
+            with _Refusals():
+                finish(settings_of(config), self.last_run_id, folder)
+
+    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
+        """Reports on the sweep and registers its best model; exit code 1 if a trial failed."""
+        del kwargs
+        assert self.parent_run_id is not None
+        folder = Path(config.hydra.sweep.dir).absolute()
+        with _Refusals():
+            settings = settings_of(config)
+            failed = finish(settings, self.parent_run_id, folder)
+        if failed or self.lost:
+            raise SystemExit(1)
+
+
+class _Refusals:
+    """Turns an exception into one line on stderr and exit code 1; closes open runs."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if not isinstance(error, Exception):
+            return
+        if "mlflow" in sys.modules:
+            from prune_exp.tracking.runs import end_open_runs
+
+            end_open_runs("FAILED")
+        raise SystemExit(f"prune_exp: error: {explain_error(error)}") from error
+
+
+def finish(settings: Settings, root_run_id: str, folder: Path) -> int:
+    """Chooses the best trial, stores and registers its model, writes the report.
+
+    Returns:
+        The number of trials that failed on their own account.
+    """
+    from prune_exp.registry import stored_models
+    from prune_exp.reporting.terminal import print_summary
+    from prune_exp.reporting.write import write_note, write_report
+    from prune_exp.tracking import runs
+    from prune_exp.tracking.read import choose_best, read_trials
+
+    trials = read_trials(root_run_id)
+    failed = sum(trial.failed for trial in trials)
+    best = choose_best(trials, settings.tracking.best)
+    name = None
+    if best is not None:
+        name = _store_models(settings, trials, best)
+        write_report(root_run_id, trials, best, folder)
+    write_note(root_run_id, trials, best)
+    for plot in sorted((folder / "optuna").glob("*.png")):
+        runs.log_file(root_run_id, plot, "optuna")
+    if settings.tracking.log_models != "none":
+        root = Path(settings.tracking.root).expanduser().absolute()
+        for trial in trials:
+            stored_models.discard_checkpoint(trial, [folder.absolute(), root])
+    runs.end_open_runs("FAILED" if failed else "FINISHED")
+    print_summary(trials, best, folder, name, settings.tracking)
+    return failed
+
+
+def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | None:
+    """Stores the wanted models; returns the registered name when the best one is registered."""
+    from prune_exp.registry import stored_models
+
+    wanted = {"all": trials, "best": [best.trial], "none": []}[settings.tracking.log_models]
+    name, registered = (
+        stored_models.registered_name(settings.tracking.registered_model, settings.model.name),
+        False,
+    )
+    for trial in wanted:
+        if trial.status != "FINISHED" or not stored_models.can_store(trial):
+            continue
+        uri = stored_models.log_model(
+            trial, stored_models.checkpoint_of(trial), settings.tracking.signing_key
+        )
+        if settings.tracking.register and trial.run_id == best.trial.run_id:
+            stored_models.register(trial, uri, name)
+            registered = True
+    return name if registered else None

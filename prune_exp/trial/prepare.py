@@ -1,0 +1,157 @@
+"""What a trial starts from: found, checked, cheap to get."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from prune_exp.machine.cache import digest_of
+from prune_exp.machine.device import device_of
+from prune_exp.measurement.prompts import read_prompts
+from prune_exp.measurement.serving import check_serving, longest_request
+from prune_exp.model import loading
+from prune_exp.model.architectures import shape_of
+from prune_exp.model.shape import ModelShape
+from prune_exp.model.sources import locate_model
+from prune_exp.pruning.allocation import allocate
+from prune_exp.pruning.inputs import Inputs, PruningRequest
+from prune_exp.pruning.voters import check_voters
+from prune_exp.pruning.weight_masks import check_masks
+from prune_exp.recovery.split import split_documents
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import BenchmarkSettings
+from prune_exp.settings.schema import Settings
+from prune_exp.text.corpus import load_corpus
+from prune_exp.text.generated_text import Author, complete_corpus
+from prune_exp.text.tokenizer import count_removable_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialInputs:
+    """What a trial starts from, all of it checked."""
+
+    dense: Inputs
+    prompts: list[str]
+
+
+def pruning_request(settings: Settings) -> PruningRequest:
+    """What a trial asks of the pruning."""
+    return PruningRequest(
+        sparsity=settings.sparsity,
+        vote_threshold=settings.vote_threshold,
+        seed=settings.seed,
+        pruning=settings.pruning,
+        data=settings.data,
+    )
+
+
+def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
+    """Finds and checks everything a trial needs; writes nothing but caches.
+
+    Without `write` a model that is to write its own calibration text does not do so yet.
+
+    Raises:
+        SettingError: something the user named is missing, or the request cannot be met.
+    """
+    device = device_of(settings.device)
+    prompts = read_prompts(settings.benchmark)
+    cache_dir = Path(settings.cache_dir).expanduser()
+    source = locate_model(settings.model, cache_dir)
+    tokenizer = loading.load_tokenizer(source.folder)
+    skeleton = loading.load_skeleton(source.folder)
+    check_lengths(settings.benchmark, skeleton.config)
+    tokens = longest_request([tokenizer(text)["input_ids"] for text in prompts], settings.benchmark)
+    check_serving(settings.benchmark, skeleton.config, tokens, device)
+    shape = replace(shape_of(skeleton), vocab_removable=count_removable_tokens(tokenizer))
+    check_request(settings, shape)
+    dense = Inputs(
+        source=source,
+        tokenizer=tokenizer,
+        corpus=load_corpus(settings.data, tokenizer, seed=settings.seed),
+        shape=shape,
+        cache_dir=cache_dir,
+    )
+    check_recovery(settings, dense)
+    if write:
+        author = Author(
+            name=settings.model.name,
+            source=source,
+            tokenizer=tokenizer,
+            device=device,
+            seed=settings.seed,
+            cache_dir=cache_dir,
+        )
+        dense = replace(dense, corpus=complete_corpus(dense.corpus, settings.data, author))
+    return TrialInputs(dense=dense, prompts=prompts)
+
+
+def check_lengths(benchmark: BenchmarkSettings, config: Any) -> None:
+    """Raises SettingError for batches whose prompts and new tokens the model has no room for."""
+    room = getattr(config, "max_position_embeddings", None)
+    longest = max(benchmark.prompt_tokens, default=0)
+    if benchmark.enabled and room is not None and longest + benchmark.new_tokens > room:
+        raise SettingError(
+            f"benchmark.prompt_tokens={longest} and benchmark.new_tokens={benchmark.new_tokens}"
+            f" exceed the model's {room} positions; use benchmark.prompt_tokens=["
+            f"{max(room - benchmark.new_tokens, 1)}] or less"
+        )
+
+
+def check_points(points: list[Settings]) -> None:
+    """Checks everything the trials of a sweep need; what they share, once.
+
+    Raises:
+        SettingError: as `prepare_trial` does.
+    """
+    known: dict[str, Inputs] = {}
+    for point in points:
+        shared = (asdict(point.model), asdict(point.data), asdict(point.benchmark))
+        key = digest_of(*shared, point.seed, point.cache_dir, point.device)
+        if key not in known:
+            known[key] = prepare_trial(point, write=False).dense
+        check_request(point, known[key].shape)
+        check_recovery(point, known[key])
+
+
+def check_recovery(settings: Settings, inputs: Inputs) -> None:
+    """Raises SettingError unless training has its text and its packages."""
+    recovery = settings.recovery
+    if recovery.name == "none":
+        return
+    if settings.data.calibration == "generated":
+        _check_written(settings)
+    else:
+        split_documents(inputs.corpus.documents, inputs.tokenizer, recovery)
+    if recovery.lora_rank and find_spec("peft") is None:
+        raise SettingError(
+            f"recovery.lora_rank={recovery.lora_rank} needs peft; type pip install"
+            " 'prune-exp[lora]', or recovery.lora_rank=0 to train all weights"
+        )
+
+
+def _check_written(settings: Settings) -> None:
+    """Raises SettingError when what the model will write is too little to train and judge on.
+
+    A tenth is left for what tokens lose when they are text in between.
+    """
+    data, recovery = settings.data, settings.recovery
+    needed = 1.1 * (recovery.validation_blocks + 1) * recovery.context_tokens
+    least = math.ceil(needed / data.context_tokens)
+    if data.calibration_blocks < least:
+        raise SettingError(
+            f"data.calibration_blocks={data.calibration_blocks} is too little text of the model's"
+            f" own for {recovery.validation_blocks} validation blocks and training; use"
+            f" data.calibration_blocks={least} or more, or fewer recovery.validation_blocks"
+        )
+
+
+def check_request(settings: Settings, shape: ModelShape) -> None:
+    """Raises SettingError unless the voters exist and the sparsity can be reached."""
+    pruning = settings.pruning
+    if pruning.method == "structured":
+        check_voters(pruning.voters)
+        allocate(shape, settings.sparsity, pruning)
+    else:
+        in_blocks = shape.layers * shape.params_layer / shape.params_total
+        check_masks(pruning, settings.sparsity, in_blocks)

@@ -1,0 +1,151 @@
+"""One trial: calibrate, vote, cut and refit, recover, export, judge, measure."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prune_exp.machine.device import device_of
+from prune_exp.machine.stopwatch import Stopwatch
+from prune_exp.measurement import quality
+from prune_exp.measurement.benchmark import measure_pair
+from prune_exp.measurement.prompts import tokenize_prompts
+from prune_exp.measurement.records import QualityComparison, SpeedComparison
+from prune_exp.model import loading
+from prune_exp.model.architectures import head_of, shape_of
+from prune_exp.model.export import export_model, weights_sha256
+from prune_exp.pruning.consensus import redundant_pairs
+from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.pruner import Pruned, prune_model
+from prune_exp.recovery.recover import Recovered, recover
+from prune_exp.settings.schema import Settings
+from prune_exp.text.corpus import Corpus
+from prune_exp.text.records import TextUsed
+from prune_exp.text.token_bytes import make_reencoder
+from prune_exp.tracking.result import TrialResult
+from prune_exp.trial.prepare import TrialInputs, prepare_trial, pruning_request
+
+
+def run_trial(settings: Settings, folder: Path) -> TrialResult:
+    """Prunes, exports to `folder`/model, judges and measures.
+
+    Raises:
+        SettingError: from `prepare_trial`.
+        ExportError: the checkpoint could not be written; nothing of it is left.
+        MeasurementError: a measured process died.
+    """
+    watch = Stopwatch()
+    with watch.phase("load"):
+        inputs = prepare_trial(settings)
+        dense = inputs.dense
+        model = loading.load_model(dense.source.folder, device=device_of(settings.device))
+    head = head_of(model).weight.clone()  # [vocab, hidden]; pruning uses the model up
+    baseline = _judge_dense(settings, inputs, model, watch)
+    pruned = prune_model(pruning_request(settings), dense, model, watch)
+    recovered = None
+    if settings.recovery.name != "none":
+        with watch.phase("recover"):
+            recovered = recover(settings.recovery, dense, pruned, head)
+    with watch.phase("export"):
+        checkpoint = export_model(pruned.model, pruned.tokenizer, folder / "model")
+    judged = None
+    if baseline is not None:
+        with watch.phase("quality"):
+            judged = _judge_pruned(settings, inputs, pruned, replace(baseline, head=head))
+    plan = pruned.plan
+    tokenizer = pruned.tokenizer
+    pruned_shape = shape_of(pruned.model)
+    del model, pruned, baseline, head  # the measured processes need the memory
+    measured = None
+    if settings.benchmark.enabled:
+        with watch.phase("measure"):
+            measured = _measure_speed(settings, inputs, checkpoint, tokenizer)
+    return TrialResult(
+        model_digest=dense.source.digest,
+        texts=_texts_used(dense.corpus, recovered),
+        dense_shape=dense.shape,
+        pruned_shape=pruned_shape,
+        plan=plan,
+        weights_sha256=weights_sha256(checkpoint),
+        quality=judged,
+        speed=measured,
+        seconds=watch.seconds,
+        peak_mib=watch.peak_mib,
+        recovery=None if recovered is None else recovered.record,
+    )
+
+
+def describe_redundant_voters(plan: PruningPlan, settings: Settings) -> list[str]:
+    """Sentences about voters that share one opinion, by kind of unit."""
+    return [
+        f"{a} and {b} rank {kind} alike (rank correlation {value:.2f}): one opinion, two ballots"
+        for kind, agreement in plan.agreement.items()
+        for a, b, value in redundant_pairs(agreement, settings.pruning.redundancy)
+    ]
+
+
+def _judge_dense(
+    settings: Settings, inputs: TrialInputs, model: Any, watch: Stopwatch
+) -> quality.DenseBaseline | None:
+    if not settings.quality.enabled:
+        return None
+    dense = inputs.dense
+    with watch.phase("dense_quality"):
+        return quality.dense_baseline(
+            model, dense.source.digest, dense.corpus.heldout, cache_dir=dense.cache_dir
+        )
+
+
+def _judge_pruned(
+    settings: Settings, inputs: TrialInputs, pruned: Pruned, baseline: quality.DenseBaseline
+) -> QualityComparison:
+    dense = inputs.dense
+    reencode = None
+    if pruned.tokenizer is not dense.tokenizer:
+        reencode = make_reencoder(dense.tokenizer, pruned.tokenizer)
+    return quality.compare_quality(
+        pruned.model,
+        baseline,
+        dense.corpus.heldout,
+        max_perplexity_ratio=settings.quality.max_perplexity_ratio,
+        resamples=settings.benchmark.bootstrap_resamples,
+        reencode=reencode,
+    )
+
+
+def _measure_speed(
+    settings: Settings, inputs: TrialInputs, checkpoint: Path, tokenizer: Any
+) -> SpeedComparison:
+    dense = inputs.dense
+    tokenizers = {"dense": dense.tokenizer, "pruned": tokenizer}
+    speed = measure_pair(
+        dense.source.folder,
+        checkpoint,
+        tokenize_prompts(inputs.prompts, tokenizers),
+        settings.benchmark,
+        cache=dense.cache_dir / "served" / dense.source.digest,
+        device=device_of(settings.device),
+    )
+    samples = tuple(
+        {
+            **{key: value for key, value in sample.items() if key != "ids"},
+            "prompt_text": inputs.prompts[sample["prompt"]],
+            "text": tokenizers[sample["model"]].decode(sample["ids"][0]),
+        }
+        for sample in speed.samples
+    )
+    return replace(speed, samples=samples)
+
+
+def _texts_used(corpus: Corpus, recovered: Recovered | None) -> tuple[TextUsed, ...]:
+    by_role = {"calibration": corpus.calibration, "heldout": corpus.heldout}
+    read = tuple(
+        TextUsed(
+            role=role,
+            source=text.source,
+            digest=text.digest,
+            blocks=text.ids.shape[0],
+            tokens=text.ids.numel(),
+        )
+        for role, text in by_role.items()
+    )
+    return read if recovered is None else read + recovered.texts
