@@ -82,9 +82,9 @@ def count_loads(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[Pat
 
 def eager_serving(folder: Path, device: str = "cpu") -> Any:
     """What a measured process is told of a checkpoint when nothing is asked for."""
-    from prune_exp.measurement.backends.protocol import Serving
+    from prune_exp.measurement.backends.protocol import ServeSpec
 
-    return Serving(
+    return ServeSpec(
         folder=str(folder),
         backend="transformers",
         dtype="float32",

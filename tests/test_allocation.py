@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune_exp.model.shape import ModelShape
-from prune_exp.pruning.allocation import TOLERANCE, allocate
+from prune_exp.pruning.allocation import TOLERANCE, allocate_budget
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import PruningSettings
 
@@ -42,7 +42,7 @@ def test_every_request_is_met(
     pruning = PruningSettings(
         vocab_share=vocab, depth_share=depth, heads_share=heads, head_unit=unit
     )
-    chosen = allocate(SMOLLM2, sparsity, pruning)
+    chosen = allocate_budget(SMOLLM2, sparsity, pruning)
     assert abs(chosen.params_removed / SMOLLM2.params_total - sparsity) <= TOLERANCE
     assert chosen.layers < SMOLLM2.layers
     assert chosen.channels < SMOLLM2.width
@@ -50,14 +50,14 @@ def test_every_request_is_met(
 
 
 def test_tokens_go_unasked_only_where_nothing_else_is_left() -> None:
-    assert allocate(SMOLLM2, 0.78, PruningSettings()).tokens == 0
-    chosen = allocate(SMOLLM2, 0.8, PruningSettings())
+    assert allocate_budget(SMOLLM2, 0.78, PruningSettings()).tokens == 0
+    chosen = allocate_budget(SMOLLM2, 0.8, PruningSettings())
     assert chosen.tokens > 0
 
 
 def test_removed_parameters_by_hand() -> None:
     pruning = PruningSettings(units=["mlp"], depth_share=0, heads_share=0)
-    chosen = allocate(SMOLLM2, 0.5, pruning)
+    chosen = allocate_budget(SMOLLM2, 0.5, pruning)
     assert chosen.channels == round(0.5 * 134_515_008 / (30 * 1728))
     assert chosen.params_removed == 30 * 1728 * chosen.channels
 
@@ -65,4 +65,4 @@ def test_removed_parameters_by_hand() -> None:
 def test_more_than_there_is_names_the_limit() -> None:
     blocks_only = PruningSettings(units=["layers", "heads", "mlp"])
     with pytest.raises(SettingError, match=r"embeddings hold 21.0%.*sparsity=0.78"):
-        allocate(SMOLLM2, 0.8, blocks_only)
+        allocate_budget(SMOLLM2, 0.8, blocks_only)

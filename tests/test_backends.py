@@ -9,7 +9,7 @@ from conftest import command, make_tiny, runs_in
 
 from prune_exp.measurement import serving
 from prune_exp.measurement.backends import BACKENDS
-from prune_exp.measurement.backends.protocol import Served, Serving
+from prune_exp.measurement.backends.protocol import LoadedModel, ServeSpec
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings, RuntimeSettings
 
@@ -23,7 +23,7 @@ def needs(backend: str) -> None:
         pytest.importorskip(module)
 
 
-def serve(checkpoint: Path, scratch: Path, **how: Any) -> Served:
+def serve(checkpoint: Path, scratch: Path, **how: Any) -> LoadedModel:
     """A model as a measured process has it."""
     how = EAGER | how
     backend, folder = BACKENDS[how["backend"]], checkpoint
@@ -31,7 +31,9 @@ def serve(checkpoint: Path, scratch: Path, **how: Any) -> Served:
         folder = scratch / "export"
         folder.mkdir()
         backend.export(checkpoint, folder, how["dtype"])
-    told = Serving(folder=str(folder), device="cpu", threads=1, sequences=2, cache_tokens=16, **how)
+    told = ServeSpec(
+        folder=str(folder), device="cpu", threads=1, sequences=2, cache_tokens=16, **how
+    )
     return backend.start(told)(told)
 
 
@@ -165,12 +167,12 @@ def test_what_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(serving, "bfloat16_on", lambda _: False)
     with pytest.raises(SettingError, match="avx512_bf16"):
         serving.check_serving(settings(dtype="bfloat16"), llama, 40, "cpu")
-    assert serving.dtype_of(settings(dtype="auto"), "cpu") == "float32"
+    assert serving.choose_dtype(settings(dtype="auto"), "cpu") == "float32"
     serving.check_serving(settings(dtype="auto"), llama, 40, "cpu")
     monkeypatch.setattr(serving, "bfloat16_on", lambda _: True)
     serving.check_serving(settings(dtype="bfloat16"), llama, 40, "cpu")
-    assert serving.dtype_of(settings(dtype="auto"), "cpu") == "bfloat16"
-    assert serving.dtype_of(settings(dtype="auto", backend="onnxruntime"), "cpu") == "float32"
+    assert serving.choose_dtype(settings(dtype="auto"), "cpu") == "bfloat16"
+    assert serving.choose_dtype(settings(dtype="auto", backend="onnxruntime"), "cpu") == "float32"
     monkeypatch.setattr(serving.shutil, "which", lambda _: None)
     with pytest.raises(SettingError, match="compiler"):
         serving.check_serving(settings(cache="static", compile=True), llama, 40, "cpu")

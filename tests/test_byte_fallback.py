@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prune_exp.measurement import quality
 from prune_exp.model import loading
 from prune_exp.pruning import surgery
-from prune_exp.text.corpus import TokenBlocks, all_blocks, opening
+from prune_exp.text.corpus import TokenBlocks, all_blocks, opening_tokens
 from prune_exp.text.token_bytes import make_reencoder, recoder_of
 from prune_exp.text.tokenizer import BYTES, SPACE, order_scores, read_vocabulary, trim_tokenizer
 
@@ -71,7 +71,7 @@ def test_all_that_can_go_leaves_bytes_and_specials(kind: str) -> None:
     new, kept = trimmed_of(kind, 10, 0)
     assert set(new.get_vocab()) == {*BYTES, SPACE, "<pad>", "<eos>", "<bos>", "<unk>"}
     assert kept == sorted(kept)
-    assert opening(new) == [new.bos_token_id]
+    assert opening_tokens(new) == [new.bos_token_id]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,7 +103,7 @@ def test_the_model_computes_what_it_did(model_type: str, tmp_path: Path) -> None
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         for settings_ in (whole.config, whole.generation_config):
             setattr(settings_, name, getattr(old, name))
-    pruned = surgery.prune(whole, empty_plan(tokens=gone), None)
+    pruned = surgery.carry_out_plan(whole, empty_plan(tokens=gone), None)
     ids = torch.tensor(new(TEXT)["input_ids"])[None]
     expected = dense(torch.tensor(kept)[ids]).logits[..., kept]
     loading.save_model(pruned, new, tmp_path)

@@ -9,13 +9,19 @@ import torch
 from conftest import command, eager_serving, empty_plan, make_tiny, runs_in
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prune_exp.machine.device import bfloat16_on, cache_key, device_of, finish, name_of
+from prune_exp.machine.device import (
+    bfloat16_on,
+    cache_key,
+    choose_device,
+    describe_device,
+    wait_for_device,
+)
 from prune_exp.measurement import quality
 from prune_exp.measurement.worker_client import ModelProcess
 from prune_exp.model.next_tokens import NextTokens
 from prune_exp.pruning import surgery, weight_masks
-from prune_exp.pruning.calibration import Reading, compute
-from prune_exp.settings.checks import check
+from prune_exp.pruning.calibration import ReadingSettings, compute_statistics
+from prune_exp.settings.checks import check_settings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import PruningSettings
 from prune_exp.settings.schema import Settings
@@ -47,8 +53,10 @@ def elsewhere() -> Iterator[Any]:
 
 def test_calibration_stays_on_the_models_device(elsewhere: Any) -> None:
     stream: dict[int, torch.Tensor] = {}
-    reading = Reading(voting_blocks=2, gradient_blocks=1)
-    found = compute(elsewhere, IDS, torch.full((300,), 1 / 300), reading, stream.__setitem__)
+    reading = ReadingSettings(voting_blocks=2, gradient_blocks=1)
+    found = compute_statistics(
+        elsewhere, IDS, torch.full((300,), 1 / 300), reading, stream.__setitem__
+    )
     assert {one.device.type for one in stream.values()} == {"meta"}
     assert found.mlp_inverse_moment_diag.shape == found.mlp_taylor.shape == (4, 48)
     assert found.mlp_inverse_moment_diag.is_meta
@@ -71,7 +79,7 @@ def test_the_refit_stays_on_the_models_device(
         read.append(index)
         return torch.zeros(3, 16, 32)
 
-    pruned = surgery.prune(elsewhere, plan, IDS, dense_states_at=known)
+    pruned = surgery.carry_out_plan(elsewhere, plan, IDS, dense_states_at=known)
     assert all(one.is_meta for one in pruned.parameters())
     assert pruned.model.layers[0].mlp.down_proj.weight.shape == (32, 46)
     assert read == ([] if heads else [2, 3, 4]), "states from disk lie on the processor"
@@ -90,19 +98,19 @@ def test_quality_and_masks_stay_on_the_models_device(elsewhere: Any) -> None:
 
 
 def test_a_device_is_what_it_is_called() -> None:
-    assert device_of("cpu") == name_of("cpu") == "cpu"
-    assert device_of("auto") == ("cuda" if GPU else "cpu")
+    assert choose_device("cpu") == describe_device("cpu") == "cpu"
+    assert choose_device("auto") == ("cuda" if GPU else "cpu")
     assert cache_key("cpu") == cache_key(torch.device("cpu")) == ()
     assert cache_key("cuda:0") == cache_key("cuda") == ("cuda",)
     assert bfloat16_on("cpu", "bfloat16")
     assert not bfloat16_on("cpu", "float32")
-    finish("cpu")
+    wait_for_device("cpu")
 
 
 def test_other_devices_are_refused() -> None:
     settings = Settings(device="gpu")
     with pytest.raises(SettingError, match="device=gpu is unknown; use one of cpu, cuda, auto"):
-        check(settings)
+        check_settings(settings)
 
 
 @pytest.mark.skipif(GPU, reason="there is a GPU")

@@ -9,9 +9,15 @@ import torch
 from conftest import GROUPED, MODEL_TYPES, make_tiny, make_tokenizer
 
 from prune_exp.model import sources
-from prune_exp.model.architectures import blocks_of, check_variant, head_rows, matrix, shape_of
+from prune_exp.model.architectures import (
+    check_variant,
+    head_norms_sq,
+    layers_of,
+    shape_of,
+    weight_matrix,
+)
 from prune_exp.pruning import surgery
-from prune_exp.pruning.calibration import Reading, compute
+from prune_exp.pruning.calibration import ReadingSettings, compute_statistics
 from prune_exp.pruning.inputs import Inputs
 from prune_exp.pruning.pruner import vote_on_plan
 from prune_exp.settings.choices import UNITS
@@ -40,9 +46,9 @@ def inputs_for(model: Any) -> Inputs:
 def test_calibrate_vote_and_prune(model_type: str) -> None:
     dense = make_tiny(model_type)
     stream: dict[int, torch.Tensor] = {}
-    reading = Reading(voting_blocks=3, gradient_blocks=2)
+    reading = ReadingSettings(voting_blocks=3, gradient_blocks=2)
     frequency = torch.full((300,), 1 / 300)
-    statistics = compute(dense, IDS, frequency, reading, stream.__setitem__)
+    statistics = compute_statistics(dense, IDS, frequency, reading, stream.__setitem__)
     settings = Settings(sparsity=0.3)
     settings.pruning.voters = VOTERS
     settings.pruning.depth_share = 0.3
@@ -52,7 +58,7 @@ def test_calibrate_vote_and_prune(model_type: str) -> None:
     plan = vote_on_plan(pruning_request(settings), inputs, statistics)
     assert bool(any(plan.heads.values())) == (model_type in GROUPED)
     assert plan.voters["mlp"] == tuple(sorted(set(VOTERS) - {"similarity"}))
-    pruned = surgery.prune(make_tiny(model_type), plan, IDS)
+    pruned = surgery.carry_out_plan(make_tiny(model_type), plan, IDS)
     achieved = 1 - shape_of(pruned).params_total / inputs.shape.params_total
     assert achieved == pytest.approx(0.3, abs=0.005)
     assert achieved * inputs.shape.params_total == pytest.approx(plan.allocation.params_removed)
@@ -66,9 +72,9 @@ def test_calibrate_vote_and_prune(model_type: str) -> None:
 
 def test_voters_see_the_voting_blocks_alone_and_the_refit_all() -> None:
     model, frequency = make_tiny("llama"), torch.full((300,), 1 / 300)
-    reading, stream = Reading(voting_blocks=2, gradient_blocks=1), {}
-    both = compute(model, IDS, frequency, reading, stream.__setitem__)
-    alone = compute(model, IDS[:2], frequency, reading, lambda *_: None)
+    reading, stream = ReadingSettings(voting_blocks=2, gradient_blocks=1), {}
+    both = compute_statistics(model, IDS, frequency, reading, stream.__setitem__)
+    alone = compute_statistics(model, IDS[:2], frequency, reading, lambda *_: None)
     for one in fields(both):
         assert torch.equal(getattr(both, one.name), getattr(alone, one.name)), one.name
     states = model.model(IDS, output_hidden_states=True).hidden_states
@@ -81,7 +87,7 @@ def test_voters_see_the_voting_blocks_alone_and_the_refit_all() -> None:
 def test_parts_add_up_to_a_layer(model_type: str) -> None:
     """Channels and heads hold all of a block but its norms and the biases of its outputs."""
     model = make_tiny(model_type)
-    shape, block = shape_of(model), blocks_of(model)[0]
+    shape, block = shape_of(model), layers_of(model)[0]
     parts = (
         shape.width * shape.params_channel
         + shape.query_heads * shape.params_query_head
@@ -96,11 +102,13 @@ def test_parts_add_up_to_a_layer(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_head_rows_are_the_whole_projections(model_type: str) -> None:
-    from prune_exp.model.architectures import part
+    from prune_exp.model.architectures import submodule_of
 
-    block = blocks_of(make_tiny(model_type))[0]
-    whole = sum(matrix(part(block.module, n)).square().sum() for n in block.family.qkv)
-    rows = head_rows(block)
+    block = layers_of(make_tiny(model_type))[0]
+    whole = sum(
+        weight_matrix(submodule_of(block.module, n)).square().sum() for n in block.family.qkv
+    )
+    rows = head_norms_sq(block)
     assert float(sum(one.sum() for one in rows.values())) == pytest.approx(float(whole), rel=1e-5)
     assert [len(rows[role]) for role in ("queries", "keys", "values")] == [
         block.heads.queries,

@@ -5,7 +5,13 @@ import pytest
 
 from prune_exp.measurement.records import Interval
 from prune_exp.reporting import insights as rules
-from prune_exp.reporting.insights import RULES, busy, conclusion, insights, speed
+from prune_exp.reporting.insights import (
+    RULES,
+    conclude,
+    list_insights,
+    tell_load_at_start,
+    tell_speed,
+)
 from prune_exp.tracking.read import TrackedTrial, choose_best
 
 
@@ -32,15 +38,15 @@ def figures(low: float, value: float, high: float, maintained: float = 1.0) -> d
     ],
 )
 def test_speed_words_follow_the_interval(interval: tuple[float, float, float], word: str) -> None:
-    sentence = speed(figures(*interval))
+    sentence = tell_speed(figures(*interval))
     assert sentence is not None
     assert word in sentence
-    assert ("faster" in conclusion(figures(*interval))) == (word == "faster")
+    assert ("faster" in conclude(figures(*interval))) == (word == "faster")
 
 
 def test_maintained_is_never_said_of_what_is_not() -> None:
     bad = figures(1.1, 1.2, 1.3, maintained=0.0)
-    for text in (" ".join(insights(bad)), conclusion(bad)):
+    for text in (" ".join(list_insights(bad)), conclude(bad)):
         assert "not maintained" in text
         assert " is maintained" not in text
 
@@ -54,18 +60,18 @@ def test_training_is_told_and_told_as_it_went() -> None:
         "recovery/validation_kl_before": 0.9,
         "recovery/validation_kl_after": 0.6,
     }
-    assert "trained" not in " ".join(insights(figures(1.1, 1.2, 1.3)))
-    told = " ".join(insights(figures(1.1, 1.2, 1.3) | trained))
+    assert "trained" not in " ".join(list_insights(figures(1.1, 1.2, 1.3)))
+    told = " ".join(list_insights(figures(1.1, 1.2, 1.3) | trained))
     assert "not that of pruning alone" in told
     assert "102,400 tokens for 15.0 minutes" in told
-    vain = " ".join(insights(figures(1.1, 1.2, 1.3) | trained | {"recovery/best_step": 0.0}))
+    vain = " ".join(list_insights(figures(1.1, 1.2, 1.3) | trained | {"recovery/best_step": 0.0}))
     assert "did not help" in vain
     assert "fell from" not in vain
 
 
 def test_nothing_measured_nothing_claimed() -> None:
     bare = {"sparsity_requested": 0.5, "params_pruned_pct": 50.0}
-    text = " ".join(insights(bare)) + conclusion(bare)
+    text = " ".join(list_insights(bare)) + conclude(bare)
     assert "not measured" in text
     assert "x faster" not in text
 
@@ -108,36 +114,48 @@ def test_a_busy_machine_is_warned_of(load: float, use: float, warned: bool) -> N
     """One per core is what the trial's own pruning leaves behind."""
     m = figures(1.1, 1.2, 1.3)
     m |= {"machine/load_per_core_start": load, "machine/busy_pct_start": use}
-    assert (busy(m) is not None) == warned
-    assert ("Warning: the machine was busy" in " ".join(insights(m))) == warned
+    assert (tell_load_at_start(m) is not None) == warned
+    assert ("Warning: the machine was busy" in " ".join(list_insights(m))) == warned
 
 
 OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
-    ("text", {}, None),
-    ("text", {"text_speedup": 1.0}, None),
-    ("text", {"text_speedup": 1.1, "pruned/bytes_per_token": 3.0}, "25.0 % fewer bytes of text"),
-    ("memory", {}, "Memory was not measured."),
-    ("memory", made_up.interval("memory_reduction_pct", 20, 1), "20.0 % lower (95 % interval 19.0"),
-    ("memory", made_up.interval("memory_reduction_pct", -7, 1), "7.0 % higher than the dense"),
-    ("memory", made_up.interval("memory_reduction_pct", 1, 2), "No difference in peak memory"),
-    ("quality", {}, "Quality was not measured"),
+    ("tell_text_speed", {}, None),
+    ("tell_text_speed", {"text_speedup": 1.0}, None),
     (
-        "quality",
+        "tell_text_speed",
+        {"text_speedup": 1.1, "pruned/bytes_per_token": 3.0},
+        "25.0 % fewer bytes of text",
+    ),
+    ("tell_memory", {}, "Memory was not measured."),
+    (
+        "tell_memory",
+        made_up.interval("memory_reduction_pct", 20, 1),
+        "20.0 % lower (95 % interval 19.0",
+    ),
+    ("tell_memory", made_up.interval("memory_reduction_pct", -7, 1), "7.0 % higher than the dense"),
+    ("tell_memory", made_up.interval("memory_reduction_pct", 1, 2), "No difference in peak memory"),
+    ("tell_quality", {}, "Quality was not measured"),
+    (
+        "tell_quality",
         made_up.interval("perplexity_ratio", 1.05, 0.01) | {"quality_maintained": 1.0},
         "Quality is maintained: held-out perplexity is 1.05x",
     ),
     (
-        "quality",
+        "tell_quality",
         made_up.interval("perplexity_ratio", 2.5, 0.1) | {"quality_maintained": 0.0},
         "Quality is not maintained: held-out perplexity is 2.50x",
     ),
-    ("agreement", {}, None),
-    ("agreement", {"top1_agreement": 0.625}, "first at 62.5 % of held-out positions"),
-    ("limit", {}, None),
-    ("limit", {"share_of_limit": 0.8, "bandwidth_limit_speedup": 2.0}, "80 % of that was reached"),
-    ("where_memory_goes", {}, None),
+    ("tell_agreement", {}, None),
+    ("tell_agreement", {"top1_agreement": 0.625}, "first at 62.5 % of held-out positions"),
+    ("tell_share_of_limit", {}, None),
     (
-        "where_memory_goes",
+        "tell_share_of_limit",
+        {"share_of_limit": 0.8, "bandwidth_limit_speedup": 2.0},
+        "80 % of that was reached",
+    ),
+    ("tell_where_memory_goes", {}, None),
+    (
+        "tell_where_memory_goes",
         {
             "saved/peak_memory_mib": 5.0,
             "saved/weights_mib": 8.0,
@@ -146,29 +164,37 @@ OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
         },
         "+5.0 MiB were saved: weights +8.0, keys and values +0.0, buffers -3.0",
     ),
-    ("bandwidth", {}, None),
+    ("tell_bandwidth", {}, None),
     (
-        "bandwidth",
+        "tell_bandwidth",
         {"dense/share_of_bandwidth": 0.5, "pruned/share_of_bandwidth": 0.4},
         "50 % (dense) and 40 % (pruned) of the 10.0 GB/s",
     ),
     (
-        "bandwidth",
+        "tell_bandwidth",
         {"dense/share_of_bandwidth": 1.2, "pruned/share_of_bandwidth": 0.9},
         "measured too low",
     ),
-    ("sparsity", {"params_pruned_pct": 50.2}, "50.2 % of all parameters are gone, as requested"),
-    ("sparsity", {"params_pruned_pct": 31.0}, "are gone; 50.0 % were requested"),
-    ("sparsity", {"weights_zeroed_pct": 50.0}, "none is gone: zeros are stored and multiplied"),
-    ("where_parameters_went", {}, None),
     (
-        "where_parameters_went",
-        {"removed_pct/layers": 20.0, "removed_pct/heads": 0.0, "removed_pct/mlp": 30.0},
-        "by kind: layers 20.0, MLP channels 30.0.",
+        "tell_sparsity",
+        {"params_pruned_pct": 50.2},
+        "50.2 % of all parameters are gone, as requested",
     ),
-    ("training", {}, None),
-    ("speed", {}, "Speed was not measured"),
-    ("busy", {}, None),
+    ("tell_sparsity", {"params_pruned_pct": 31.0}, "are gone; 50.0 % were requested"),
+    (
+        "tell_sparsity",
+        {"weights_zeroed_pct": 50.0},
+        "none is gone: zeros are stored and multiplied",
+    ),
+    ("tell_where_parameters_went", {}, None),
+    (
+        "tell_where_parameters_went",
+        {"removed_pct/layers": 20.0, "removed_pct/heads": 0.0, "removed_pct/mlp": 30.0},
+        "by kind: whole layers 20.0, MLP channels 30.0.",
+    ),
+    ("tell_recovery", {}, None),
+    ("tell_speed", {}, "Speed was not measured"),
+    ("tell_load_at_start", {}, None),
 ]
 """Every rule with every outcome, but for those tested above."""
 
@@ -209,4 +235,4 @@ def test_no_rule_is_left_untested() -> None:
     ],
 )
 def test_the_conclusion_claims_what_was_shown(change: dict[str, float], said: str) -> None:
-    assert said in conclusion(change)
+    assert said in conclude(change)

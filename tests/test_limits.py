@@ -15,8 +15,8 @@ from prune_exp.measurement import bandwidth, conditions
 from prune_exp.measurement.footprint import Footprint, footprint_of
 from prune_exp.measurement.worker import Worker
 from prune_exp.reporting.batches import batch_labels, batch_name
-from prune_exp.reporting.plots.roofline import roofline
-from prune_exp.settings.checks import check
+from prune_exp.reporting.plots.roofline import draw_roofline
+from prune_exp.settings.checks import check_settings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings, DataSettings, ModelSettings
 from prune_exp.settings.schema import Settings
@@ -133,9 +133,9 @@ def test_rates_take_the_best_repetition(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_unreadable_governor_is_said_to_be_so(tmp_path: Path) -> None:
-    assert conditions.governor(tmp_path / "nothing") == "not readable"
+    assert conditions.read_governor(tmp_path / "nothing") == "not readable"
     (tmp_path / "governor").write_text("performance\n")
-    assert conditions.governor(tmp_path / "governor") == "performance"
+    assert conditions.read_governor(tmp_path / "governor") == "performance"
 
 
 def test_load_is_given_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,11 +178,11 @@ def test_prompts_that_the_model_has_no_room_for_are_refused() -> None:
 def test_impossible_measurements_are_refused(change: dict[str, object], words: str) -> None:
     settings = Settings(model=ModelSettings(path="m"), data=DataSettings(path="t"))
     settings.pruning.voters = ["wanda"]
-    check(settings)
+    check_settings(settings)
     for name, value in change.items():
         setattr(settings.benchmark, name, value)
     with pytest.raises(SettingError, match=words):
-        check(settings)
+        check_settings(settings)
 
 
 def test_the_self_check_goes_the_way_of_a_trial(tmp_path: Path) -> None:
@@ -224,5 +224,5 @@ def test_a_wrong_override_of_the_self_check_is_one_line(tmp_path: Path) -> None:
 def test_the_roofline_is_drawn_from_metrics_alone(tmp_path: Path) -> None:
     keys = metric_keys(speed=True, quality=False, batches=["b1", "b8"])
     chosen = {key: 1.0 + place / 100 for place, key in enumerate(keys)}
-    roofline(json.loads(json.dumps(chosen)), tmp_path / "roofline.png")
+    draw_roofline(json.loads(json.dumps(chosen)), tmp_path / "roofline.png")
     assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")

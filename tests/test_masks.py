@@ -7,16 +7,16 @@ import pytest
 import torch
 from conftest import command, make_tiny, runs_in
 
-from prune_exp.model.architectures import blocks_of, shape_of
+from prune_exp.model.architectures import layers_of, shape_of
 from prune_exp.pruning.weight_masks import zero_weights
-from prune_exp.reporting.insights import insights
+from prune_exp.reporting.insights import list_insights
 from prune_exp.settings.groups import PruningSettings
 
 IDS = torch.randint(1, 300, (2, 24), generator=torch.Generator().manual_seed(1))
 
 
 def weights_of(model: Any) -> torch.Tensor:
-    matrices = (p for block in blocks_of(model) for p in block.module.parameters() if p.ndim == 2)
+    matrices = (p for block in layers_of(model) for p in block.module.parameters() if p.ndim == 2)
     return torch.cat([matrix.flatten() for matrix in matrices])
 
 
@@ -74,11 +74,11 @@ def test_zeros_are_not_called_removed(tiny_args: list[str], tmp_path: Path) -> N
     assert found["params_pruned_pct"] == 0
     assert found["weights_zeroed_pct"] == pytest.approx(40, abs=0.2)
     assert found["bandwidth_limit_speedup"] == found["weights_read_ratio"] == 1
-    assert "none is gone" in " ".join(insights(found))
+    assert "none is gone" in " ".join(list_insights(found))
 
 
 def test_more_zeros_than_the_blocks_hold_are_refused(tiny_args: list[str], tmp_path: Path) -> None:
     done = command(*tiny_args, "pruning=weight_masks", "sparsity=0.9", cwd=tmp_path)
-    assert "lie in the blocks' matrices" in done.stderr
+    assert "lie in the layers' matrices" in done.stderr
     done = command(*tiny_args, "pruning=weight_masks", "pruning.voters=[wanda]", cwd=tmp_path)
     assert "use one of magnitude, gradient, random" in done.stderr

@@ -14,8 +14,8 @@ from prune_exp.settings.params import flatten_settings, restore_settings
 from prune_exp.settings.schema import Settings
 from prune_exp.tracking.naming import (
     overrides_of,
-    recalled,
-    remembered,
+    recall_overrides,
+    remember_overrides,
     shell_command,
     sweep_name,
     trial_name,
@@ -55,7 +55,7 @@ def test_the_space_of_another_sweeper_is_read_too() -> None:
 
 @given(st.lists(st.text(min_size=1, max_size=30).map(lambda text: f"key={text}"), max_size=4))
 def test_a_command_line_comes_back_whole_from_the_tag_and_the_shell(given: list[str]) -> None:
-    kept = recalled(remembered(given))
+    kept = recall_overrides(remember_overrides(given))
     assert kept is not None
     assert shlex.split(shell_command(kept, sweep=True)) == [
         "python",
@@ -68,7 +68,7 @@ def test_a_command_line_comes_back_whole_from_the_tag_and_the_shell(given: list[
 
 @pytest.mark.parametrize("tag", [None, "", "{}", '["cut off', "nonsense"])
 def test_a_tag_that_was_cut_off_gives_no_command(tag: str | None) -> None:
-    assert recalled(tag) is None
+    assert recall_overrides(tag) is None
 
 
 plain = st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="$")

@@ -11,8 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import NASTY, samples, trial
 
-from prune_exp.reporting.plots.gallery import PLOTS, draw
-from prune_exp.reporting.plots.pareto import Point, _place_labels, front, labels, points_of
+from prune_exp.reporting.plots.gallery import PLOTS, draw_plots
+from prune_exp.reporting.plots.pareto import (
+    Point,
+    _place_labels,
+    pareto_front,
+    points_of,
+    short_labels,
+)
 from prune_exp.reporting.plots.style import new_figure
 from prune_exp.reporting.plots.votes import _by_layer
 from prune_exp.tracking.read import TrackedTrial
@@ -27,15 +33,15 @@ def test_the_front_is_what_no_other_beats(points: list[tuple[float, float]]) -> 
             cost <= one[0] and gain >= one[1] and (cost, gain) != one for cost, gain in points
         )
 
-    kept = front(points)
+    kept = pareto_front(points)
     assert sorted(kept) == [i for i, one in enumerate(points) if not beaten(one)]
     assert [points[i][0] for i in kept] == sorted(points[i][0] for i in kept)
 
 
 def test_labels_say_what_differs() -> None:
-    assert labels(["s=0.30 t=0.50", "s=0.50 t=0.50"]) == ["s=0.30", "s=0.50"]
-    assert labels(["s=0.30 t=0.50", "s=0.30 t=0.50"]) == ["s=0.30 t=0.50"] * 2
-    assert labels(["s=0.30 t=0.50"]) == ["s=0.30 t=0.50"]
+    assert short_labels(["s=0.30 t=0.50", "s=0.50 t=0.50"]) == ["s=0.30", "s=0.50"]
+    assert short_labels(["s=0.30 t=0.50", "s=0.30 t=0.50"]) == ["s=0.30 t=0.50"] * 2
+    assert short_labels(["s=0.30 t=0.50"]) == ["s=0.30 t=0.50"]
 
 
 def test_size_stands_in_for_speed_where_nothing_was_timed() -> None:
@@ -83,7 +89,7 @@ def test_labels_do_not_overlap_and_the_chosen_one_has_its_own(count: int) -> Non
 
 def drawn(one: TrackedTrial, folder: Path, others: Sequence[TrackedTrial] = (), **given: Any):
     chosen = {"samples": samples(), "plan": made_up.plan()} | given
-    reasons = draw(one, [one, *others], chosen["samples"], chosen["plan"], folder)
+    reasons = draw_plots(one, [one, *others], chosen["samples"], chosen["plan"], folder)
     assert set(reasons) == set(PLOTS)
     for name, why in reasons.items():
         assert (folder / name).exists() == (not why), name

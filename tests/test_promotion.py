@@ -52,7 +52,7 @@ def test_quality_is_what_the_models_say_on_text_no_trial_used(store: Store) -> N
     from prune_exp.model import loading
     from prune_exp.settings.params import restore_settings
     from prune_exp.settings.schema import Settings
-    from prune_exp.text.corpus import RESERVED, documents, load_corpus, load_reserved
+    from prune_exp.text.corpus import RESERVED, load_corpus, load_reserved, split_into_documents
 
     assert store.promote() == 0
     version = str(store.alias("champion"))
@@ -61,7 +61,9 @@ def test_quality_is_what_the_models_say_on_text_no_trial_used(store: Store) -> N
     dense = loading.load_model(Path(str(settings.model.path)))
     pruned = loading.load_model(store.files(run.data.params["sparsity"]))
     tokenizer = loading.load_tokenizer(Path(str(settings.model.path)))
-    parts = documents(Path(str(settings.data.path)).read_text(encoding="utf-8"))[RESERVED::5]
+    parts = split_into_documents(Path(str(settings.data.path)).read_text(encoding="utf-8"))[
+        RESERVED::5
+    ]
     ids = tokenizer("".join(part + "\n\n" for part in parts))["input_ids"][: 20 * 32]
     blocks = torch.tensor(ids).view(20, 32)
     loss = {
@@ -235,7 +237,7 @@ def test_of_two_promotions_at_once_one_wins(
     from prune_exp.registry import promotion as module
 
     barrier = threading.Barrier(2)
-    judged = module.judge
+    judged = module.judge_candidate
 
     def meet(case: Any, names: list[str]) -> Any:
         verdicts = judged(case, names)
@@ -252,7 +254,7 @@ def test_of_two_promotions_at_once_one_wins(
             outcomes[run_id] = str(error)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "judge", meet)
+        patch.setattr(module, "judge_candidate", meet)
         threads = [threading.Thread(target=one, args=(run_id,)) for run_id in runs]
         for thread in threads:
             thread.start()
@@ -274,7 +276,7 @@ def test_a_promotion_that_waits_too_long_says_so(
 
     monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 0)
     with (
-        module._lock(TrackingSettings(root=str(store.root / "mlruns"))),
+        module._lock_aliases(TrackingSettings(root=str(store.root / "mlruns"))),
         pytest.raises(SettingError, match="another promotion holds"),
     ):
         store.promote(gates=["integrity"])

@@ -30,13 +30,13 @@ from prune_exp.recovery.training import (
     train,
     validation_loss,
 )
-from prune_exp.settings.checks import check
+from prune_exp.settings.checks import check_settings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import RecoverySettings
 from prune_exp.settings.schema import Settings
-from prune_exp.text.corpus import DataSettings, all_blocks, documents, load_corpus
+from prune_exp.text.corpus import DataSettings, all_blocks, load_corpus, split_into_documents
 from prune_exp.text.generation import generate_blocks
-from prune_exp.tracking.metrics import _filled, flatten_result, metric_keys
+from prune_exp.tracking.metrics import _make_up, flatten_result, metric_keys
 from prune_exp.tracking.result import TrialResult
 from prune_exp.trial.prepare import check_recovery, pruning_request
 
@@ -110,7 +110,7 @@ def make_student(folder: Path) -> Any:
     """The checkpoint with a third of its MLP channels and a layer gone, all weights to train."""
     gone = tuple(range(16))
     plan = empty_plan(layers=(2,), channels={0: gone, 1: gone, 3: gone})
-    return surgery.prune(loading.load_model(folder), plan, None).requires_grad_(True)
+    return surgery.carry_out_plan(loading.load_model(folder), plan, None).requires_grad_(True)
 
 
 def make_settings(**changes: Any) -> RecoverySettings:
@@ -209,7 +209,7 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(
     lessons, chosen = make_lessons(tiny_folder, tmp_path / "cache"), make_settings()
     whole = make_student(tiny_folder)
     expected = train(whole, lessons, chosen, tmp_path / "whole")
-    save = checkpoints.save
+    save = checkpoints.save_state
 
     def cut(folder: Path, facts: dict[str, Any], *rest: Any) -> None:
         save(folder, facts, *rest)
@@ -217,10 +217,10 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(
             raise Cut
 
     student = make_student(tiny_folder)
-    monkeypatch.setattr(checkpoints, "save", cut)
+    monkeypatch.setattr(checkpoints, "save_state", cut)
     with pytest.raises(Cut):
         train(student, lessons, chosen, tmp_path / "cut")
-    monkeypatch.setattr(checkpoints, "save", save)
+    monkeypatch.setattr(checkpoints, "save_state", save)
     (tmp_path / "cut" / ".partial-rest").mkdir()
     steps: list[int] = []
     batch = Lessons.choose_batch
@@ -279,7 +279,7 @@ def test_held_out_documents_are_never_trained_on(text_file: Path, tiny_folder: P
     data = DataSettings(path=str(text_file), context_tokens=32, heldout_blocks=6)
     corpus = load_corpus(data, tokenizer, seed=0)
     split = split_documents(corpus.documents, tokenizer, chosen)
-    heldout = set(documents(text_file.read_text(encoding="utf-8"))[::5])
+    heldout = set(split_into_documents(text_file.read_text(encoding="utf-8"))[::5])
     judged = tokenizer.decode(split.validation.flatten())
     assert heldout
     assert not heldout & {*corpus.documents, *split.training}
@@ -300,7 +300,7 @@ def test_a_trimmed_vocabulary_is_taught_on_the_tokens_left(
     from prune_exp.text.tokenizer import trim_tokenizer
 
     trimmed, kept = trim_tokenizer(tokenizer, gone)
-    student = surgery.prune(dense, empty_plan(tokens=gone), None)
+    student = surgery.carry_out_plan(dense, empty_plan(tokens=gone), None)
     inputs = inputs_for(folder, text_file, tokenizer, cache=tmp_path)
     pruned = Pruned(
         model=student,
@@ -385,10 +385,10 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], words: str, tiny_fo
     whole.model.path = str(tiny_folder)
     whole.data.path, whole.pruning.voters = "text.txt", ["wanda"]
     with pytest.raises(SettingError) as refusal:
-        check(whole)
+        check_settings(whole)
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
-    check(replace(whole, recovery=make_settings()))
+    check_settings(replace(whole, recovery=make_settings()))
 
 
 def test_masks_are_not_trained_over(tiny_folder: Path) -> None:
@@ -396,7 +396,7 @@ def test_masks_are_not_trained_over(tiny_folder: Path) -> None:
     whole.model.path, whole.data.path = str(tiny_folder), "text.txt"
     whole.pruning.voters, whole.pruning.method = ["wanda"], "weight_masks"
     with pytest.raises(SettingError, match="would fill the zeros"):
-        check(whole)
+        check_settings(whole)
 
 
 def test_too_little_text_is_one_line(tiny_args: list[str], tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def test_too_little_text_is_one_line(tiny_args: list[str], tmp_path: Path) -> No
 
 
 def test_metric_keys_are_those_of_a_trained_trial() -> None:
-    result = _filled(TrialResult)
+    result = _make_up(TrialResult)
     assert {f"recovery/{key}" for key in ("steps", "tokens", "best_step")} <= set(
         metric_keys(speed=False, quality=True, recovery=True)
     )
@@ -436,7 +436,9 @@ def test_a_killed_training_goes_on_and_its_best_weights_are_exported(
         "recovery.evaluate_every=5",
         "recovery.learning_rate=3e-3",
     ]
-    code, errors = start(arguments, tmp_path, "prune_exp.recovery.checkpoints:save", "self after")
+    code, errors = start(
+        arguments, tmp_path, "prune_exp.recovery.checkpoints:save_state", "self after"
+    )
     assert code == 1, errors
     assert signal.SIGKILL.name in errors
     kept = list((tmp_path / "cache" / "recovery").glob("*/step-*"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import GROUPED, MODEL_TYPES, command, empty_plan, make_tiny, small_trial
 
-from prune_exp.model.architectures import blocks_of, shape_of
+from prune_exp.model.architectures import layers_of, shape_of
 from prune_exp.pruning import surgery
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan
@@ -22,7 +22,7 @@ def streams(model: Any) -> list[torch.Tensor]:
     """The residual stream before each block and after the last [blocks, tokens, hidden]."""
     stream = LayerStream(model, IDS)
     found = [stream.hidden]
-    for index, block in enumerate(blocks_of(model)):
+    for index, block in enumerate(layers_of(model)):
         found.append(stream.run(block, index, found[-1]))
     return found
 
@@ -55,7 +55,7 @@ def test_foretells_the_loss_after_the_refit(model_type: str, layers: tuple[int, 
     plan, model = plan_without(model_type, *layers), make_tiny(model_type)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = rehearse_plan(model, plan, IDS, streams(model).__getitem__, HOW)
-    pruned = surgery.prune(make_tiny(model_type), plan, IDS[:3])
+    pruned = surgery.carry_out_plan(make_tiny(model_type), plan, IDS[:3])
     assert found == pytest.approx(loss(pruned, IDS[3:]), rel=1e-4)
     assert found != pytest.approx(loss(model, IDS[3:]), rel=1e-4)
     for name, value in model.state_dict().items():

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from made_up import NASTY, findings, store_sweep, trial
 from markdown_it import MarkdownIt
 
-from prune_exp.machine.display import plain
+from prune_exp.machine.display import plain_text
 from prune_exp.pruning.plan import Rehearsed
-from prune_exp.reporting.document.blocks import (
+from prune_exp.reporting.document.content import compose_document
+from prune_exp.reporting.document.elements import (
     Bullets,
     Card,
     Cards,
@@ -31,8 +32,7 @@ from prune_exp.reporting.document.blocks import (
     Section,
     Table,
 )
-from prune_exp.reporting.document.content import document
-from prune_exp.reporting.document.findings import look_up
+from prune_exp.reporting.document.findings import look_up_findings
 from prune_exp.reporting.document.html import to_html
 from prune_exp.reporting.document.markdown import to_markdown
 from prune_exp.reporting.document.note import sweep_note
@@ -94,7 +94,7 @@ class Page(HTMLParser):
 
 
 def words(text: str) -> str:
-    return " ".join(plain(text).split())
+    return " ".join(plain_text(text).split())
 
 
 def everywhere(text: str) -> Document:
@@ -177,7 +177,7 @@ def test_hostile_names_prompts_and_errors_stay_text(nasty: str) -> None:
     chosen.params["model.name"] = nasty
     found = findings([chosen, failed], samples=made_up.samples([nasty] * 3))
     found.machine["processor"] = nasty
-    page = document(found, dict.fromkeys(PLOTS, "there is nothing to draw"))
+    page = compose_document(found, dict.fromkeys(PLOTS, "there is nothing to draw"))
     for shown in (Page(to_html(page, PICTURES)), from_markdown(to_markdown(page))):
         kinds = {tag for tag, _ in shown.tags}
         assert not kinds & {"script", "img", "em", "del", "s"}
@@ -189,7 +189,7 @@ def test_hostile_names_prompts_and_errors_stay_text(nasty: str) -> None:
 def test_sections_keep_their_order_in_both_renderings(tmp_path: Path) -> None:
     for name in PLOTS:
         (tmp_path / name).write_bytes(b"\x89PNG")
-    page = document(findings(), DRAWN)
+    page = compose_document(findings(), DRAWN)
     assert [section.title for section in page.sections] == ORDER
     assert re.findall(r"^## (.*)$", to_markdown(page), re.MULTILINE) == ORDER
     assert [words(title) for title in Page(to_html(page, tmp_path)).texts["h2"]] == ORDER
@@ -198,7 +198,7 @@ def test_sections_keep_their_order_in_both_renderings(tmp_path: Path) -> None:
 def test_both_renderings_say_the_same(tmp_path: Path) -> None:
     for name in PLOTS:
         (tmp_path / name).write_bytes(b"\x89PNG")
-    page = document(findings(), DRAWN)
+    page = compose_document(findings(), DRAWN)
     html, markdown = Page(to_html(page, tmp_path)), from_markdown(to_markdown(page))
     shown = set(map(words, markdown.texts["td"]))
     assert set(map(words, html.texts["td"])) <= shown
@@ -270,9 +270,9 @@ def test_the_best_one_is_that_of_the_sweeps_own_rule(
         one.params["tracking.best"] = "speedup"
     parent, children = store_sweep(tmp_path / "mlruns", trials)
     use_store(TrackingSettings(root=str(tmp_path / "mlruns")))
-    assert look_up(parent).best.trial.run_id == children[1]
+    assert look_up_findings(parent).best.trial.run_id == children[1]
     use_store(TrackingSettings(root=str(swept[0])))
-    assert look_up(swept[1]).best.trial.run_id == swept[2][0]
+    assert look_up_findings(swept[1]).best.trial.run_id == swept[2][0]
 
 
 def test_what_cannot_be_reported_is_one_line(
@@ -309,7 +309,7 @@ def test_an_earlier_report_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def section(found: Any, title: str, drawn: dict[str, str] | None = None) -> str:
-    text = to_markdown(document(found, drawn or DRAWN))
+    text = to_markdown(compose_document(found, drawn or DRAWN))
     return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
@@ -325,7 +325,7 @@ def test_a_card_is_good_or_bad_only_where_its_interval_says_so() -> None:
     found = findings()
     found.metrics.update(made_up.interval("speedup", 1.02, 0.05))
     found.metrics.update(made_up.interval("memory_reduction_pct", -4, 1))
-    cards = document(found, DRAWN).sections[1].blocks[0]
+    cards = compose_document(found, DRAWN).sections[1].elements[0]
     assert isinstance(cards, Cards)
     tones = {card.label: card.tone for card in cards.cards}
     assert tones["Speedup"] == "plain"
@@ -456,9 +456,9 @@ def test_without_a_command_line_every_setting_is_given() -> None:
 
 def test_secrets_are_not_in_the_command() -> None:
     given = ["model.hub_token=abc", "tracking.uri=postgresql://u:hunter2@host/db"]
-    from prune_exp.tracking.naming import remembered
+    from prune_exp.tracking.naming import remember_overrides
 
-    one = trial(0, tags={"prune_exp.overrides": remembered(given)})
+    one = trial(0, tags={"prune_exp.overrides": remember_overrides(given)})
     text = section(findings([one]), "How to reproduce")
     assert "abc" not in text
     assert "hunter2" not in text

@@ -275,8 +275,8 @@ def start(arguments: list[str], folder: Path, where: str, whom: str) -> tuple[in
 @pytest.mark.parametrize(
     "where",
     [
-        "prune_exp.pruning.calibration:compute",
-        "prune_exp.pruning.surgery:prune",
+        "prune_exp.pruning.calibration:compute_statistics",
+        "prune_exp.pruning.surgery:carry_out_plan",
         "prune_exp.model.loading:save_model",
         "prune_exp.measurement.benchmark:measure_pair",
     ],
@@ -301,9 +301,9 @@ def test_a_killed_trial_fails_in_both_stores_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("where", "whom", "finished"),
     [
-        ("prune_exp.pruning.surgery:prune", "driver", 0),
+        ("prune_exp.pruning.surgery:carry_out_plan", "driver", 0),
         ("prune_exp.tracking.runs:end_trial", "self after", 1),
-        ("prune_exp.search.study:tell", "self after", 1),
+        ("prune_exp.search.study:tell_trial", "self after", 1),
         ("prune_exp.reporting.write:write_report", "self", 2),
     ],
 )

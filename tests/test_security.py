@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tracked_sweep import Store
 
-from prune_exp.settings.checks import check
+from prune_exp.settings.checks import check_settings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.params import flatten_settings, restore_settings
@@ -86,18 +86,18 @@ def test_names_that_reach_beyond_are_refused(name: str) -> None:
     settings = Settings(model=ModelSettings(name=name, package="p"))
     settings.pruning.voters, settings.data.path = ["wanda"], "text"
     with pytest.raises(SettingError, match="is no name"):
-        check(settings)
+        check_settings(settings)
     settings.model.name = "fine"
     settings.tracking = TrackingSettings(registered_model=name)
     with pytest.raises(SettingError, match="is no name"):
-        check(settings)
+        check_settings(settings)
 
 
 def test_a_hub_model_needs_a_revision() -> None:
     settings = Settings(model=ModelSettings(hub_id="who/what"))
     settings.pruning.voters, settings.data.path = ["wanda"], "text"
     with pytest.raises(SettingError, match=r"pin one with model\.revision=COMMIT"):
-        check(settings)
+        check_settings(settings)
 
 
 @pytest.mark.parametrize(

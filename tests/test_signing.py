@@ -9,7 +9,7 @@ from conftest import command, small_trial
 from keys import write_keys
 from omegaconf import DictConfig, OmegaConf
 
-from prune_exp.registry.signing import PASSWORD, check_signing_key, fault, sign
+from prune_exp.registry.signing import PASSWORD, check_signing_key, describe_fault, sign_folder
 from prune_exp.search.sweeper import register_sweeper
 from prune_exp.settings.config_tree import conf_dir
 from prune_exp.settings.errors import SettingError
@@ -29,14 +29,14 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def signature(model: Path, tmp_path: Path) -> Path:
-    sign(model, str(write_keys(tmp_path)), tmp_path / "model.sig")
+    sign_folder(model, str(write_keys(tmp_path)), tmp_path / "model.sig")
     return tmp_path / "model.sig"
 
 
 def test_signed_files_hold_wherever_they_lie(model: Path, signature: Path, tmp_path: Path) -> None:
     public = str(tmp_path / "key.pub")
-    assert fault(model, signature, public) is None
-    assert fault(model.rename(tmp_path / "elsewhere"), signature, public) is None
+    assert describe_fault(model, signature, public) is None
+    assert describe_fault(model.rename(tmp_path / "elsewhere"), signature, public) is None
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "removed", "renamed"])
@@ -50,20 +50,23 @@ def test_other_files_do_not_hold(model: Path, signature: Path, tmp_path: Path, c
         file.unlink()
     else:
         file.rename(model / "weights")
-    assert fault(model, signature, str(tmp_path / "key.pub")) == (
+    assert describe_fault(model, signature, str(tmp_path / "key.pub")) == (
         "its files are not those that were signed"
     )
 
 
 def test_another_key_does_not_hold(model: Path, signature: Path, tmp_path: Path) -> None:
     write_keys(tmp_path, "other")
-    assert fault(model, signature, str(tmp_path / "other.pub")) == "it was signed with another key"
+    assert (
+        describe_fault(model, signature, str(tmp_path / "other.pub"))
+        == "it was signed with another key"
+    )
     bundle = json.loads(signature.read_text(encoding="utf-8"))
-    sign(model, str(tmp_path / "other.pem"), tmp_path / "other.sig")
+    sign_folder(model, str(tmp_path / "other.pem"), tmp_path / "other.sig")
     other = json.loads((tmp_path / "other.sig").read_text(encoding="utf-8"))
     forged = other | {"verificationMaterial": bundle["verificationMaterial"]}
     signature.write_text(json.dumps(forged), encoding="utf-8")
-    found = fault(model, signature, str(tmp_path / "key.pub"))
+    found = describe_fault(model, signature, str(tmp_path / "key.pub"))
     assert found is not None
     assert "no valid one" in found
 
@@ -73,9 +76,9 @@ def test_a_hostile_signature_is_a_refusal_and_no_crash(
     model: Path, signature: Path, tmp_path: Path, text: str
 ) -> None:
     signature.write_text(text, encoding="utf-8")
-    assert "no valid one" in str(fault(model, signature, str(tmp_path / "key.pub")))
+    assert "no valid one" in str(describe_fault(model, signature, str(tmp_path / "key.pub")))
     signature.unlink()
-    assert fault(model, signature, str(tmp_path / "key.pub")) == "it is not signed"
+    assert describe_fault(model, signature, str(tmp_path / "key.pub")) == "it is not signed"
 
 
 def test_an_encrypted_key_needs_its_password(
@@ -89,8 +92,8 @@ def test_an_encrypted_key_needs_its_password(
     with pytest.raises(SettingError, match=r"tracking\.signing_key"):
         check_signing_key(TrackingSettings(signing_key=private))
     monkeypatch.setenv(PASSWORD, "hush")
-    sign(model, private, tmp_path / "model.sig")
-    assert fault(model, tmp_path / "model.sig", str(tmp_path / "key.pub")) is None
+    sign_folder(model, private, tmp_path / "model.sig")
+    assert describe_fault(model, tmp_path / "model.sig", str(tmp_path / "key.pub")) is None
 
 
 def test_keys_that_cannot_sign_are_refused_by_name(model: Path, tmp_path: Path) -> None:
@@ -103,7 +106,7 @@ def test_keys_that_cannot_sign_are_refused_by_name(model: Path, tmp_path: Path) 
         assert str(given) in str(refused.value)
         assert "\n" not in str(refused.value)
     with pytest.raises(SettingError, match=r"limits\.public_key"):
-        fault(model, tmp_path / "model.sig", str(private))
+        describe_fault(model, tmp_path / "model.sig", str(private))
 
 
 def test_a_key_that_cannot_sign_is_refused_before_anything_is_written(

@@ -11,7 +11,7 @@ import torch
 from conftest import GROUPED, MODEL_TYPES, empty_plan, make_tiny, make_tokenizer
 
 from prune_exp.model import loading
-from prune_exp.model.architectures import blocks_of, matrix, shape_of
+from prune_exp.model.architectures import layers_of, shape_of, weight_matrix
 from prune_exp.pruning import surgery
 from prune_exp.pruning.plan import PruningPlan
 
@@ -33,8 +33,8 @@ def plan_for(kind: str) -> PruningPlan:
 
 def silence(model: Any, plan: PruningPlan) -> None:
     """The dense model with the plan's units zeroed where they are read."""
-    for index, block in enumerate(blocks_of(model)):
-        out, down = matrix(block.heads_out), matrix(block.mlp_out)
+    for index, block in enumerate(layers_of(model)):
+        out, down = weight_matrix(block.heads_out), weight_matrix(block.mlp_out)
         if index in plan.layers:
             out.zero_()
             down.zero_()
@@ -55,7 +55,7 @@ def test_pruned_logits_equal_silenced_dense(model_type: str, kind: str, tmp_path
         plan = replace(plan, heads=dict.fromkeys(plan.heads, ()))
     dense = make_tiny(model_type)
     silence(dense, plan)
-    pruned = surgery.prune(make_tiny(model_type), plan, None)
+    pruned = surgery.carry_out_plan(make_tiny(model_type), plan, None)
     expected = dense(IDS).logits
     assert torch.allclose(pruned(IDS).logits, expected, atol=1e-4)
     assert shape_of(pruned).params_total < shape_of(dense).params_total
@@ -72,7 +72,7 @@ def test_stock_loading_and_cached_generation_in_a_fresh_process(
     plan = plan_for("group")
     if model_type not in GROUPED:
         plan = replace(plan, heads=dict.fromkeys(plan.heads, ()))
-    pruned = surgery.prune(make_tiny(model_type), plan, None)
+    pruned = surgery.carry_out_plan(make_tiny(model_type), plan, None)
     loading.save_model(pruned, make_tokenizer(), tmp_path / "pruned")
     script = (
         "import sys, torch\n"
@@ -101,9 +101,9 @@ def test_refit_brings_the_pruned_model_closer_on_unseen_text(
 ) -> None:
     plan, dense = plan_for("group"), make_tiny("llama")
     calibration = torch.randint(1, 300, (64, 24), generator=torch.Generator().manual_seed(2))
-    cut = surgery.prune(make_tiny("llama"), plan, None)
+    cut = surgery.carry_out_plan(make_tiny("llama"), plan, None)
     how = replace(surgery.REFIT, towards_dense=towards_dense)
-    refit = surgery.prune(make_tiny("llama"), plan, calibration, how=how)
+    refit = surgery.carry_out_plan(make_tiny("llama"), plan, calibration, how=how)
     target = dense.model(IDS).last_hidden_state
     before = (cut.model(IDS).last_hidden_state - target).square().mean()
     after = (refit.model(IDS).last_hidden_state - target).square().mean()
@@ -113,7 +113,9 @@ def test_refit_brings_the_pruned_model_closer_on_unseen_text(
 def test_a_refit_in_bfloat16_is_nearly_the_refit_in_float32() -> None:
     plan, dense = plan_for("group"), make_tiny("llama").model(IDS).last_hidden_state
     plain, reduced, cut = (
-        surgery.prune(make_tiny("llama"), plan, ids, how=replace(surgery.REFIT, bfloat16=bfloat16))
+        surgery.carry_out_plan(
+            make_tiny("llama"), plan, ids, how=replace(surgery.REFIT, bfloat16=bfloat16)
+        )
         for ids, bfloat16 in ((IDS, False), (IDS, True), (None, False))
     )
     assert {value.dtype for value in reduced.parameters()} == {torch.float32}
@@ -127,30 +129,30 @@ def test_a_refit_in_bfloat16_is_nearly_the_refit_in_float32() -> None:
 def test_refit_of_nothing_changes_nothing(model_type: str) -> None:
     plan = empty_plan()
     dense = make_tiny(model_type)(IDS).logits
-    refit = surgery.prune(make_tiny(model_type), plan, IDS)
+    refit = surgery.carry_out_plan(make_tiny(model_type), plan, IDS)
     assert torch.allclose(refit(IDS).logits, dense, atol=2e-3 * float(dense.abs().max()))
 
 
 def test_refit_on_a_known_dense_stream_is_the_refit_on_a_computed_one(tmp_path: Path) -> None:
-    from prune_exp.pruning.calibration import Reading, calibrate
+    from prune_exp.pruning.calibration import ReadingSettings, calibrate_model
     from prune_exp.text.corpus import Corpus, TokenBlocks
 
     text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
-    found = calibrate(
+    found = calibrate_model(
         make_tiny("llama"),
         "m",
         Corpus(calibration=text, heldout=text),
         make_tokenizer(),
-        Reading(voting_blocks=2, gradient_blocks=1),
+        ReadingSettings(voting_blocks=2, gradient_blocks=1),
         cache_dir=tmp_path,
     )
     plan = replace(plan_for("group"), heads=dict.fromkeys((0, 2, 3), ()))
-    plain = surgery.prune(make_tiny("llama"), plan, IDS)(IDS).logits
-    known = surgery.prune(make_tiny("llama"), plan, IDS, dense_states_at=found.states_at)(
+    plain = surgery.carry_out_plan(make_tiny("llama"), plan, IDS)(IDS).logits
+    known = surgery.carry_out_plan(make_tiny("llama"), plan, IDS, dense_states_at=found.states_at)(
         IDS
     ).logits
     assert torch.allclose(known, plain, atol=0.02 * float(plain.abs().max()))
-    wrong = surgery.prune(
+    wrong = surgery.carry_out_plan(
         make_tiny("llama"), plan, IDS, dense_states_at=lambda _: found.states_at(0)
     )
     assert not torch.allclose(wrong(IDS).logits, plain, atol=0.02 * float(plain.abs().max()))

@@ -85,7 +85,9 @@ def test_logits_are_the_dense_models_at_the_tokens_left(tie: bool, tmp_path: Pat
     gone = lowest(30)
     trimmed, kept = trim_tokenizer(TOKENIZER, gone)
     dense = make_tiny("llama", tie=tie)
-    pruned = surgery.prune(make_tiny("llama", tie=tie), empty_plan(tokens=tuple(gone)), None)
+    pruned = surgery.carry_out_plan(
+        make_tiny("llama", tie=tie), empty_plan(tokens=tuple(gone)), None
+    )
     ids = torch.tensor(trimmed(TEXT)["input_ids"])[None]
     expected = dense(torch.tensor(kept)[ids]).logits[..., kept]
     assert torch.allclose(pruned(ids).logits, expected, atol=1e-4)

@@ -16,7 +16,7 @@ from conftest import (
 )
 
 from prune_exp.model import loading, sources
-from prune_exp.settings.checks import check
+from prune_exp.settings.checks import check_settings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.schema import Settings
 from prune_exp.text import generation
@@ -162,7 +162,7 @@ def test_wrong_settings_are_refused(
     changes: dict[str, Any], words: str, tiny_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingError, match=words):
-        check(settings_for(tiny_folder, text_file, tmp_path, **changes))
+        check_settings(settings_for(tiny_folder, text_file, tmp_path, **changes))
 
 
 def test_a_trial_on_the_models_own_text(

@@ -51,3 +51,11 @@ def cached_folder(target: Path, build: Callable[[Path], None]) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return target
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a small file whole or not at all, its folder made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(data)
+    os.replace(partial, path)

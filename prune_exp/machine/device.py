@@ -6,7 +6,7 @@ from typing import Any
 from prune_exp.settings.errors import SettingError
 
 
-def device_of(wanted: str) -> str:
+def choose_device(wanted: str) -> str:
     """`cpu` or `cuda`, which is what `auto` means where there is one.
 
     Raises:
@@ -25,7 +25,7 @@ def device_of(wanted: str) -> str:
     return "cpu"
 
 
-def name_of(device: str) -> str:
+def describe_device(device: str) -> str:
     """A device with its name: `cpu`, `cuda (NVIDIA H100)`."""
     if device == "cpu":
         return device
@@ -40,7 +40,7 @@ def cache_key(device: Any) -> tuple[str, ...]:
     return () if kind == "cpu" else (kind,)
 
 
-def finish(device: str) -> None:
+def wait_for_device(device: str) -> None:
     """Waits until a device has done all that it was asked, so that a clock can be read."""
     if device == "cuda":
         import torch

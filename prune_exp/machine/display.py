@@ -7,7 +7,7 @@ INVISIBLE = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2
 """What turns the direction of the text after it, and separators that some take for newlines."""
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """A text without control characters and lone surrogates; newlines and tabs stay."""
     return "".join(
         REPLACEMENT
@@ -17,14 +17,14 @@ def plain(text: str) -> str:
     )
 
 
-def clip(text: str, most: int) -> str:
+def clip_text(text: str, most: int) -> str:
     """A text cut where it is longer than `most` characters."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def one_line(text: str, most: int) -> str:
     """A text as `plain` has it, on one line of at most `most` characters."""
-    return clip(" ".join(plain(text).split()), most)
+    return clip_text(" ".join(plain_text(text).split()), most)
 
 
 def first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ def memory_mib(field: str, process: str = "self") -> float:
     raise RuntimeError(f"the kernel does not report {field}")
 
 
-def forget_peak() -> bool:
+def reset_peak() -> bool:
     """Sets the recorded peak to the present level; false where the kernel does not allow it."""
     try:
         Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
@@ -27,7 +27,7 @@ def forget_peak() -> bool:
     return True
 
 
-class Peak:
+class PeakMemory:
     """The most memory in use since the start, above what was in use then."""
 
     def __init__(self, device: str) -> None:
@@ -40,9 +40,9 @@ class Peak:
             self.level_mib = torch.cuda.memory_allocated() / 2**20
         else:
             self.level_mib = memory_mib("VmRSS")
-            forget_peak()
+            reset_peak()
 
-    def mib(self) -> float:
+    def measure_mib(self) -> float:
         """Of the device: the GPU's allocations, or the resident memory of the process."""
         if self._device == "cuda":
             import torch

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from prune_exp.machine.memory import forget_peak, memory_mib
+from prune_exp.machine.memory import memory_mib, reset_peak
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Stopwatch:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Times the body as `name`; phases do not nest."""
-        counted = forget_peak()
+        counted = reset_peak()
         start = time.perf_counter()
         try:
             yield

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from prune_exp.machine.device import finish
+from prune_exp.machine.device import wait_for_device
 from prune_exp.measurement.footprint import MIB
 
 LEAST_BUFFER_MIB = 256
@@ -76,7 +76,7 @@ def best_rate(work: Callable[[], object], amount: float, repetitions: int = REPE
     return amount / min(times)
 
 
-def measure(threads: int, device: str = "cpu") -> dict[str, float]:
+def measure_rates(threads: int, device: str = "cpu") -> dict[str, float]:
     """Read and copy bandwidth in GB/s, a matrix product's GFLOP/s, and the buffers' size.
 
     Reading is the faster of a sum and a matrix-vector product, which is what decoding does.
@@ -85,18 +85,21 @@ def measure(threads: int, device: str = "cpu") -> dict[str, float]:
     import torch
 
     torch.set_num_threads(threads)
-    cache, available = last_level_cache_mib(), psutil.virtual_memory().available
+    cache = last_level_cache_mib()
+    available = psutil.virtual_memory().available
     if device == "cuda":
         cache = torch.cuda.get_device_properties(0).L2_cache_size / MIB
         available = torch.cuda.mem_get_info()[0]
-    size, side = buffer_mib(cache, available / MIB), SQUARES[device]
+    size = buffer_mib(cache, available / MIB)
+    side = SQUARES[device]
     matrix = torch.ones(size * MIB // 4 // ROW, ROW, device=device)
-    other, vector = torch.empty_like(matrix), torch.ones(ROW, device=device)
+    other = torch.empty_like(matrix)
+    vector = torch.ones(ROW, device=device)
     square = torch.ones(side, side, device=device)
     amount = matrix.numel() * 4 / 1e9
 
     def rate(work: Callable[[], object], amount: float) -> float:
-        return best_rate(lambda: (work(), finish(device)), amount)
+        return best_rate(lambda: (work(), wait_for_device(device)), amount)
 
     with torch.inference_mode():
         return {
@@ -111,4 +114,4 @@ def measure(threads: int, device: str = "cpu") -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]), sys.argv[2])))
+    print(json.dumps(measure_rates(int(sys.argv[1]), sys.argv[2])))

@@ -11,21 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prune_exp.machine.cache import digest_of
+from filelock import FileLock
+from tqdm import tqdm
+
+from prune_exp.machine.cache import digest_of, write_whole
 from prune_exp.measurement.backends import BACKENDS
-from prune_exp.measurement.backends.protocol import Serving
+from prune_exp.measurement.backends.protocol import ServeSpec
 from prune_exp.measurement.bandwidth import measure_bandwidth
-from prune_exp.measurement.comparison import SIDES, Measured, compare, latency_ratio
+from prune_exp.measurement.comparison import SIDES, Measured, compare_speed, latency_ratio
 from prune_exp.measurement.conditions import available_threads, describe_machine, load_at_start
-from prune_exp.measurement.prompts import Prompts, batch_of, shapes_of
+from prune_exp.measurement.prompts import Prompts, batch_of, batch_shapes_of
 from prune_exp.measurement.records import SpeedComparison
-from prune_exp.measurement.serving import servings
-from prune_exp.measurement.stopping import Pair, StopRule, collect
+from prune_exp.measurement.serving import serve_both
+from prune_exp.measurement.stopping import Pair, StopRule, collect_pairs
 from prune_exp.measurement.worker_client import ModelProcess
 from prune_exp.settings.groups import BenchmarkSettings
 
 Workers = dict[str, ModelProcess]
-Servings = dict[str, Serving]
+Servings = dict[str, ServeSpec]
 Answer = dict[str, Any]
 SETTLE_S = 0.01
 """GNU OpenMP's threads spin for some milliseconds after their work and then sleep."""
@@ -53,55 +56,53 @@ def measure_pair(
     threads = settings.threads or available_threads()
     checkpoints: dict[str, Path] = dict(zip(SIDES, (dense, pruned), strict=True))
     kept = {} if cache is None else {"dense": cache}
-    with servings(checkpoints, prompts, settings, threads, kept, device) as served:
-        measured = _measured(served, prompts, settings, cache)
-    return compare(measured, settings, shapes_of(prompts, settings))
+    with serve_both(checkpoints, prompts, settings, threads, kept, device) as served:
+        measured = _measure_samples(served, prompts, settings, cache)
+    return compare_speed(measured, settings, batch_shapes_of(prompts, settings))
 
 
-def _measured(
+def _measure_samples(
     served: Servings, prompts: Prompts, settings: BenchmarkSettings, cache: Path | None
 ) -> Measured:
     """All samples; one measurement at a time on a machine."""
-    from filelock import FileLock
-
     threads = served["dense"].threads
     lock = Path(tempfile.gettempdir()) / "prune_exp-measure.lock"
     with FileLock(str(lock), mode=0o666):
         load = load_at_start()
         roof = measure_bandwidth(threads, settings.timeout_s, served["dense"].device)
         with ExitStack() as stack:
-            workers = _start(stack, served, settings)
+            workers = _start_workers(stack, served, settings)
             starts = {side: worker.receive() for side, worker in workers.items()}
             first = {
                 side: _last_answer(worker, _start_warm_up(worker, prompts[side], settings))
                 for side, worker in workers.items()
             }
             start = time.perf_counter()
-            pairs, stopped_by = _requests(workers, prompts, settings)
+            pairs, stopped_by = _measure_requests(workers, prompts, settings)
             measured_s = time.perf_counter() - start
-            batches = _all_batches(workers, prompts, settings)
+            batches = _measure_batches(workers, prompts, settings)
         load["load_average_end"] = os.getloadavg()[0]
     return Measured(
         pairs=pairs,
         stopped_by=stopped_by,
         measured_s=measured_s,
         batches=batches,
-        memory=_memory(served, first, prompts, settings, cache),
+        memory=_measure_memory(served, first, prompts, settings, cache),
         startup_s={side: start["startup_s"] for side, start in starts.items()},
         roof=roof,
         load=load,
-        facts=_machine(served["dense"])
+        facts=_describe_machine(served["dense"])
         | {"backend": settings.backend, "runtime": asdict(settings.runtime)}
         | {"dtype": served["dense"].dtype},
     )
 
 
-def _machine(serving: Serving) -> dict[str, Any]:
+def _describe_machine(serving: ServeSpec) -> dict[str, Any]:
     packages = BACKENDS[serving.backend].packages
     return describe_machine(serving.threads, serving.device, packages)
 
 
-def _start(stack: ExitStack, served: Servings, settings: BenchmarkSettings) -> Workers:
+def _start_workers(stack: ExitStack, served: Servings, settings: BenchmarkSettings) -> Workers:
     """Starts a process for each model, all at once; each is ended with the stack."""
     return {
         side: stack.enter_context(ModelProcess(one, settings.timeout_s))
@@ -127,12 +128,12 @@ def _last_answer(worker: ModelProcess, count: int) -> Answer:
     return [worker.receive() for _ in range(count)][-1]
 
 
-def _turns(number: int) -> tuple[str, ...]:
+def _order_of_sides(number: int) -> tuple[str, ...]:
     """Who goes first alternates: A B, B A, A B, ..."""
     return SIDES if number % 2 == 0 else SIDES[::-1]
 
 
-def _pair(
+def _ask_pair(
     workers: Workers, ids: dict[str, list[list[int]]], settings: BenchmarkSettings, number: int
 ) -> Pair:
     """One request of each side: one right after the other, or token by token in turns.
@@ -141,13 +142,14 @@ def _pair(
     comes and goes slows both alike; time spent waiting for the turn does not count. Before its turn
     a process is left alone for `SETTLE_S`, until the other's threads have stopped spinning.
     """
-    new_tokens, answers = settings.new_tokens, Pair()
+    new_tokens = settings.new_tokens
+    answers = Pair()
     if settings.turns == "request":
-        for side in _turns(number):
+        for side in _order_of_sides(number):
             answers[side] = workers[side].ask(do="generate", ids=ids[side], new_tokens=new_tokens)
         return answers
     for step in range(new_tokens):
-        for side in _turns(number + step):
+        for side in _order_of_sides(number + step):
             time.sleep(SETTLE_S)
             if step == 0:
                 workers[side].send(
@@ -159,17 +161,15 @@ def _pair(
     return answers
 
 
-def _requests(
+def _measure_requests(
     workers: Workers, prompts: Prompts, settings: BenchmarkSettings
 ) -> tuple[list[Pair], str]:
     """Pairs of requests, and what ended them."""
-    from tqdm import tqdm
-
     count = len(prompts["dense"])
 
     def one(round_number: int, number: int) -> Pair:
         ids = {side: [prompts[side][number]] for side in SIDES}
-        pair = _pair(workers, ids, settings, number + round_number)
+        pair = _ask_pair(workers, ids, settings, number + round_number)
         return {
             side: {
                 "prompt": number,
@@ -190,24 +190,22 @@ def _requests(
         budget_s=settings.budget_s,
         min_pairs=settings.min_pairs,
     )
-    return collect(planned(), lambda done: latency_ratio(done, settings), rule)
+    return collect_pairs(planned(), lambda done: latency_ratio(done, settings), rule)
 
 
-def _all_batches(
+def _measure_batches(
     workers: Workers, prompts: Prompts, settings: BenchmarkSettings
 ) -> dict[str, list[Pair]]:
     """Pairs of batch requests of every kind, by label."""
-    from tqdm import tqdm
-
     found: dict[str, list[Pair]] = {}
     for label, shape in settings.batches.items():
         ids = {side: batch_of(prompts[side], *shape) for side in SIDES}
         rounds = tqdm(range(settings.batch_rounds), f"throughput {label}", unit="pair")
-        found[label] = [_pair(workers, ids, settings, number) for number in rounds]
+        found[label] = [_ask_pair(workers, ids, settings, number) for number in rounds]
     return found
 
 
-def _memory(
+def _measure_memory(
     served: Servings,
     first: dict[str, Answer],
     prompts: Prompts,
@@ -216,39 +214,49 @@ def _memory(
 ) -> dict[str, list[Answer]]:
     """Both models' memory after the warm-up, in the timed processes and in further fresh ones.
 
-    The two work at the same time, on half of the cores each: a clock would mind, the kernel's
-    accounting does not.
+    The dense model's further rounds are read from the cache where an earlier trial left them.
     """
-    from tqdm import tqdm
-
     rounds = settings.memory_rounds - 1
-    dense = served["dense"]
-    how = asdict(replace(dense, folder=""))
-    key = digest_of(prompts["dense"], settings.batches, settings.new_tokens, rounds, how)
-    note = cache / f"memory-{key}-{digest_of(_machine(dense))}.json" if cache else None
+    note = None
+    if cache is not None:
+        note = cache / _memory_note_name(served["dense"], prompts["dense"], settings)
     found: dict[str, list[Answer]] = {side: [] for side in SIDES}
     if note is not None and note.is_file():
         found["dense"] = json.loads(note.read_text(encoding="ascii"))
     for _ in tqdm(range(rounds), "memory", unit="round"):
-        half = max(dense.threads // 2, 1)
-        wanted = {
-            side: replace(served[side], threads=half) for side in SIDES if len(found[side]) < rounds
-        }
-        with ExitStack() as stack:
-            workers = _start(stack, wanted, settings)
-            counts = {
-                side: _start_warm_up(worker, prompts[side], settings) + 1
-                for side, worker in workers.items()
-            }
-            for side, count in counts.items():
-                found[side].append(_last_answer(workers[side], count))
+        wanted = {side: served[side] for side in SIDES if len(found[side]) < rounds}
+        for side, answer in _measure_memory_once(wanted, prompts, settings).items():
+            found[side].append(answer)
     if note is not None:
-        _keep(note, found["dense"])
+        write_whole(note, json.dumps(found["dense"]).encode())
     return {side: [first[side], *found[side]] for side in SIDES}
 
 
-def _keep(note: Path, answers: list[Answer]) -> None:
-    note.parent.mkdir(parents=True, exist_ok=True)
-    partial_note = note.with_suffix(f".{os.getpid()}")
-    partial_note.write_text(json.dumps(answers), encoding="ascii")
-    os.replace(partial_note, note)
+def _memory_note_name(
+    spec: ServeSpec, prompts: list[list[int]], settings: BenchmarkSettings
+) -> str:
+    """Name of the file with a model's memory rounds, by everything that they depend on."""
+    how = asdict(replace(spec, folder=""))
+    rounds = settings.memory_rounds - 1
+    key = digest_of(prompts, settings.batches, settings.new_tokens, rounds, how)
+    return f"memory-{key}-{digest_of(_describe_machine(spec))}.json"
+
+
+def _measure_memory_once(
+    served: Servings, prompts: Prompts, settings: BenchmarkSettings
+) -> dict[str, Answer]:
+    """The memory of some of the models in fresh processes.
+
+    They work at the same time, on half of the cores each: a clock would mind, the kernel's
+    accounting does not.
+    """
+    halved = {
+        side: replace(spec, threads=max(spec.threads // 2, 1)) for side, spec in served.items()
+    }
+    with ExitStack() as stack:
+        workers = _start_workers(stack, halved, settings)
+        counts = {
+            side: _start_warm_up(worker, prompts[side], settings) + 1
+            for side, worker in workers.items()
+        }
+        return {side: _last_answer(workers[side], count) for side, count in counts.items()}

@@ -40,32 +40,37 @@ class Measured:
 
 def latency_ratio(pairs: list[Pair], settings: BenchmarkSettings) -> Interval:
     """Dense over pruned latency of whole requests: the speedup."""
-    return _ratio(pairs, "total_ms", settings)
+    return _ratio_of_sides(pairs, "total_ms", settings)
 
 
-def compare(measured: Measured, settings: BenchmarkSettings, shapes: Shapes) -> SpeedComparison:
+def compare_speed(
+    measured: Measured, settings: BenchmarkSettings, shapes: Shapes
+) -> SpeedComparison:
     """Ratios of pairs, each side's figures, and how both stand against the machine's limits."""
-    prints = {side: _footprint(measured.memory[side][0]) for side in SIDES}
-    sides = {side: _speed(measured, side, prints[side], settings, shapes[side]) for side in SIDES}
+    prints = {side: _read_footprint(measured.memory[side][0]) for side in SIDES}
+    sides = {
+        side: _speed_of(measured, side, prints[side], settings, shapes[side]) for side in SIDES
+    }
     peaks = {side: [one["peak_memory_mib"] for one in measured.memory[side]] for side in SIDES}
-    dense, pruned = sides["dense"], sides["pruned"]
+    dense = sides["dense"]
+    pruned = sides["pruned"]
     return SpeedComparison(
         dense=dense,
         pruned=pruned,
         speedup=latency_ratio(measured.pairs, settings),
-        prefill_speedup=_ratio(measured.pairs, "ttft_ms", settings),
-        throughput_ratio=_ratio(measured.pairs, "tpot_ms", settings),
+        prefill_speedup=_ratio_of_sides(measured.pairs, "ttft_ms", settings),
+        throughput_ratio=_ratio_of_sides(measured.pairs, "tpot_ms", settings),
         memory_ratio=middle_ratio(
             peaks["pruned"], peaks["dense"], resamples=settings.bootstrap_resamples
         ),
         bandwidth_limit_speedup=dense.mib_read_per_token / pruned.mib_read_per_token,
-        machine=_machine(measured),
+        machine=_machine_of(measured),
         prompts=len({pair["dense"]["prompt"] for pair in measured.pairs}),
         pairs=len(measured.pairs),
         stopped_by=measured.stopped_by,
         measured_s=measured.measured_s,
         batches=tuple(
-            _batch(label, pairs, prints, settings, shapes)
+            _compare_batch(label, pairs, prints, settings, shapes)
             for label, pairs in measured.batches.items()
         ),
         samples=tuple(sample for pair in measured.pairs for sample in pair.values()),
@@ -76,27 +81,27 @@ def compare(measured: Measured, settings: BenchmarkSettings, shapes: Shapes) -> 
     )
 
 
-def _footprint(memory: dict[str, Any]) -> Footprint:
+def _read_footprint(memory: dict[str, Any]) -> Footprint:
     return Footprint.from_facts(memory["footprint"])
 
 
-def _machine(measured: Measured) -> Machine:
+def _machine_of(measured: Measured) -> Machine:
     rates = ("read_bandwidth_gb_per_s", "copy_bandwidth_gb_per_s", "peak_gflop_per_s")
     return Machine(**{rate: measured.roof[rate] for rate in rates}, **measured.load)
 
 
-def _column(pairs: list[Pair], side: str, field: str) -> list[float]:
+def _values_of(pairs: list[Pair], side: str, field: str) -> list[float]:
     """One model's values of a field, in the order of the pairs."""
     return [pair[side][field] for pair in pairs]
 
 
-def _ratio(pairs: list[Pair], field: str, settings: BenchmarkSettings) -> Interval:
+def _ratio_of_sides(pairs: list[Pair], field: str, settings: BenchmarkSettings) -> Interval:
     """Dense over pruned; the interval is about the prompts that were asked."""
-    columns = (_column(pairs, side, field) for side in SIDES)
+    columns = (_values_of(pairs, side, field) for side in SIDES)
     return middle_ratio(*columns, resamples=settings.bootstrap_resamples)
 
 
-def _speed(
+def _speed_of(
     measured: Measured,
     side: str,
     footprint: Footprint,
@@ -105,18 +110,19 @@ def _speed(
 ) -> Speed:
     import numpy as np
 
-    pairs, new = measured.pairs, settings.new_tokens
+    pairs = measured.pairs
+    new = settings.new_tokens
     total, ttft, tpot = (
-        np.percentile(_column(pairs, side, field), (50, 90, 99)).tolist()
+        np.percentile(_values_of(pairs, side, field), (50, 90, 99)).tolist()
         for field in ("total_ms", "ttft_ms", "tpot_ms")
     )
-    prompt = float(np.median(_column(pairs, side, "prompt_tokens")))
+    prompt = float(np.median(_values_of(pairs, side, "prompt_tokens")))
     read = footprint.decode_bytes(1, prompt, new)
     flop = footprint.decode_flop(1, prompt, new)
     prefill = footprint.prefill_flop(prompt)
     bandwidth = measured.roof["read_bandwidth_gb_per_s"] * 1e9
     return Speed(
-        latency_ms_mean=float(np.mean(_column(pairs, side, "total_ms"))),
+        latency_ms_mean=float(np.mean(_values_of(pairs, side, "total_ms"))),
         latency_ms_p50=total[0],
         latency_ms_p90=total[1],
         latency_ms_p99=total[2],
@@ -127,7 +133,7 @@ def _speed(
         tpot_ms_p90=tpot[1],
         tpot_ms_p99=tpot[2],
         throughput_tokens_per_s=1000 / tpot[0],
-        **_memory(measured.memory[side], footprint, shapes, new),
+        **_memory_figures(measured.memory[side], footprint, shapes, new),
         mib_read_per_token=read / MIB,
         bandwidth_limit_tokens_per_s=bandwidth / read,
         share_of_bandwidth=1000 / tpot[0] * read / bandwidth,
@@ -139,7 +145,7 @@ def _speed(
     )
 
 
-def _memory(
+def _memory_figures(
     rounds: list[dict[str, Any]],
     footprint: Footprint,
     shapes: dict[str, tuple[int, int]],
@@ -160,7 +166,7 @@ def _memory(
     }
 
 
-def _batch(
+def _compare_batch(
     label: str,
     pairs: list[Pair],
     prints: dict[str, Footprint],
@@ -172,7 +178,7 @@ def _batch(
     def one(side: str) -> BatchSide:
         size, prompt = shapes[side][label]
         total, ttft, tpot = (
-            float(np.median(_column(pairs, side, field)))
+            float(np.median(_values_of(pairs, side, field)))
             for field in ("total_ms", "ttft_ms", "tpot_ms")
         )
         flop = prints[side].decode_flop(size, prompt, settings.new_tokens)
@@ -189,5 +195,5 @@ def _batch(
         label=label,
         dense=one("dense"),
         pruned=one("pruned"),
-        throughput_ratio=_ratio(pairs, "total_ms", settings),
+        throughput_ratio=_ratio_of_sides(pairs, "total_ms", settings),
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prune_exp.machine.device import name_of
+from prune_exp.machine.device import describe_device
 from prune_exp.machine.packages import installed_version
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -27,19 +27,19 @@ def describe_machine(
 
     versions = {name: installed_version(name) or "unknown" for name in (*VERSIONS, *packages)}
     return {
-        "device": name_of(device),
+        "device": describe_device(device),
         "threads": threads,
         "cores": available_threads(),
         "cores_of_machine": os.cpu_count(),
-        "processor": _processor(),
-        "governor": governor(),
+        "processor": _processor_name(),
+        "governor": read_governor(),
         "memory_mib": round(psutil.virtual_memory().total / 2**20),
         "system": platform.platform(),
         "versions": {"python": platform.python_version()} | versions,
     }
 
 
-def governor(path: Path = GOVERNOR) -> str:
+def read_governor(path: Path = GOVERNOR) -> str:
     """The kernel's frequency policy; virtual machines and containers often hide it."""
     try:
         return path.read_text(encoding="ascii").strip()
@@ -65,7 +65,7 @@ def load_at_start(
     }
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prune_exp.model.shape import heads_of
+
 MIB = 1024 * 1024
 
 
@@ -98,8 +100,6 @@ def footprint_of(model: Any) -> Footprint:
     """Reads a loaded model's footprint off its tensors and config."""
     from torch import nn
 
-    from prune_exp.model.architectures import heads_of
-
     weights = {id(p): p for p in model.parameters()}
     head = model.get_output_embeddings().weight
     tables = {
@@ -127,7 +127,8 @@ def footprint_of(model: Any) -> Footprint:
 
 def windows_of(config: Any) -> tuple[int, ...]:
     """Each layer's sliding window in tokens, 0 for full attention."""
-    layers, window = config.num_hidden_layers, getattr(config, "sliding_window", None) or 0
+    layers = config.num_hidden_layers
+    window = getattr(config, "sliding_window", None) or 0
     every = ["sliding_attention" if window else "full_attention"] * layers
     kinds: Sequence[str] = getattr(config, "layer_types", None) or every
     return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)

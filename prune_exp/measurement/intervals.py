@@ -16,8 +16,8 @@ def middle_ratio(
 
     The i-th values of both were measured next to each other on the same input, so whatever slowed
     one slowed the other. Like the median it does not mind a quarter of the pairs being disturbed on
-    either side, but it uses more of the others (about 0.84 of the mean's efficiency under normal
-    noise, the median 0.64), and the ratio the other way round is exactly its inverse. Below four
+    either side, but it uses more of the others, and the ratio the other way round is exactly its
+    inverse. Below four
     pairs nothing is cut. Below `FEW_PAIRS` pairs a bootstrap knows too little (of two, its interval
     would end at both, and hold the truth half of the time), so Student's t takes its place.
     """
@@ -25,27 +25,29 @@ def middle_ratio(
 
     logs = np.log(np.asarray(numerator, dtype=float) / np.asarray(denominator, dtype=float))
     if len(logs) < FEW_PAIRS:
-        return _exp(_student(logs))
-    return _exp(_bootstrap(logs, _middle, resamples, seed))
+        return _exponentiate(_student_interval(logs))
+    return _exponentiate(_bootstrap_interval(logs, _interquartile_mean, resamples, seed))
 
 
-def _middle(values: Any, axis: int = -1) -> Any:
+def _interquartile_mean(values: Any, axis: int = -1) -> Any:
     from scipy.stats import trim_mean
 
     return trim_mean(values, CUT, axis=axis)
 
 
-def _student(values: Any) -> Interval:
+def _student_interval(values: Any) -> Interval:
     """The t interval of a trimmed mean (Tukey and McLaughlin 1963, Sankhya A 25:331)."""
     import numpy as np
     from scipy.stats import t
     from scipy.stats.mstats import winsorize
 
-    count, cut = len(values), int(CUT * len(values))
+    count = len(values)
+    cut = int(CUT * len(values))
     assert count > 1, "an interval needs at least two pairs"
     spread = np.std(np.asarray(winsorize(values, limits=(CUT, CUT))), ddof=1)
     error = spread / ((1 - 2 * cut / count) * np.sqrt(count))
-    value, half = float(_middle(values)), float(t.ppf(0.975, count - 2 * cut - 1) * error)
+    value = float(_interquartile_mean(values))
+    half = float(t.ppf(0.975, count - 2 * cut - 1) * error)
     return Interval(value=value, low=value - half, high=value + half)
 
 
@@ -56,16 +58,18 @@ def exp_mean_difference(
     import numpy as np
 
     gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    return _exp(_bootstrap(gaps, np.mean, resamples, seed))
+    return _exponentiate(_bootstrap_interval(gaps, np.mean, resamples, seed))
 
 
-def _exp(inner: Interval) -> Interval:
+def _exponentiate(inner: Interval) -> Interval:
     from math import exp
 
     return Interval(value=exp(inner.value), low=exp(inner.low), high=exp(inner.high))
 
 
-def _bootstrap(values: Any, statistic: Callable[..., Any], resamples: int, seed: int) -> Interval:
+def _bootstrap_interval(
+    values: Any, statistic: Callable[..., Any], resamples: int, seed: int
+) -> Interval:
     import numpy as np
     from scipy.stats import bootstrap
 

@@ -48,10 +48,10 @@ def batch_of(prompts: list[list[int]], size: int, tokens: int | None) -> list[li
     if tokens is None:
         length = min(len(prompt) for prompt in prompts)
         return [prompts[i % len(prompts)][:length] for i in range(size)]
-    return [_filled(prompts, i % len(prompts), tokens) for i in range(size)]
+    return [_fill_up(prompts, i % len(prompts), tokens) for i in range(size)]
 
 
-def _filled(prompts: list[list[int]], first: int, tokens: int) -> list[int]:
+def _fill_up(prompts: list[list[int]], first: int, tokens: int) -> list[int]:
     ids: list[int] = []
     while len(ids) < tokens:
         ids += prompts[first % len(prompts)]
@@ -59,7 +59,7 @@ def _filled(prompts: list[list[int]], first: int, tokens: int) -> list[int]:
     return ids[:tokens]
 
 
-def shapes_of(
+def batch_shapes_of(
     prompts: Prompts, settings: BenchmarkSettings
 ) -> dict[str, dict[str, tuple[int, int]]]:
     """Each side's batches, and its warm-up request, as (sequences, prompt tokens) by label."""

@@ -42,7 +42,8 @@ def dense_baseline(
     head = head_of(model).weight
 
     def build(folder: Path) -> None:
-        states, losses = [], []
+        states = []
+        losses = []
         for ids in tqdm(text.ids, "dense quality", unit="block"):
             hidden = _final_hidden(model, ids)
             log_probs = NextTokens(hidden=hidden, head=head).log_probs(slice(len(ids) - 1))
@@ -89,8 +90,8 @@ def compare_quality(
         total_agreed += agreed
     tokens = text.ids[:, 1:].numel()
     return QualityComparison(
-        dense=_quality(dense.losses.tolist(), text, tokens),
-        pruned=_quality(losses, text, tokens),
+        dense=_quality_of(dense.losses.tolist(), text, tokens),
+        pruned=_quality_of(losses, text, tokens),
         perplexity_ratio=exp_mean_difference(losses, dense.losses.tolist(), resamples=resamples),
         kl_to_dense=total_divergence / tokens,
         top1_agreement=total_agreed / tokens,
@@ -109,8 +110,8 @@ def _compare_across(
     losses, own_tokens = block_losses(pruned, text, reencode)
     ratio = exp_mean_difference(losses, dense.losses.tolist(), resamples=resamples)
     return QualityComparison(
-        dense=_quality(dense.losses.tolist(), text, text.ids[:, 1:].numel()),
-        pruned=_quality(losses, text, own_tokens),
+        dense=_quality_of(dense.losses.tolist(), text, text.ids[:, 1:].numel()),
+        pruned=_quality_of(losses, text, own_tokens),
         perplexity_ratio=ratio,
         kl_to_dense=None,
         top1_agreement=None,
@@ -165,7 +166,7 @@ def _sum_loss(log_probs: torch.Tensor, targets: torch.Tensor) -> float:
     return -float(log_probs.gather(-1, wanted).double().sum())
 
 
-def _quality(losses: list[float], text: TokenBlocks, own_tokens: int) -> Quality:
+def _quality_of(losses: list[float], text: TokenBlocks, own_tokens: int) -> Quality:
     """Quality from each block's loss per token of the dense tokenizer, in nats."""
     mean = sum(losses) / len(losses)
     tokens = text.ids[:, 1:].numel()

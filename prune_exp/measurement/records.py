@@ -142,7 +142,8 @@ class BatchSpeed:
             for key, value in asdict(one).items():
                 first, _, rest = key.partition("_")
                 flat[f"{side}/{first}_{self.label}_{rest}"] = value
-        name, ratio = f"throughput_{self.label}", self.throughput_ratio
+        name = f"throughput_{self.label}"
+        ratio = self.throughput_ratio
         return (
             flat
             | ratio.metrics(f"{name}_ratio")
@@ -183,7 +184,8 @@ class SpeedComparison:
         """All numbers under their metrics' names."""
         flat = {f"dense/{key}": value for key, value in asdict(self.dense).items()}
         flat |= {f"pruned/{key}": value for key, value in asdict(self.pruned).items()}
-        latency, memory = self.speedup.inverse(), self.memory_ratio
+        latency = self.speedup.inverse()
+        memory = self.memory_ratio
         for name, interval in (
             ("speedup", self.speedup),
             ("prefill_speedup", self.prefill_speedup),

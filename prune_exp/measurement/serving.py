@@ -12,7 +12,7 @@ from prune_exp.machine.cache import cached_folder, digest_of, file_sha256
 from prune_exp.machine.device import bfloat16_on
 from prune_exp.machine.packages import installed_version
 from prune_exp.measurement.backends import BACKENDS, Backend
-from prune_exp.measurement.backends.protocol import Serving
+from prune_exp.measurement.backends.protocol import ServeSpec
 from prune_exp.measurement.footprint import windows_of
 from prune_exp.model.loading import load_skeleton
 from prune_exp.settings.errors import SettingError
@@ -23,7 +23,7 @@ EXPORTERS = ("torch", "transformers")
 """Packages besides a backend's own that an export depends on."""
 
 
-def dtype_of(settings: BenchmarkSettings, device: str) -> str:
+def choose_dtype(settings: BenchmarkSettings, device: str) -> str:
     """The type that `auto` stands for here."""
     wanted = settings.runtime.dtype
     if wanted != "auto":
@@ -39,7 +39,8 @@ def check_serving(settings: BenchmarkSettings, config: Any, tokens: int, device:
     """
     if not settings.enabled:
         return
-    runtime, backend = settings.runtime, BACKENDS[settings.backend]
+    runtime = settings.runtime
+    backend = BACKENDS[settings.backend]
     if runtime.compile and not any(map(shutil.which, COMPILERS)):
         raise SettingError(
             f"benchmark.runtime.compile=true needs a C++ compiler ({', '.join(COMPILERS)}) and none"
@@ -103,14 +104,14 @@ def longest_request(prompts: list[list[int]], settings: BenchmarkSettings) -> in
 
 
 @contextmanager
-def servings(
+def serve_both(
     checkpoints: Mapping[str, Path],
     prompts: Mapping[str, list[list[int]]],
     settings: BenchmarkSettings,
     threads: int,
     kept: Mapping[str, Path],
     device: str,
-) -> Iterator[dict[str, Serving]]:
+) -> Iterator[dict[str, ServeSpec]]:
     """How each side's checkpoint is served, exported first where its backend wants that.
 
     An export is made under the folder that `kept` names for its side and stays there, so that it
@@ -119,25 +120,14 @@ def servings(
     Raises:
         SettingError: a prompt is longer than the export could tell right.
     """
-    dtype, backend = dtype_of(settings, device), BACKENDS[settings.backend]
-    export = backend.export
+    dtype = choose_dtype(settings, device)
     with tempfile.TemporaryDirectory(prefix="prune_exp-served-") as scratch:
-        folders = dict(checkpoints)
-        if export is not None:
-            for side, checkpoint in checkpoints.items():
-                _check_export(
-                    settings.backend,
-                    backend,
-                    load_skeleton(checkpoint).config,
-                    longest_request(prompts[side], settings),
-                )
-                target = kept.get(side, Path(scratch)) / export_name(checkpoint, settings, dtype)
-                folders[side] = cached_folder(
-                    target, lambda empty, source=checkpoint: export(source, empty, dtype)
-                )
-        yield {
-            side: Serving(
-                folder=str(folder),
+        specs = {}
+        for side, checkpoint in checkpoints.items():
+            longest = longest_request(prompts[side], settings)
+            parent = kept.get(side, Path(scratch))
+            specs[side] = ServeSpec(
+                folder=str(_export_once(checkpoint, parent, settings, dtype, longest)),
                 backend=settings.backend,
                 dtype=dtype,
                 cache=settings.runtime.cache,
@@ -145,10 +135,22 @@ def servings(
                 device=device,
                 threads=threads,
                 sequences=max(1, *(size for size, _ in settings.batches.values())),
-                cache_tokens=longest_request(prompts[side], settings),
+                cache_tokens=longest,
             )
-            for side, folder in folders.items()
-        }
+        yield specs
+
+
+def _export_once(
+    checkpoint: Path, parent: Path, settings: BenchmarkSettings, dtype: str, longest: int
+) -> Path:
+    """What is served of a checkpoint: itself, or an export in a folder below `parent`."""
+    backend = BACKENDS[settings.backend]
+    export = backend.export
+    if export is None:
+        return checkpoint
+    _check_export(settings.backend, backend, load_skeleton(checkpoint).config, longest)
+    target = parent / export_name(checkpoint, settings, dtype)
+    return cached_folder(target, lambda folder: export(checkpoint, folder, dtype))
 
 
 def export_name(checkpoint: Path, settings: BenchmarkSettings, dtype: str) -> str:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from prune_exp.machine.device import finish
-from prune_exp.machine.memory import Peak
+from prune_exp.machine.device import wait_for_device
+from prune_exp.machine.memory import PeakMemory
 from prune_exp.measurement.backends import BACKENDS
-from prune_exp.measurement.backends.protocol import Serving, from_line
+from prune_exp.measurement.backends.protocol import ServeSpec, from_line
 from prune_exp.measurement.footprint import MIB
 
 
@@ -47,22 +47,23 @@ class Stamps:
 class Worker:
     """A loaded model, the memory level before it was loaded, and the largest cache so far."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: ServeSpec) -> None:
         load = BACKENDS[serving.backend].start(serving)
-        self.cache_bytes, self.device = 0, serving.device
-        self.peak = Peak(serving.device)
+        self.cache_bytes = 0
+        self.device = serving.device
+        self.peak = PeakMemory(serving.device)
         self.served = load(serving)
-        finish(serving.device)
+        wait_for_device(serving.device)
 
     def generate(
         self, ids: list[list[int]], new_tokens: int, pause: Callable[[], None] | None = None
     ) -> dict[str, Any]:
         """Greedy tokens for equally long prompts [batch, tokens], and when they came."""
         stamps = Stamps(new_tokens, pause)
-        finish(self.device)
+        wait_for_device(self.device)
         start = time.perf_counter()
         tokens, cache_bytes = self.served.generate(ids, new_tokens, stamps.arrived)
-        finish(self.device)
+        wait_for_device(self.device)
         total = time.perf_counter() - start - stamps.paused_s
         self.cache_bytes = max(self.cache_bytes, cache_bytes)
         return {
@@ -75,7 +76,7 @@ class Worker:
     def memory(self) -> dict[str, Any]:
         """Peak above the level before the load, the largest cache, and what the model reads."""
         return {
-            "peak_memory_mib": self.peak.mib(),
+            "peak_memory_mib": self.peak.measure_mib(),
             "kv_cache_mib": self.cache_bytes / MIB,
             "footprint": asdict(self.served.footprint),
         }
@@ -86,26 +87,26 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker(from_line(sys.argv[1]))
-    _send(answers, {"startup_s": time.monotonic() - float(sys.argv[2])})
+    _send_answer(answers, {"startup_s": time.monotonic() - float(sys.argv[2])})
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "generate":
             pause = _pause_on(answers) if request.get("by_token") else None
-            _send(answers, worker.generate(request["ids"], request["new_tokens"], pause))
+            _send_answer(answers, worker.generate(request["ids"], request["new_tokens"], pause))
         else:
-            _send(answers, worker.memory())
+            _send_answer(answers, worker.memory())
 
 
 def _pause_on(stream: Any) -> Callable[[], None]:
     def pause() -> None:
-        _send(stream, {"paused": True})
+        _send_answer(stream, {"paused": True})
         if not sys.stdin.readline():
             sys.exit("nobody asked for the next token")
 
     return pause
 
 
-def _send(stream: Any, answer: dict[str, Any]) -> None:
+def _send_answer(stream: Any, answer: dict[str, Any]) -> None:
     stream.write(json.dumps(answer) + "\n")
     stream.flush()
 

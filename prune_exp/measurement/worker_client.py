@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Any
 
-from prune_exp.measurement.backends.protocol import Serving
+from prune_exp.measurement.backends.protocol import ServeSpec
 
 
 class MeasurementError(RuntimeError):
@@ -19,12 +19,12 @@ class MeasurementError(RuntimeError):
 class ModelProcess:
     """Speaks with one worker process; a context manager that ends it."""
 
-    def __init__(self, serving: Serving, timeout_s: float) -> None:
+    def __init__(self, serving: ServeSpec, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         started = str(time.monotonic())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "prune_exp.measurement.worker", serving.line(), started],
+            [sys.executable, "-m", "prune_exp.measurement.worker", serving.to_line(), started],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -54,7 +54,7 @@ class ModelProcess:
         finally:
             watchdog.cancel()
         if not line:
-            raise MeasurementError(self._epitaph())
+            raise MeasurementError(self._describe_exit())
         return json.loads(line)
 
     def send(self, **request: Any) -> None:
@@ -64,14 +64,14 @@ class ModelProcess:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise MeasurementError(self._epitaph()) from None
+            raise MeasurementError(self._describe_exit()) from None
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Sends a request and waits for its answer."""
         self.send(**request)
         return self.receive()
 
-    def _epitaph(self) -> str:
+    def _describe_exit(self) -> str:
         code = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()

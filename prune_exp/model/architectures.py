@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from prune_exp.model.shape import ModelShape
+from prune_exp.model.shape import Heads, ModelShape, heads_of
 from prune_exp.settings.errors import SettingError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Attribute names; those of parts are relative to a block."""
+    """Attribute names; those of parts are relative to a layer."""
 
-    blocks: str = "layers"
-    """The blocks, relative to the base model."""
+    layers: str = "layers"
+    """The layers, relative to the base model."""
     final_norm: str = "norm"
-    """What normalizes the last block's output, relative to the base model."""
+    """What normalizes the last layer's output, relative to the base model."""
     attention: str = "self_attn"
     heads_out: str = "self_attn.o_proj"
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -48,7 +48,7 @@ FAMILIES = {
     "gemma3_text": Family(post_norm=True),
     "phi3": Family(qkv=("self_attn.qkv_proj",), mlp_in=("mlp.gate_up_proj",), gates=2),
     "gpt2": Family(
-        blocks="h",
+        layers="h",
         final_norm="ln_f",
         attention="attn",
         heads_out="attn.c_proj",
@@ -59,7 +59,7 @@ FAMILIES = {
         free_heads=False,
     ),
     "opt": Family(
-        blocks="decoder.layers",
+        layers="decoder.layers",
         final_norm="decoder.final_layer_norm",
         heads_out="self_attn.out_proj",
         mlp_in=("fc1",),
@@ -98,18 +98,18 @@ def check_variant(config: dict[str, Any]) -> None:
         )
 
 
-def part(module: Any, name: str) -> Any:
+def submodule_of(module: Any, name: str) -> Any:
     """A module below another by its dotted name."""
     return reduce(getattr, name.split("."), module)
 
 
-def matrix(linear: Any) -> torch.Tensor:
+def weight_matrix(linear: Any) -> torch.Tensor:
     """A projection's weight as [outputs, inputs]; GPT-2 stores it the other way round."""
     weight = linear.weight
     return weight.T if type(linear).__name__ == "Conv1D" else weight
 
 
-def set_matrix(linear: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+def set_weight_matrix(linear: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     """Gives a projection a weight [outputs, inputs] of another size, in place."""
     conv = type(linear).__name__ == "Conv1D"
     stored = weight.T if conv else weight
@@ -125,72 +125,59 @@ def set_matrix(linear: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heads:
-    """Head counts of a block."""
-
-    queries: int
-    groups: int
-    """Key/value heads."""
-    dim: int
-
-    @property
-    def per_group(self) -> int:
-        """Query heads that share a key/value head."""
-        return self.queries // self.groups
-
-
-def heads_of(config: Any) -> Heads:
-    """Head counts by a config; without grouped queries every head has its own keys."""
-    queries = config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or queries
-    dim = getattr(config, "head_dim", None) or config.hidden_size // queries
-    return Heads(queries=queries, groups=groups, dim=dim)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """A decoder block with what its family knows of it."""
+class DecoderLayer:
+    """A layer of a decoder with what its family knows of it."""
 
     module: Any
     family: Family
     heads: Heads
     """As the dense model has them."""
 
+    def part(self, name: str) -> Any:
+        """A module of the layer by its dotted name."""
+        return submodule_of(self.module, name)
+
+    def weights(self, name: str) -> torch.Tensor:
+        """The weight of one of the layer's projections [outputs, inputs]."""
+        return weight_matrix(self.part(name))
+
     @property
     def heads_out(self) -> Any:
         """Reads the concatenated heads [.., heads * head_dim], writes towards the stream."""
-        return part(self.module, self.family.heads_out)
+        return self.part(self.family.heads_out)
 
     @property
     def mlp_out(self) -> Any:
         """Reads the channels [.., width], writes towards the stream."""
-        return part(self.module, self.family.mlp_out)
+        return self.part(self.family.mlp_out)
 
     @property
     def width(self) -> int:
         """MLP channels."""
-        return matrix(self.mlp_out).shape[1]
+        return weight_matrix(self.mlp_out).shape[1]
 
     @property
     def channel_params(self) -> int:
         """Parameters of one MLP channel: its rows of the inputs and its column of the output."""
-        inputs = [part(self.module, name) for name in self.family.mlp_in]
-        rows = sum(matrix(one).shape[1] + (one.bias is not None) for one in inputs)
-        return self.family.gates * rows + matrix(self.mlp_out).shape[0]
+        inputs = [self.part(name) for name in self.family.mlp_in]
+        rows = sum(weight_matrix(one).shape[1] + (one.bias is not None) for one in inputs)
+        return self.family.gates * rows + weight_matrix(self.mlp_out).shape[0]
 
     @property
     def head_params(self) -> tuple[int, int]:
         """Parameters of a query head with its output columns, and of a key/value head."""
-        projections = [part(self.module, name) for name in self.family.qkv]
-        row = matrix(projections[0]).shape[1] + (projections[0].bias is not None)
-        return self.heads.dim * (row + matrix(self.heads_out).shape[0]), 2 * self.heads.dim * row
+        first = self.part(self.family.qkv[0])
+        row = weight_matrix(first).shape[1] + (first.bias is not None)
+        column = weight_matrix(self.heads_out).shape[0]
+        return self.heads.dim * (row + column), 2 * self.heads.dim * row
 
 
-def blocks_of(model: Any) -> list[Block]:
-    """The decoder blocks of a model, in order."""
-    family, heads = FAMILIES[model.config.model_type], heads_of(model.config)
-    modules = part(model.base_model, family.blocks)
-    return [Block(module=one, family=family, heads=heads) for one in modules]
+def layers_of(model: Any) -> list[DecoderLayer]:
+    """The decoder layers of a model, in order."""
+    family = FAMILIES[model.config.model_type]
+    heads = heads_of(model.config)
+    modules = submodule_of(model.base_model, family.layers)
+    return [DecoderLayer(module=module, family=family, heads=heads) for module in modules]
 
 
 def decoder_of(model: Any) -> Any:
@@ -204,27 +191,28 @@ def head_of(model: Any) -> nn.Linear:
 
 
 def final_norm_of(model: Any) -> Any:
-    """Normalizes the last block's output [.., hidden] for the language-model head."""
-    return part(model.base_model, FAMILIES[model.config.model_type].final_norm)
+    """Normalizes the last layer's output [.., hidden] for the language-model head."""
+    return submodule_of(model.base_model, FAMILIES[model.config.model_type].final_norm)
 
 
-def channel_rows(block: Block) -> torch.Tensor:
+def channel_norms_sq(layer: DecoderLayer) -> torch.Tensor:
     """Squared norm of what makes each MLP channel, biases left out [width]."""
-    squares = [matrix(part(block.module, n)).square().sum(1) for n in block.family.mlp_in]
-    return sum(one.view(block.family.gates, -1).sum(0) for one in squares)  # pyright: ignore
+    rows = torch.stack([layer.weights(name).square().sum(1) for name in layer.family.mlp_in])
+    return rows.sum(0).view(layer.family.gates, -1).sum(0)
 
 
-def head_rows(block: Block) -> dict[str, torch.Tensor]:
+def head_norms_sq(layer: DecoderLayer) -> dict[str, torch.Tensor]:
     """Squared norm of what makes queries [Q], keys and values [K], by role, biases left out."""
-    heads, names = block.heads, block.family.qkv
+    heads = layer.heads
+    names = layer.family.qkv
     sizes = [heads.queries, heads.groups, heads.groups]
     if len(names) == 3:
-        parts = [matrix(part(block.module, name)) for name in names]
+        parts = [layer.weights(name) for name in names]
     elif names[0].endswith("query_key_value"):
-        mixed = matrix(part(block.module, names[0])).view(heads.queries, 3, heads.dim, -1)
+        mixed = layer.weights(names[0]).view(heads.queries, 3, heads.dim, -1)
         parts = [mixed[:, i].flatten(0, 1) for i in range(3)]
     else:
-        parts = list(matrix(part(block.module, names[0])).split([n * heads.dim for n in sizes]))
+        parts = list(layer.weights(names[0]).split([n * heads.dim for n in sizes]))
     return {
         role: rows.square().sum(1).view(-1, heads.dim).sum(1)
         for role, rows in zip(("queries", "keys", "values"), parts, strict=True)
@@ -233,13 +221,14 @@ def head_rows(block: Block) -> dict[str, torch.Tensor]:
 
 def shape_of(model: Any) -> ModelShape:
     """Counts a model's sizes from its real tensors."""
-    config, blocks = model.config, blocks_of(model)
-    first = blocks[0]
+    config = model.config
+    layers = layers_of(model)
+    first = layers[0]
     embedding = model.get_input_embeddings().weight
     tied = embedding is head_of(model).weight
     query_params, group_params = first.head_params
     return ModelShape(
-        layers=len(blocks),
+        layers=len(layers),
         hidden=config.hidden_size,
         width=first.width,
         query_heads=first.heads.queries,

@@ -1,4 +1,4 @@
-"""Stock models made anew: around other tensors, of fewer tokens, of fewer and smaller blocks."""
+"""Stock models made anew: around other tensors, of fewer tokens, of fewer and smaller layers."""
 
 import copy
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from prune_exp.model.architectures import Heads, blocks_of, head_of, part
+from prune_exp.model.architectures import head_of, layers_of, submodule_of
+from prune_exp.model.shape import Heads
 
 
 def from_state(config: Any, state: dict[str, torch.Tensor], like: Any) -> Any:
@@ -32,12 +33,13 @@ def _copy_buffers(model: Any, like: Any) -> None:
     for name, buffer in list(model.named_buffers()):
         if buffer.is_meta:
             owner, _, last = name.rpartition(".")
-            part(model, owner)._buffers[last] = known[name].clone()
+            submodule_of(model, owner)._buffers[last] = known[name].clone()
 
 
 def keep_tokens(model: Any, kept: Sequence[int]) -> Any:
     """A stock model that knows only the tokens `kept`, whose ids are their places in it."""
-    state, config = model.state_dict(), copy.deepcopy(model.config)
+    state = model.state_dict()
+    config = copy.deepcopy(model.config)
     index = torch.tensor(kept, dtype=torch.long)
     for weight in {id(m.weight): m.weight for m in _token_modules(model)}.values():
         rows = weight.detach()[index]
@@ -66,13 +68,14 @@ def _renumber_special(settings: Any, new: dict[int, int]) -> None:
             setattr(settings, name, new.get(value))
 
 
-def assemble(model: Any, kept_layers: Sequence[int], heads: Heads) -> Any:
-    """A stock model of the kept blocks, whose config says their (equal) new shape.
+def assemble_model(model: Any, kept_layers: Sequence[int], heads: Heads) -> Any:
+    """A stock model of the kept layers, whose config says their (equal) new shape.
 
-    `heads` is what every block that stays has left.
+    `heads` is what every layer that stays has left.
     """
-    config, blocks = copy.deepcopy(model.config), blocks_of(model)
-    first = blocks[kept_layers[0]]
+    config = copy.deepcopy(model.config)
+    layers = layers_of(model)
+    first = layers[kept_layers[0]]
     config.num_hidden_layers = len(kept_layers)
     setattr(config, first.family.width, first.width)
     if first.family.free_heads:
@@ -81,9 +84,9 @@ def assemble(model: Any, kept_layers: Sequence[int], heads: Heads) -> Any:
         config.num_key_value_heads = heads.groups
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[i] for i in kept_layers]
-    owner, _, name = first.family.blocks.rpartition(".")
-    holder = part(model.base_model, owner) if owner else model.base_model
-    setattr(holder, name, nn.ModuleList(blocks[i].module for i in kept_layers))
+    owner, _, name = first.family.layers.rpartition(".")
+    holder = submodule_of(model.base_model, owner) if owner else model.base_model
+    setattr(holder, name, nn.ModuleList(layers[i].module for i in kept_layers))
     pruned = from_state(config, model.state_dict(), model)
     pruned.generation_config = model.generation_config
     return pruned

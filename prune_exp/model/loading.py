@@ -17,7 +17,7 @@ WEIGHTS_FILE = "model.safetensors"
 STOCK_FILES = (".safetensors", ".json", ".jinja", ".md", ".txt", ".model")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_model_config(folder: Path) -> dict[str, Any]:
     """Reads and checks a checkpoint's config.json without importing torch.
 
     Raises:
@@ -46,7 +46,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> 
     Raises:
         SettingError: weights are missing, which would otherwise be made up at random.
     """
-    with quiet():
+    with silence_transformers():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -68,7 +68,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> 
 
 def load_skeleton(folder: Path) -> Any:
     """The checkpoint's model without weights, to ask for its shape before loading anything."""
-    with quiet(), torch.device("meta"):
+    with silence_transformers(), torch.device("meta"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     model.tie_weights()
@@ -82,7 +82,7 @@ def load_tokenizer(folder: Path) -> Any:
         SettingError: it is missing or damaged.
     """
     try:
-        with quiet():
+        with silence_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # parsers in three languages, each with its own kinds
         raise SettingError(
@@ -112,15 +112,16 @@ def _json_keys(path: Path) -> set[str]:
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Writes a checkpoint that stock `from_pretrained` loads."""
-    with quiet():
+    with silence_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
 @contextmanager
-def quiet() -> Any:
+def silence_transformers() -> Any:
     """Silences the library's own bars and warnings, and leaves its settings as they were."""
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
+    bar = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

@@ -1,6 +1,7 @@
 """The sizes of a decoder whose layers all have one shape."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +38,26 @@ class ModelShape:
     def queries_per_group(self) -> int:
         """Query heads that share one key/value head."""
         return self.query_heads // self.kv_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """Head counts of a layer."""
+
+    queries: int
+    groups: int
+    """Key/value heads."""
+    dim: int
+
+    @property
+    def per_group(self) -> int:
+        """Query heads that share a key/value head."""
+        return self.queries // self.groups
+
+
+def heads_of(config: Any) -> Heads:
+    """Head counts by a config; without grouped queries every head has its own keys."""
+    queries = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or queries
+    dim = getattr(config, "head_dim", None) or config.hidden_size // queries
+    return Heads(queries=queries, groups=groups, dim=dim)

@@ -1,6 +1,5 @@
 """Where the dense model comes from: a package, a hub, a folder."""
 
-import os
 import shutil
 import struct
 import tempfile
@@ -13,11 +12,11 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from prune_exp.machine.cache import cached_folder, digest_of, file_sha256
+from prune_exp.machine.cache import cached_folder, digest_of, file_sha256, write_whole
 from prune_exp.machine.display import first_line
 from prune_exp.machine.packages import package_file, package_parts
 from prune_exp.model.assembly import from_state
-from prune_exp.model.loading import read_config, save_model
+from prune_exp.model.loading import read_model_config, save_model
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import ModelSettings
 
@@ -42,7 +41,7 @@ def locate_model(settings: ModelSettings, cache_dir: Path) -> ModelSource:
         folder = _from_hub(settings.hub_id, str(settings.revision))
     else:
         folder = Path(str(settings.path)).expanduser().absolute()
-    config = read_config(folder)
+    config = read_model_config(folder)
     return ModelSource(folder=folder, digest=digest_of(config, _weights_digest(folder, cache_dir)))
 
 
@@ -58,10 +57,7 @@ def _weights_digest(folder: Path, cache_dir: Path) -> list[str]:
         note = cache_dir / "digests" / key
         if not note.is_file():
             _check_weights(path)
-            note.parent.mkdir(parents=True, exist_ok=True)
-            partial = note.with_suffix(f".{os.getpid()}")
-            partial.write_text(file_sha256(path), encoding="ascii")
-            os.replace(partial, note)
+            write_whole(note, file_sha256(path).encode())
         digests.append(note.read_text(encoding="ascii"))
     return digests
 

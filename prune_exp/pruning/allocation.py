@@ -20,17 +20,17 @@ TOLERANCE = 0.005
 """Largest accepted distance between the requested and the achieved sparsity."""
 
 
-def allocate(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Allocation:
+def allocate_budget(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Allocation:
     """Splits `sparsity` of the model's parameters between kinds of unit.
 
     Raises:
         SettingError: no allowed shape comes within 0.5 % of the request; says what does.
     """
     best: tuple[bool, bool, bool, float, float] | None = None
-    tokens = _tokens(shape, sparsity, pruning)
+    tokens = _tokens_to_remove(shape, sparsity, pruning)
     chosen: Allocation | None = None
     reach = [1.0, 0.0]
-    for option in _options(shape, sparsity, pruning):
+    for option in _list_shapes(shape, sparsity, pruning):
         achieved = option.params_removed / shape.params_total
         reach = [min(reach[0], achieved), max(reach[1], achieved)]
         error = abs(achieved - sparsity)
@@ -40,13 +40,14 @@ def allocate(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Al
             option.tokens > tokens,
             pruning.heads_share == 0 and option.kv_groups + option.queries_per_group > 0,
             _is_thin(shape, option, pruning.keep_share),
-            _distance(shape, option, pruning),
+            _distance_from_wanted(shape, option, pruning),
             error,
         )
         if best is None or key < best:
-            best, chosen = key, option
+            best = key
+            chosen = option
     if chosen is None:
-        raise SettingError(_unreachable(shape, sparsity, pruning, reach))
+        raise SettingError(_explain_unreachable(shape, sparsity, pruning, reach))
     return chosen
 
 
@@ -58,20 +59,25 @@ def _is_thin(shape: ModelShape, option: Allocation, share: float) -> bool:
     )
 
 
-def _options(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Iterator[Allocation]:
+def _list_shapes(
+    shape: ModelShape, sparsity: float, pruning: PruningSettings
+) -> Iterator[Allocation]:
     """Every uniform shape, with the MLP width that comes closest to the budget.
 
     Where no width is small enough, tokens close the budget.
     """
     budget = sparsity * shape.params_total
-    tokens, most = _tokens(shape, sparsity, pruning), _most_tokens(shape, pruning)
-    floors = {_floor(shape, pruning.keep_share, pruning), _floor(shape, 0, pruning)}
+    tokens = _tokens_to_remove(shape, sparsity, pruning)
+    most = _most_tokens(shape, pruning)
+    floors = {_least_width(shape, pruning.keep_share, pruning), _least_width(shape, 0, pruning)}
     for layers in range(shape.layers if "layers" in pruning.units else 1):
         left = shape.layers - layers
         for (groups, queries, params), floor in product(_head_options(shape, pruning), floors):
             gone = layers * shape.params_layer + left * params
             rest = budget - gone - tokens * shape.params_token
-            channels = _channels(shape, rest / (left * shape.params_channel), floor, pruning)
+            channels = _channels_to_remove(
+                shape, rest / (left * shape.params_channel), floor, pruning
+            )
             gone += left * channels * shape.params_channel
             more = tokens
             if channels == shape.width - floor or "mlp" not in pruning.units:
@@ -86,13 +92,15 @@ def _options(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> It
             )
 
 
-def _floor(shape: ModelShape, share: float, pruning: PruningSettings) -> int:
+def _least_width(shape: ModelShape, share: float, pruning: PruningSettings) -> int:
     """Least width that is at least `share` of the MLP and an allowed multiple."""
     multiple = pruning.width_multiple
     return min(max(multiple * math.ceil(share * shape.width / multiple), multiple), shape.width)
 
 
-def _channels(shape: ModelShape, wanted: float, floor: int, pruning: PruningSettings) -> int:
+def _channels_to_remove(
+    shape: ModelShape, wanted: float, floor: int, pruning: PruningSettings
+) -> int:
     """MLP channels to remove per layer, so that an allowed width is left."""
     if "mlp" not in pruning.units:
         return 0
@@ -105,7 +113,7 @@ def _most_tokens(shape: ModelShape, pruning: PruningSettings) -> int:
     return shape.vocab_removable if "vocab" in pruning.units else 0
 
 
-def _tokens(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> int:
+def _tokens_to_remove(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> int:
     """Tokens that make up the wanted share of the budget, as far as there are that many."""
     wanted = pruning.vocab_share * sparsity * shape.params_total / shape.params_token
     return min(round(wanted), _most_tokens(shape, pruning))
@@ -125,23 +133,23 @@ def _head_options(shape: ModelShape, pruning: PruningSettings) -> Iterator[tuple
             yield 0, queries, queries * shape.kv_heads * shape.params_query_head
 
 
-def _distance(shape: ModelShape, option: Allocation, pruning: PruningSettings) -> float:
+def _distance_from_wanted(shape: ModelShape, option: Allocation, pruning: PruningSettings) -> float:
     """How far an option's shares of the budget are from the wanted ones."""
     total = max(option.params_removed, 1)
     tokens = option.tokens * shape.params_token
-    blocks = max(total - tokens, 1)
+    in_layers = max(total - tokens, 1)
     depth = option.layers * shape.params_layer
     mlp = (shape.layers - option.layers) * option.channels * shape.params_channel
-    heads = blocks - depth - mlp
+    heads = in_layers - depth - mlp
     wanted_heads = (1 - pruning.depth_share) * pruning.heads_share
     return (
         abs(tokens / total - pruning.vocab_share)
-        + abs(depth / blocks - pruning.depth_share)
-        + abs(heads / blocks - wanted_heads)
+        + abs(depth / in_layers - pruning.depth_share)
+        + abs(heads / in_layers - wanted_heads)
     )
 
 
-def _unreachable(
+def _explain_unreachable(
     shape: ModelShape, sparsity: float, pruning: PruningSettings, reach: list[float]
 ) -> str:
     fixed = 1 - shape.layers * shape.params_layer / shape.params_total

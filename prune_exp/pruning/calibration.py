@@ -1,6 +1,6 @@
 """One pass over calibration text: what every voter needs to know about every unit.
 
-Expensive once, kept on disk by digest; voting afterwards takes milliseconds.
+Expensive once, kept on disk by digest; voting afterwards is quick.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,16 @@ from tqdm import tqdm
 
 from prune_exp.machine.cache import cached_folder, digest_of
 from prune_exp.machine.device import cache_key
-from prune_exp.model.architectures import Block, blocks_of, channel_rows, head_rows, matrix
-from prune_exp.pruning.layer_stream import LayerStream, watch
+from prune_exp.model.architectures import (
+    DecoderLayer,
+    channel_norms_sq,
+    head_norms_sq,
+    layers_of,
+    weight_matrix,
+)
+from prune_exp.pruning.layer_stream import LayerStream, watch_modules
 from prune_exp.pruning.moments import INVERSE_DAMPING, Moments
-from prune_exp.pruning.taylor import taylor
+from prune_exp.pruning.taylor import taylor_effects
 from prune_exp.text.corpus import Corpus, token_frequency
 
 VERSION = 6
@@ -56,9 +62,9 @@ class Statistics:
     heads_taylor: torch.Tensor
     """Mean over blocks of |sum of activation * gradient| per head [L, Q]."""
     layers_cosine_distance: torch.Tensor
-    """Mean 1 - cosine of a block's input and output [L]."""
+    """Mean 1 - cosine of a layer's input and output [L]."""
     layers_input_norm_sq: torch.Tensor
-    """Mean squared norm of a block's input [L]."""
+    """Mean squared norm of a layer's input [L]."""
     vocab_norm_sq: torch.Tensor
     """Squared norm of each token's embedding [V]."""
     vocab_frequency: torch.Tensor
@@ -75,10 +81,10 @@ class Calibration:
 
     statistics: Statistics
     stream: Path
-    """Folder with the residual stream before every block and after the last, in bfloat16."""
+    """Folder with the residual stream before every layer and after the last, in bfloat16."""
 
     def states_at(self, index: int, blocks: int | None = None) -> torch.Tensor:
-        """The dense residual stream before block `index` [blocks, tokens, hidden].
+        """The dense residual stream before layer `index` [blocks, tokens, hidden].
 
         With `blocks` only the first so many blocks of the text are read.
         """
@@ -87,7 +93,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ReadingSettings:
     """How closely the calibration text is read."""
 
     voting_blocks: int
@@ -98,12 +104,12 @@ class Reading:
     """Whether blocks that no voter sees go through the model in bfloat16."""
 
 
-def calibrate(
+def calibrate_model(
     model: Any,
     model_digest: str,
     corpus: Corpus,
     tokenizer: Any,
-    reading: Reading,
+    reading: ReadingSettings,
     *,
     cache_dir: Path,
 ) -> Calibration:
@@ -121,7 +127,7 @@ def calibrate(
             save_file({"hidden": hidden.bfloat16()}, folder / f"{index}.safetensors")
 
         frequency = token_frequency(corpus.documents, tokenizer, model.config.vocab_size)
-        statistics = compute(model, text.ids, frequency, reading, keep)
+        statistics = compute_statistics(model, text.ids, frequency, reading, keep)
         tensors = {f.name: getattr(statistics, f.name).contiguous() for f in fields(statistics)}
         save_file(tensors, folder / "statistics.safetensors")
 
@@ -130,51 +136,53 @@ def calibrate(
     return Calibration(statistics=statistics, stream=folder)
 
 
-def compute(
+def compute_statistics(
     model: Any,
     ids: torch.Tensor,
     frequency: torch.Tensor,
-    reading: Reading,
+    reading: ReadingSettings,
     keep: Callable[[int, torch.Tensor], None],
 ) -> Statistics:
     """Computes the statistics of `model` on token ids [blocks, tokens].
 
     `frequency` is the share of each token in the text at large [vocab]. `keep` is given the
-    residual stream before each block and after the last [blocks, tokens, hidden].
+    residual stream before each layer and after the last [blocks, tokens, hidden].
     """
-    stream, rows = LayerStream(model, ids), []
-    hidden, voting = stream.hidden, reading.voting_blocks
+    calls = LayerStream(model, ids)
+    hidden = calls.hidden
+    voting = reading.voting_blocks
+    rows = []
     keep(0, hidden)
-    for index, block in enumerate(tqdm(blocks_of(model), "calibrate", unit="layer")):
-        row, seen = _read_block(stream, block, index, hidden[:voting])
+    for index, layer in enumerate(tqdm(layers_of(model), "calibrate", unit="layer")):
+        row, seen = _read_layer(calls, layer, index, hidden[:voting])
         rows.append(row)
-        unseen = stream.run(block, index, hidden[voting:], bfloat16=reading.bfloat16)
+        unseen = calls.run(layer, index, hidden[voting:], bfloat16=reading.bfloat16)
         hidden = torch.cat([seen, unseen])
         keep(index + 1, hidden)
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return Statistics(
         **stacked,
-        **taylor(model, ids[: reading.gradient_blocks]),
-        kv_heads=torch.tensor(blocks_of(model)[0].heads.groups),
+        **taylor_effects(model, ids[: reading.gradient_blocks]),
+        kv_heads=torch.tensor(layers_of(model)[0].heads.groups),
         vocab_norm_sq=model.get_input_embeddings().weight.square().sum(1),
         vocab_frequency=frequency,
     )
 
 
-def _read_block(
-    stream: LayerStream, block: Block, index: int, hidden: torch.Tensor
+def _read_layer(
+    calls: LayerStream, layer: DecoderLayer, index: int, hidden: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """A block's row of the statistics, and its output [blocks, tokens, hidden]."""
-    width, device = block.heads.queries * block.heads.dim, hidden.device
-    mlp, heads = Moments(block.width, device), Moments(width, device)
-    with watch({block.mlp_out: mlp.add, block.heads_out: heads.add}, {}):
-        output = stream.run(block, index, hidden)
+    """A layer's row of the statistics, and its output [blocks, tokens, hidden]."""
+    mlp = Moments(layer.width, hidden.device)
+    heads = Moments(layer.heads.queries * layer.heads.dim, hidden.device)
+    with watch_modules({layer.mlp_out: mlp.add, layer.heads_out: heads.add}, {}):
+        output = calls.run(layer, index, hidden)
     row = (
-        _weights(block)
+        _weight_norms(layer)
         | mlp.summary("mlp")
-        | _per_head(heads.summary("heads"), block.heads.dim)
+        | _per_head(heads.summary("heads"), layer.heads.dim)
         | {
-            "layers_cosine_distance": _distance(hidden, output),
+            "layers_cosine_distance": _cosine_distance(hidden, output),
             "layers_input_norm_sq": hidden.square().sum(-1).mean(),
         }
     )
@@ -185,18 +193,19 @@ def _per_head(summary: dict[str, torch.Tensor], dim: int) -> dict[str, torch.Ten
     return {name: value.view(-1, dim) for name, value in summary.items()}
 
 
-def _weights(block: Block) -> dict[str, torch.Tensor]:
-    heads, rows = block.heads, head_rows(block)
-    down = matrix(block.mlp_out).square().sum(0)
-    out = matrix(block.heads_out).square().sum(0).view(-1, heads.dim)
+def _weight_norms(layer: DecoderLayer) -> dict[str, torch.Tensor]:
+    heads = layer.heads
+    rows = head_norms_sq(layer)
+    down = weight_matrix(layer.mlp_out).square().sum(0)
+    out = weight_matrix(layer.heads_out).square().sum(0).view(-1, heads.dim)
     shared = (rows["keys"] + rows["values"]).repeat_interleave(heads.per_group) / heads.per_group
     return {
         "mlp_down_norm_sq": down,
-        "mlp_weight_norm": (channel_rows(block) + down).sqrt(),
+        "mlp_weight_norm": (channel_norms_sq(layer) + down).sqrt(),
         "heads_out_norm_sq": out,
         "heads_weight_norm": (rows["queries"] + out.sum(1) + shared).sqrt(),
     }
 
 
-def _distance(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+def _cosine_distance(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return 1 - torch.cosine_similarity(before, after, dim=-1).mean()

@@ -1,4 +1,4 @@
-"""Make a decoder block smaller, in place: fewer heads, fewer MLP channels."""
+"""Make a decoder layer smaller, in place: fewer heads, fewer MLP channels."""
 
 import copy
 from collections.abc import Sequence
@@ -6,34 +6,41 @@ from typing import Any
 
 import torch
 
-from prune_exp.model.architectures import Block, matrix, part, set_matrix
+from prune_exp.model.architectures import (
+    DecoderLayer,
+    set_weight_matrix,
+    weight_matrix,
+)
 
 
-def keep_heads(block: Block, kept: Sequence[int]) -> None:
-    """Removes all query heads but `kept` from a block, in place.
+def keep_heads(layer: DecoderLayer, kept: Sequence[int]) -> None:
+    """Removes all query heads but `kept` from a layer, in place.
 
     A key/value head goes when no query head of its group is left; groups that stay must be equal
-    in size, or stock attention could not run the block.
+    in size, or stock attention could not run the layer.
     """
-    heads, names = block.heads, block.family.qkv
-    assert block.family.free_heads
+    heads = layer.heads
+    names = layer.family.qkv
+    assert layer.family.free_heads
     assert sorted(kept) == list(kept), kept
     groups = sorted({head // heads.per_group for head in kept})
     left = len(kept) // len(groups)
     assert all(sum(head // heads.per_group == g for head in kept) == left for g in groups), kept
-    queries, keys = _slots(kept, heads.dim), _slots(groups, heads.dim)
+    queries = _rows_of_heads(kept, heads.dim)
+    keys = _rows_of_heads(groups, heads.dim)
     if len(names) == 3:
         for name, index in zip(names, (queries, keys, keys), strict=True):
-            keep_rows(part(block.module, name), index)
+            keep_rows(layer.part(name), index)
     else:
-        first, second = heads.queries * heads.dim, (heads.queries + heads.groups) * heads.dim
-        rows = torch.cat([queries, first + keys, second + keys])
-        keep_rows(part(block.module, names[0]), rows)
-    keep_columns(block.heads_out, queries)
-    _recount(part(block.module, block.family.attention), len(kept), len(groups))
+        first_key = heads.queries * heads.dim
+        first_value = (heads.queries + heads.groups) * heads.dim
+        rows = torch.cat([queries, first_key + keys, first_value + keys])
+        keep_rows(layer.part(names[0]), rows)
+    keep_columns(layer.heads_out, queries)
+    _set_head_counts(layer.part(layer.family.attention), len(kept), len(groups))
 
 
-def _recount(attention: Any, queries: int, groups: int) -> None:
+def _set_head_counts(attention: Any, queries: int, groups: int) -> None:
     """Tells an attention module its new head counts; some read them from the config as they run."""
     attention.num_key_value_groups = queries // groups
     attention.config = copy.copy(attention.config)
@@ -43,16 +50,17 @@ def _recount(attention: Any, queries: int, groups: int) -> None:
         attention.num_key_value_heads = groups
 
 
-def keep_channels(block: Block, kept: Sequence[int]) -> None:
-    """Removes all MLP channels but `kept` from a block, in place."""
-    index, width = torch.tensor(kept, dtype=torch.long), block.width
-    rows = torch.cat([index + width * gate for gate in range(block.family.gates)])
-    for name in block.family.mlp_in:
-        keep_rows(part(block.module, name), rows)
-    keep_columns(block.mlp_out, index)
+def keep_channels(layer: DecoderLayer, kept: Sequence[int]) -> None:
+    """Removes all MLP channels but `kept` from a layer, in place."""
+    index = torch.tensor(kept, dtype=torch.long)
+    rows = torch.cat([index + layer.width * gate for gate in range(layer.family.gates)])
+    for name in layer.family.mlp_in:
+        keep_rows(layer.part(name), rows)
+    keep_columns(layer.mlp_out, index)
 
 
-def _slots(heads: Sequence[int], dim: int) -> torch.Tensor:
+def _rows_of_heads(heads: Sequence[int], dim: int) -> torch.Tensor:
+    """Rows of a projection that make some heads [heads * dim]."""
     starts = torch.tensor(heads, dtype=torch.long) * dim
     return (starts[:, None] + torch.arange(dim)).flatten()
 
@@ -60,9 +68,9 @@ def _slots(heads: Sequence[int], dim: int) -> torch.Tensor:
 def keep_rows(linear: Any, index: torch.Tensor) -> None:
     """Keeps some outputs of a projection, in place."""
     bias = None if linear.bias is None else linear.bias[index]
-    set_matrix(linear, matrix(linear)[index], bias)
+    set_weight_matrix(linear, weight_matrix(linear)[index], bias)
 
 
 def keep_columns(linear: Any, index: torch.Tensor) -> None:
     """Keeps some inputs of a projection, in place."""
-    set_matrix(linear, matrix(linear)[:, index], linear.bias)
+    set_weight_matrix(linear, weight_matrix(linear)[:, index], linear.bias)

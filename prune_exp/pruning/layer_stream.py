@@ -1,4 +1,4 @@
-"""Run a decoder one block at a time over many blocks of text, and look inside.
+"""Run a decoder one layer at a time over many blocks of text, and look inside.
 
 Only one layer's activations exist at a time: hidden states are [blocks, tokens, hidden].
 """
@@ -11,32 +11,32 @@ import torch
 from torch import nn
 
 from prune_exp.machine.device import autocast
-from prune_exp.model.architectures import Block, blocks_of, decoder_of
+from prune_exp.model.architectures import DecoderLayer, decoder_of, layers_of
 
 CACHES = ("past_key_value", "past_key_values", "layer_past", "use_cache")
 Watch = Callable[[torch.Tensor], None]
 
 
 class _Stop(Exception):
-    """Ends a forward pass once the first block has been reached."""
+    """Ends a forward pass once the first layer has been reached."""
 
 
 class LayerStream:
-    """What is needed to call a model's blocks directly: first hidden states and call arguments."""
+    """What is needed to call a model's layers directly: first hidden states and call arguments."""
 
     def __init__(self, model: Any, ids: torch.Tensor) -> None:
-        """Embeds `ids` [blocks, tokens] and records how the model calls each of its blocks."""
+        """Embeds `ids` [blocks, tokens] and records how the model calls each of its layers."""
         ids = ids.to(model.device)
         self.calls = _record_calls(model, ids[:1])
         with torch.no_grad():
             self.hidden = torch.cat([_first_input(model, block[None]) for block in ids])
 
     def run(
-        self, block: Block, index: int, hidden: torch.Tensor, *, bfloat16: bool = False
+        self, layer: DecoderLayer, index: int, hidden: torch.Tensor, *, bfloat16: bool = False
     ) -> torch.Tensor:
-        """One block's output [blocks, tokens, hidden], computed block of text by block of text.
+        """One layer's output [blocks, tokens, hidden], computed block of text by block of text.
 
-        With `bfloat16` the products inside the block are taken in that precision; the residual
+        With `bfloat16` the products inside the layer are taken in that precision; the residual
         stream and all that `watch` shows stay in float32.
         """
         if not len(hidden):
@@ -44,16 +44,16 @@ class LayerStream:
         reduced = autocast(hidden.device, "bfloat16" if bfloat16 else "float32")
         with torch.no_grad(), reduced:
             args, kwargs = self.calls[index]
-            outputs = [_tensor(block.module(one[None], *args, **kwargs)) for one in hidden]
+            outputs = [_tensor_of(layer.module(block[None], *args, **kwargs)) for block in hidden]
         return torch.cat(outputs)
 
 
-def _tensor(output: Any) -> torch.Tensor:
+def _tensor_of(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a block is called with besides its hidden states."""
+"""What a layer is called with besides its hidden states."""
 
 
 def _record_calls(model: Any, ids: torch.Tensor) -> list[Call]:
@@ -64,8 +64,8 @@ def _record_calls(model: Any, ids: torch.Tensor) -> list[Call]:
         calls.append((args[1:], kept))
 
     hooks = [
-        block.module.register_forward_pre_hook(record, with_kwargs=True)
-        for block in blocks_of(model)
+        layer.module.register_forward_pre_hook(record, with_kwargs=True)
+        for layer in layers_of(model)
     ]
     try:
         with torch.no_grad():
@@ -83,7 +83,7 @@ def _first_input(model: Any, ids: torch.Tensor) -> torch.Tensor:
         found.append(args[0])
         raise _Stop
 
-    hook = blocks_of(model)[0].module.register_forward_pre_hook(stop)
+    hook = layers_of(model)[0].module.register_forward_pre_hook(stop)
     try:
         decoder_of(model)(input_ids=ids, use_cache=False)
     except _Stop:
@@ -94,7 +94,9 @@ def _first_input(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def watch(inputs: dict[nn.Module, Watch], outputs: dict[nn.Module, Watch]) -> Iterator[None]:
+def watch_modules(
+    inputs: dict[nn.Module, Watch], outputs: dict[nn.Module, Watch]
+) -> Iterator[None]:
     """Shows every input [1, tokens, n] or output of some modules to a function each."""
     hooks: list[Any] = []
     for module, see in inputs.items():
@@ -117,6 +119,6 @@ def _see_input(see: Watch) -> Callable[..., None]:
 
 def _see_output(see: Watch) -> Callable[..., None]:
     def hook(_module: Any, _args: Any, output: Any) -> None:
-        see(_tensor(output).float())
+        see(_tensor_of(output).float())
 
     return hook

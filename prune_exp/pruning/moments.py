@@ -12,7 +12,8 @@ class Moments:
     """Running first and second moments of a feature vector."""
 
     def __init__(self, size: int, device: Any) -> None:
-        self.count, self.total = 0, torch.zeros(size, device=device)
+        self.count = 0
+        self.total = torch.zeros(size, device=device)
         self.gram = torch.zeros(size, size, device=device)
 
     def add(self, values: torch.Tensor) -> None:

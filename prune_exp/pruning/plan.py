@@ -3,6 +3,14 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+UNIT_NAMES = {
+    "layers": "whole layers",
+    "heads": "attention heads",
+    "mlp": "MLP channels",
+    "vocab": "tokens",
+}
+"""Kinds of unit in words."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:

@@ -9,8 +9,8 @@ import torch
 from prune_exp.machine.device import bfloat16_on
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.pruning import surgery, weight_masks
-from prune_exp.pruning.allocation import NOTHING, allocate
-from prune_exp.pruning.calibration import Calibration, Reading, Statistics, calibrate
+from prune_exp.pruning.allocation import NOTHING, allocate_budget
+from prune_exp.pruning.calibration import Calibration, ReadingSettings, Statistics, calibrate_model
 from prune_exp.pruning.consensus import Ballot, make_plan
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.plan import PruningPlan
@@ -65,7 +65,7 @@ def _carry_out(
     request: PruningRequest, inputs: Inputs, model: Any, plan: PruningPlan, calibration: Calibration
 ) -> Pruned:
     tokenizer, kept, ids = _trim_vocabulary(request, inputs, plan)
-    smaller = surgery.prune(
+    smaller = surgery.carry_out_plan(
         model,
         plan,
         ids,
@@ -107,12 +107,12 @@ def _mask_weights(request: PruningRequest, inputs: Inputs, model: Any) -> Pruned
 
 
 def _calibrate(request: PruningRequest, inputs: Inputs, model: Any) -> Calibration:
-    return calibrate(
+    return calibrate_model(
         model,
         inputs.source.digest,
         inputs.corpus,
         inputs.tokenizer,
-        Reading(
+        ReadingSettings(
             voting_blocks=request.data.voting_blocks,
             gradient_blocks=request.data.gradient_blocks,
             bfloat16=bfloat16_on(model.device, request.pruning.refit_dtype),
@@ -154,7 +154,7 @@ def vote_on_plan(
 ) -> PruningPlan:
     """Scores every unit and lets the voters decide, but not on `layers` where those are given."""
     pruning = request.pruning
-    allocation = allocate(inputs.shape, request.sparsity, pruning)
+    allocation = allocate_budget(inputs.shape, request.sparsity, pruning)
     kinds = [kind for kind in UNITS if kind != "vocab" or allocation.tokens]
     scores = {
         kind: score_units(

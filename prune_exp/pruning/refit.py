@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from prune_exp.model.architectures import Block, matrix, set_matrix
+from prune_exp.model.architectures import DecoderLayer, set_weight_matrix, weight_matrix
 from prune_exp.pruning.cutting import keep_channels, keep_heads
-from prune_exp.pruning.layer_stream import LayerStream, watch
+from prune_exp.pruning.layer_stream import LayerStream, watch_modules
 from prune_exp.pruning.plan import PruningPlan
 
 StatesAt = Callable[[int], torch.Tensor]
@@ -55,7 +55,7 @@ class RefitSettings:
 class RefitRun:
     """A refit under way: both streams move down the layers with it."""
 
-    layers: list[Block]
+    layers: list[DecoderLayer]
     """The decoder's layers; those that were refit have their new weights."""
     plan: PruningPlan
     calls: LayerStream
@@ -67,7 +67,7 @@ class RefitRun:
     dense_states_at: StatesAt | None
     """The dense stream from the cache; None where it has to be computed."""
 
-    def run_layer(self, layer: Block, index: int, hidden: torch.Tensor) -> torch.Tensor:
+    def run_layer(self, layer: DecoderLayer, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """What `layer`, called as number `index`, makes of a stream [blocks, tokens, hidden]."""
         return self.calls.run(layer, index, hidden, bfloat16=self.how.bfloat16)
 
@@ -84,7 +84,7 @@ def kept_units(count: int, gone: Sequence[int]) -> list[int]:
     return [i for i in range(count) if i not in removed]
 
 
-def cut_layer(layer: Block, plan: PruningPlan, index: int) -> None:
+def cut_layer(layer: DecoderLayer, plan: PruningPlan, index: int) -> None:
     """Takes from a layer, in place, what `plan` names of it."""
     if plan.heads[index]:
         keep_heads(layer, kept_units(layer.heads.queries, plan.heads[index]))
@@ -92,7 +92,7 @@ def cut_layer(layer: Block, plan: PruningPlan, index: int) -> None:
         keep_channels(layer, kept_units(layer.width, plan.channels[index]))
 
 
-def refit_layer(run: RefitRun, layer: Block, index: int, following: int) -> None:
+def refit_layer(run: RefitRun, layer: DecoderLayer, index: int, following: int) -> None:
     """Cuts and refits one layer, in place, and moves both streams to the next one that stays.
 
     `following` is that one's index. The layer is run.layers[index], or a copy of it.
@@ -118,7 +118,7 @@ def refit_layer(run: RefitRun, layer: Block, index: int, following: int) -> None
     run.dense = dense_end
 
 
-def _dense_share(run: RefitRun, layer: Block, index: int) -> float:
+def _dense_share(run: RefitRun, layer: DecoderLayer, index: int) -> float:
     """The dense stream's share of the target, which falls with the channels that stay.
 
     The dense stream alone asks the few weights left to undo all that went wrong before, and
@@ -129,7 +129,7 @@ def _dense_share(run: RefitRun, layer: Block, index: int) -> float:
 
 
 def _dense_streams(
-    run: RefitRun, layer: Block, index: int, following: int
+    run: RefitRun, layer: DecoderLayer, index: int, following: int
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
     """The dense stream between attention and MLP where heads go, and before the next layer.
 
@@ -142,7 +142,9 @@ def _dense_streams(
     return trace.middle if cuts_heads else None, trace.end
 
 
-def _refit_attention(run: RefitRun, layer: Block, index: int, target: torch.Tensor) -> torch.Tensor:
+def _refit_attention(
+    run: RefitRun, layer: DecoderLayer, index: int, target: torch.Tensor
+) -> torch.Tensor:
     """Refits what reads the heads towards a stream after attention [blocks, tokens, hidden].
 
     Returns the stream that it now gives.
@@ -154,7 +156,7 @@ def _refit_attention(run: RefitRun, layer: Block, index: int, target: torch.Tens
     return run.pruned + added
 
 
-def _refit_normed(run: RefitRun, layer: Block, index: int, untouched: "_LayerTrace") -> None:
+def _refit_normed(run: RefitRun, layer: DecoderLayer, index: int, untouched: "_LayerTrace") -> None:
     """Refits a layer that normalizes what it adds: towards what the untouched layer would add.
 
     The residual stream is no linear function of these projections, so neither the dense stream
@@ -186,13 +188,13 @@ class _LayerTrace:
 
 
 def _trace_layer(
-    run: RefitRun, layer: Block, index: int, following: int, hidden: torch.Tensor
+    run: RefitRun, layer: DecoderLayer, index: int, following: int, hidden: torch.Tensor
 ) -> _LayerTrace:
     heads: list[torch.Tensor] = []
     channels: list[torch.Tensor] = []
     mlp: list[torch.Tensor] = []
     outputs = {layer.heads_out: heads.append, layer.mlp_out: mlp.append}
-    with watch({layer.mlp_out: channels.append}, outputs):
+    with watch_modules({layer.mlp_out: channels.append}, outputs):
         end = run.run_layer(layer, index, hidden)
     for removed in range(index + 1, following):
         end = run.run_layer(run.layers[removed], removed, end)
@@ -206,10 +208,10 @@ def _trace_layer(
     )
 
 
-def _inputs_of(run: RefitRun, layer: Block, index: int, projection: Any) -> torch.Tensor:
+def _inputs_of(run: RefitRun, layer: DecoderLayer, index: int, projection: Any) -> torch.Tensor:
     """What one of a layer's projections reads of the pruned stream [blocks, tokens, n]."""
     inputs: list[torch.Tensor] = []
-    with watch({projection: inputs.append}, {}):
+    with watch_modules({projection: inputs.append}, {}):
         run.run_layer(layer, index, run.pruned)
     return torch.cat(inputs).view(*run.pruned.shape[:2], -1)
 
@@ -223,8 +225,8 @@ def _refit_projection(
     """
     bias = 0 if projection.bias is None else projection.bias
     y = (target - bias) * weights
-    fitted = solve_least_squares(x * weights, y, matrix(projection), run.how.damping)
-    set_matrix(projection, fitted, projection.bias)
+    fitted = solve_least_squares(x * weights, y, weight_matrix(projection), run.how.damping)
+    set_weight_matrix(projection, fitted, projection.bias)
     return projection(x)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from prune_exp.model.architectures import blocks_of, final_norm_of, head_of
+from prune_exp.model.architectures import final_norm_of, head_of, layers_of
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan, Rehearsed
 from prune_exp.pruning.refit import (
@@ -57,7 +57,7 @@ def rehearse_plan(
     """
     half = len(ids) // 2
     assert half, "one block to refit on and one to judge by"
-    layers = blocks_of(model)
+    layers = layers_of(model)
     calls = LayerStream(model, ids)
     order = pair_kept_layers(plan, len(layers))
     first, _ = order[0]

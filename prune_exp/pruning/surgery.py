@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from prune_exp.model.architectures import Heads, blocks_of
-from prune_exp.model.assembly import assemble, keep_tokens
+from prune_exp.model.architectures import layers_of
+from prune_exp.model.assembly import assemble_model, keep_tokens
+from prune_exp.model.shape import Heads
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.refit import (
@@ -29,7 +30,7 @@ REFIT = RefitSettings(
 """The default."""
 
 
-def prune(
+def carry_out_plan(
     model: Any,
     plan: PruningPlan,
     ids: torch.Tensor | None,
@@ -45,7 +46,7 @@ def prune(
     tokens are removed. `dense_states_at` gives the dense model's residual stream on `ids`, and so
     saves computing it.
     """
-    layers = blocks_of(model)
+    layers = layers_of(model)
     if ids is None:
         for index in kept_units(len(layers), plan.layers):
             cut_layer(layers[index], plan, index)
@@ -62,7 +63,7 @@ def _refit_layers(
     dense_states_at: StatesAt | None,
 ) -> None:
     """Cuts and refits every layer that stays, in place."""
-    layers = blocks_of(model)
+    layers = layers_of(model)
     calls = LayerStream(model, ids)
     run = RefitRun(
         layers=layers,
@@ -83,12 +84,12 @@ def _refit_layers(
 
 def _assemble_pruned(model: Any, plan: PruningPlan) -> Any:
     """A stock model of the layers that stay, without the plan's tokens."""
-    layers = blocks_of(model)
+    layers = layers_of(model)
     kept = kept_units(len(layers), plan.layers)
     dense = layers[kept[0]].heads
     queries = kept_units(dense.queries, plan.heads[kept[0]])
     groups = len({head // dense.per_group for head in queries})
-    pruned = assemble(model, kept, Heads(queries=len(queries), groups=groups, dim=dense.dim))
+    pruned = assemble_model(model, kept, Heads(queries=len(queries), groups=groups, dim=dense.dim))
     if not plan.tokens:
         return pruned
     return keep_tokens(pruned, kept_units(pruned.config.vocab_size, plan.tokens))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from prune_exp.pruning.calibration import Statistics
-from prune_exp.settings.choices import one_of
+from prune_exp.settings.choices import check_one_of
 from prune_exp.settings.errors import SettingError
 
 Voter = Callable[[Statistics, str, int], torch.Tensor | None]
@@ -59,8 +59,7 @@ def wanda(stats: Statistics, kind: str, seed: int) -> torch.Tensor:
 def fluctuation(stats: Statistics, kind: str, seed: int) -> torch.Tensor | None:
     """Activation variance times squared weight norm (arXiv:2312.11983).
 
-    Abstains on layers, where it ranks as wanda does (correlation 0.99 on SmolLM2-135M), and on
-    tokens, where it must.
+    Abstains on layers, where it ranks almost as wanda does, and on tokens, where it must.
     """
     del seed
     if kind in ("layers", "vocab"):
@@ -78,8 +77,7 @@ def obs(stats: Statistics, kind: str, seed: int) -> torch.Tensor | None:
     """Error left after the best update of all other weights: optimal brain surgeon.
 
     Squared weight norm over the diagonal of the inverse second moment (arXiv:2302.04089).
-    Abstains on layers, where it ranks as wanda does (correlation 0.99 on SmolLM2-135M), and on
-    tokens, where it must.
+    Abstains on layers, where it ranks almost as wanda does, and on tokens, where it must.
     """
     del seed
     if kind in ("layers", "vocab"):
@@ -115,7 +113,7 @@ VOTERS: dict[str, Voter] = {
 def check_voters(names: list[str]) -> None:
     """Raises SettingError, with the valid names, unless all `names` are voters."""
     for name in names:
-        one_of("pruning.voters", name, tuple(VOTERS))
+        check_one_of("pruning.voters", name, tuple(VOTERS))
 
 
 def score_units(

@@ -27,7 +27,7 @@ def copy_into(weights: dict[str, Any], source: Tensors) -> None:
         value.data.copy_(source[name])
 
 
-def save(
+def save_state(
     folder: Path, facts: dict[str, Any], weights: dict[str, Any], best: Tensors, optimizer: Any
 ) -> None:
     """Keeps a state in `folder`/step-N, then drops the one before it.
@@ -52,7 +52,7 @@ def save(
         shutil.rmtree(one, ignore_errors=True)
 
 
-def load(
+def load_state(
     folder: Path, weights: dict[str, Any], optimizer: Any
 ) -> tuple[dict[str, Any], Tensors] | None:
     """Puts the last whole state back; returns its facts and best weights, None without one."""

@@ -29,7 +29,8 @@ def split_documents(documents: Sequence[str], tokenizer: Any, recovery: Recovery
     Raises:
         SettingError: there is too little text for the validation blocks and one step.
     """
-    wanted, context = recovery.validation_blocks, recovery.context_tokens
+    wanted = recovery.validation_blocks
+    context = recovery.context_tokens
     taken = documents_for(reversed(documents), tokenizer, wanted * context) or len(documents)
     training = tuple(reversed(documents[: len(documents) - taken]))
     if documents_for(training, tokenizer, context) is None:

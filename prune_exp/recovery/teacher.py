@@ -23,8 +23,8 @@ STATES = "states.safetensors"
 class Teacher:
     """The dense model's final hidden states, computed a shard of blocks at a time when needed.
 
-    Hidden states and not logits are kept, not even the largest few: 576 numbers a token instead
-    of 49,152 (SmolLM2-135M), and one product with the head gives all logits back. A model is
+    Hidden states and not logits are kept: they are far fewer numbers a token, and one product
+    with the head gives all logits back. A model is
     loaded only for shards that the cache lacks, and dropped again.
     """
 
@@ -57,7 +57,8 @@ class Teacher:
 
     def _build(self, dense_ids: torch.Tensor, folder: Path) -> None:
         model = decoder_of(load_model(self.source.folder, device=self.head.device.type))
-        states, dense_ids = [], dense_ids.to(model.device)
+        states = []
+        dense_ids = dense_ids.to(model.device)
         with torch.no_grad(), autocast(model.device, self.dtype):
             for block in tqdm(dense_ids, "dense states", unit="block", leave=False):
                 hidden = model(input_ids=block[None], use_cache=False).last_hidden_state[0]

@@ -129,7 +129,7 @@ def train(student: Any, lessons: Lessons, settings: RecoverySettings, folder: Pa
             if run.progress.step % settings.evaluate_every == 0:
                 _judge_weights(run)
                 state = asdict(run.progress)
-                checkpoints.save(folder, state, run.weights, run.best, run.optimizer)
+                checkpoints.save_state(folder, state, run.weights, run.best, run.optimizer)
             bar.n = min(share_spent(run.progress, settings), 1.0)
             bar.set_postfix_str(_progress_line(run))
     if run.losses:
@@ -153,7 +153,7 @@ def _start_run(
         weights=weights,
         optimizer=_make_optimizer(list(weights.values()), settings),
     )
-    found = checkpoints.load(folder, weights, run.optimizer)
+    found = checkpoints.load_state(folder, weights, run.optimizer)
     if found is None:
         loss = validation_loss(student, lessons)
         run.progress = Progress(first_loss=loss, best_loss=loss)

@@ -35,7 +35,7 @@ class Candidate:
     """Its stored checkpoint, fetched."""
 
 
-def choose(settings: PromoteSettings, scratch: Path) -> Candidate:
+def choose_candidate(settings: PromoteSettings, scratch: Path) -> Candidate:
     """The model that the settings name, fetched into `scratch`.
 
     Raises:
@@ -50,7 +50,7 @@ def choose(settings: PromoteSettings, scratch: Path) -> Candidate:
     best = choose_best(read_trials(run_id), settings.tracking.best)
     if best is None:
         raise SettingError(f"run_id={run_id} has no finished trial; give another run_id")
-    trial = _stored(best.trial)
+    trial = _require_stored(best.trial)
     name = registered_name(
         settings.tracking.registered_model
         or restore_settings(TrackingSettings, trial.params, "tracking").registered_model,
@@ -59,7 +59,7 @@ def choose(settings: PromoteSettings, scratch: Path) -> Candidate:
     version = known_version(trial, name)
     if version is not None:
         return at_version(name, version, scratch)
-    folder = _fetch(trial.tags[tags.MODEL_URI], scratch)
+    folder = _fetch_checkpoint(trial.tags[tags.MODEL_URI], scratch)
     return Candidate(name=name, version=None, trial=trial, folder=folder)
 
 
@@ -78,8 +78,8 @@ def at_version(name: str, version: str, scratch: Path) -> Candidate:
     if not found.run_id:
         raise SettingError(f"version={version} of {name} belongs to no run, so nothing vouches")
     (trial,) = read_trials(found.run_id)
-    folder = _fetch(f"models:/{name}/{version}", scratch)
-    return Candidate(name=name, version=version, trial=_stored(trial), folder=folder)
+    folder = _fetch_checkpoint(f"models:/{name}/{version}", scratch)
+    return Candidate(name=name, version=version, trial=_require_stored(trial), folder=folder)
 
 
 def only_model() -> str:
@@ -123,7 +123,7 @@ def _latest_sweep(experiment: str) -> str:
     return runs[0].info.run_id
 
 
-def _stored(trial: TrackedTrial) -> TrackedTrial:
+def _require_stored(trial: TrackedTrial) -> TrackedTrial:
     if tags.WEIGHTS_SHA256 not in trial.tags or tags.MODEL_URI not in trial.tags:
         raise SettingError(
             f"run_id={trial.run_id} has no stored model; store them with tracking.log_models=best"
@@ -132,7 +132,7 @@ def _stored(trial: TrackedTrial) -> TrackedTrial:
     return trial
 
 
-def _fetch(uri: str, scratch: Path) -> Path:
+def _fetch_checkpoint(uri: str, scratch: Path) -> Path:
     target = scratch / uri.replace("/", "_")
     target.mkdir()
     try:

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from prune_exp.machine.device import device_of
+from prune_exp.machine.device import choose_device
 from prune_exp.measurement.benchmark import measure_pair
 from prune_exp.measurement.intervals import exp_mean_difference
 from prune_exp.measurement.prompts import read_prompts, tokenize_prompts
@@ -39,7 +39,7 @@ class Evidence:
         Raises:
             SettingError: it is not.
         """
-        return device_of(self.candidate.trial.params.get("device", "cpu"))
+        return choose_device(self.candidate.trial.params.get("device", "cpu"))
 
     @property
     def quality_limit(self) -> float:

@@ -8,7 +8,7 @@ from prune_exp.measurement.records import Interval
 from prune_exp.model.export import weights_sha256
 from prune_exp.model.loading import foreign_parts
 from prune_exp.registry.evidence import Evidence
-from prune_exp.registry.signing import SIGNATURE, fault
+from prune_exp.registry.signing import SIGNATURE, describe_fault
 from prune_exp.registry.stock_reload import logit_difference
 from prune_exp.settings.command_schemas import LimitSettings
 from prune_exp.settings.errors import SettingError
@@ -27,9 +27,11 @@ class Verdict:
 
 def integrity(case: Evidence) -> Verdict:
     """The stored files are those of the trial, byte for byte, and nothing in them can run."""
-    trial, folder = case.candidate.trial, case.candidate.folder
+    trial = case.candidate.trial
+    folder = case.candidate.folder
     foreign = foreign_parts(folder)
-    recorded, found = trial.tags[tags.WEIGHTS_SHA256], weights_sha256(folder)
+    recorded = trial.tags[tags.WEIGHTS_SHA256]
+    found = weights_sha256(folder)
     files = trial.tags.get(tags.FILES_SHA256)
     figures = {"recorded_sha256": recorded, "found_sha256": found}
     if foreign:
@@ -39,10 +41,10 @@ def integrity(case: Evidence) -> Verdict:
     elif files is not None and folder_sha256(folder) != files:
         sentence = "a stored file other than the weights is not the one that was stored"
     else:
-        return _verdict(
+        return _make_verdict(
             "integrity", True, "the stored files are the trial's, and only data", **figures
         )
-    return _verdict("integrity", False, sentence, **figures)
+    return _make_verdict("integrity", False, sentence, **figures)
 
 
 def signature(case: Evidence) -> Verdict:
@@ -51,26 +53,28 @@ def signature(case: Evidence) -> Verdict:
     if key is None:
         raise SettingError("there is no key to check against; give limits.public_key=FILE")
     folder = case.candidate.folder
-    found = fault(folder, folder.parent / SIGNATURE, key)
+    found = describe_fault(folder, folder.parent / SIGNATURE, key)
     sentence = f"the stored model cannot be trusted: {found}" if found else "signed with the key"
-    return _verdict("signature", found is None, sentence)
+    return _make_verdict("signature", found is None, sentence)
 
 
 def speedup(case: Evidence) -> Verdict:
     """The tracked speedup, even at its interval's lower end, is enough."""
-    return _floor(case, "speedup", case.limits.min_speedup, "times")
+    return _judge_floor(case, "speedup", case.limits.min_speedup, "times")
 
 
 def memory(case: Evidence) -> Verdict:
     """The tracked memory saving, even at its interval's lower end, is enough."""
-    return _floor(case, "memory_reduction_pct", case.limits.min_memory_reduction_pct, "%", "memory")
+    return _judge_floor(
+        case, "memory_reduction_pct", case.limits.min_memory_reduction_pct, "%", "memory"
+    )
 
 
 def reload(case: Evidence) -> Verdict:
     """Stock transformers in a fresh process makes the same logits of the stored files."""
     difference = logit_difference(case.candidate.folder, case.text.ids[:1])
     most = case.limits.max_logit_difference
-    return _verdict(
+    return _make_verdict(
         "reload",
         difference <= most,
         f"logits differ by {difference:g} at most after stock loading in a fresh process,"
@@ -83,12 +87,12 @@ def quality(case: Evidence) -> Verdict:
     """Not worse than the dense model, beyond a margin, on text that no search saw."""
     limit = case.limits.max_perplexity_ratio or case.quality_limit
     ratio = case.perplexity_ratio(case.losses, case.dense_losses)
-    return _verdict(
+    return _make_verdict(
         "quality",
         ratio.high <= limit,
         f"perplexity on {len(case.losses)} blocks that no trial used is"
-        f" {_shown(ratio)} times the dense model's; the upper end may be {limit:g}",
-        **_figures("perplexity_ratio", ratio),
+        f" {_show_interval(ratio)} times the dense model's; the upper end may be {limit:g}",
+        **_interval_figures("perplexity_ratio", ratio),
         blocks=len(case.losses),
         limit=limit,
     )
@@ -97,7 +101,7 @@ def quality(case: Evidence) -> Verdict:
 def champion(case: Evidence) -> Verdict:
     """No worse than the present champion in quality and speed, and better in one of them."""
     if case.champion is None:
-        return _verdict("champion", True, "there is no champion yet")
+        return _make_verdict("champion", True, "there is no champion yet")
     limits = case.limits
     ratio = case.perplexity_ratio(case.losses, case.champion_losses)
     fast = case.champion_speedup()
@@ -113,13 +117,13 @@ def champion(case: Evidence) -> Verdict:
         )
         if not passed
     ]
-    return _verdict(
+    return _make_verdict(
         "champion",
         not why,
-        f"against version {case.champion.version}: perplexity {_shown(ratio)} times, speed"
-        f" {_shown(fast)} times{': ' if why else ''}{'; '.join(why)}",
-        **_figures("perplexity_ratio", ratio),
-        **_figures("speedup", fast),
+        f"against version {case.champion.version}: perplexity {_show_interval(ratio)} times, speed"
+        f" {_show_interval(fast)} times{': ' if why else ''}{'; '.join(why)}",
+        **_interval_figures("perplexity_ratio", ratio),
+        **_interval_figures("speedup", fast),
     )
 
 
@@ -143,34 +147,36 @@ def asked_by_default(limits: LimitSettings) -> list[str]:
     return [name for name in GATES if name != "signature" or limits.public_key is not None]
 
 
-def judge(case: Evidence, names: list[str]) -> list[Verdict]:
+def judge_candidate(case: Evidence, names: list[str]) -> list[Verdict]:
     """Every named gate's verdict; files that fail one of `TRUST` are not looked into further."""
     verdicts: list[Verdict] = []
     unfit = "the stored model is not only data" if foreign_parts(case.candidate.folder) else ""
     for name in (name for name in GATES if name in names):
         if unfit and name in ON_FILES:
-            verdicts.append(_verdict(name, False, f"not judged: {unfit}"))
+            verdicts.append(_make_verdict(name, False, f"not judged: {unfit}"))
             continue
         try:
             verdicts.append(GATES[name](case))
         except SettingError as error:
-            verdicts.append(_verdict(name, False, f"cannot be judged: {error}"))
+            verdicts.append(_make_verdict(name, False, f"cannot be judged: {error}"))
         if name in TRUST and not verdicts[-1].passed:
             unfit = unfit or f"the files failed {name}"
     return verdicts
 
 
-def _verdict(name: str, passed: bool, sentence: str, **figures: float | str) -> Verdict:
+def _make_verdict(name: str, passed: bool, sentence: str, **figures: float | str) -> Verdict:
     return Verdict(name=name, passed=bool(passed), sentence=sentence, figures=figures)
 
 
-def _floor(case: Evidence, key: str, least: float, unit: str, gate: str | None = None) -> Verdict:
+def _judge_floor(
+    case: Evidence, key: str, least: float, unit: str, gate: str | None = None
+) -> Verdict:
     metrics = case.candidate.trial.metrics
     name = gate or key
-    if f"{key}_ci95_low" not in metrics:
-        return _verdict(name, False, f"the trial did not measure {key}")
-    low = metrics[f"{key}_ci95_low"]
-    return _verdict(
+    if not Interval.is_among(metrics, key):
+        return _make_verdict(name, False, f"the trial did not measure {key}")
+    low = Interval.read(metrics, key).low
+    return _make_verdict(
         name,
         low >= least,
         f"{key} is {metrics[key]:.3f} {unit} with a lower end of {low:.3f}; it must be at least"
@@ -181,9 +187,9 @@ def _floor(case: Evidence, key: str, least: float, unit: str, gate: str | None =
     )
 
 
-def _figures(name: str, interval: Interval) -> dict[str, float | str]:
+def _interval_figures(name: str, interval: Interval) -> dict[str, float | str]:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def _shown(interval: Interval) -> str:
+def _show_interval(interval: Interval) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from prune_exp.machine.device import device_of
+from prune_exp.machine.device import choose_device
 from prune_exp.model.sources import ModelSource, locate_model
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, ModelSettings
@@ -43,7 +43,7 @@ def check_text(trial: TrackedTrial, source: ModelSource, tokenizer: Any, cache_d
         name=restore_settings(ModelSettings, trial.params, "model").name,
         source=source,
         tokenizer=tokenizer,
-        device=device_of(trial.params.get("device", "cpu")),
+        device=choose_device(trial.params.get("device", "cpu")),
         seed=seed,
         cache_dir=cache_dir,
     )

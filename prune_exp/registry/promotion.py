@@ -16,14 +16,14 @@ from prune_exp.registry.candidates import (
     PREVIOUS,
     Candidate,
     at_version,
-    choose,
+    choose_candidate,
     only_model,
     version_at,
 )
 from prune_exp.registry.evidence import Evidence
-from prune_exp.registry.gates import GATES, Verdict, asked_by_default, judge
+from prune_exp.registry.gates import GATES, Verdict, asked_by_default, judge_candidate
 from prune_exp.registry.stored_models import ensure_version
-from prune_exp.settings.choices import one_of
+from prune_exp.settings.choices import check_one_of
 from prune_exp.settings.command_schemas import PromoteSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
@@ -41,12 +41,12 @@ def promote_model(settings: PromoteSettings) -> int:
     Raises:
         SettingError: nothing could be judged, or the champion changed meanwhile.
     """
-    _check(settings)
+    _check_wanted(settings)
     use_store(settings.tracking)
     if settings.rollback:
         return _roll_back(settings)
     with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
-        candidate = choose(settings, Path(scratch))
+        candidate = choose_candidate(settings, Path(scratch))
         holder = version_at(candidate.name, CHAMPION)
         if holder is not None and holder == candidate.version:
             print(f"{candidate.name} version {holder} is the champion already; nothing moves.")
@@ -58,20 +58,20 @@ def promote_model(settings: PromoteSettings) -> int:
             limits=settings.limits,
             cache_dir=Path(settings.cache_dir).expanduser(),
         )
-        verdicts = judge(case, settings.gates or asked_by_default(settings.limits))
-    return _decide(settings, candidate, holder, verdicts)
+        verdicts = judge_candidate(case, settings.gates or asked_by_default(settings.limits))
+    return _act_on_verdicts(settings, candidate, holder, verdicts)
 
 
-def _check(settings: PromoteSettings) -> None:
+def _check_wanted(settings: PromoteSettings) -> None:
     for gate in settings.gates:
-        one_of("gates", gate, tuple(GATES))
+        check_one_of("gates", gate, tuple(GATES))
     limits = settings.limits
     for name, given, least in (("blocks", limits.blocks, 2), ("resamples", limits.resamples, 100)):
         if given < least:
             raise SettingError(f"limits.{name}={given} is too small; use {least} or more")
 
 
-def _decide(
+def _act_on_verdicts(
     settings: PromoteSettings, candidate: Candidate, holder: str | None, verdicts: list[Verdict]
 ) -> int:
     """Shows the verdicts, records them, and moves the alias when all passed."""
@@ -83,24 +83,24 @@ def _decide(
         print(f"Dry run: it {'would become the champion' if passed else 'would be refused'}.")
         return 0 if passed else 1
     if not passed:
-        _record(candidate, candidate.version, verdicts, "refused")
+        _record_verdicts(candidate, candidate.version, verdicts, "refused")
         print("Refused; nothing moves.")
         return 1
     version = candidate.version or ensure_version(
         candidate.trial, candidate.trial.tags[tags.MODEL_URI], candidate.name
     )
     try:
-        with _lock(settings.tracking):
-            _move(candidate.name, version, holder)
+        with _lock_aliases(settings.tracking):
+            _move_champion(candidate.name, version, holder)
     except SettingError:
-        _record(candidate, version, verdicts, "overtaken")
+        _record_verdicts(candidate, version, verdicts, "overtaken")
         raise
-    _record(candidate, version, verdicts, "promoted")
+    _record_verdicts(candidate, version, verdicts, "promoted")
     print(f"Version {version} is the champion now; before: {holder or 'none'}.")
     return 0
 
 
-def _record(
+def _record_verdicts(
     candidate: Candidate, version: str | None, verdicts: list[Verdict], outcome: str
 ) -> None:
     """Tags the version with every verdict, or the run while there is no version."""
@@ -124,7 +124,7 @@ def _record(
             client.set_model_version_tag(candidate.name, version, key, value)
 
 
-def _move(name: str, version: str, expected: str | None) -> None:
+def _move_champion(name: str, version: str, expected: str | None) -> None:
     """Makes a version the champion, unless the champion is no longer the one judged against.
 
     The old one gets its second alias first, so that a kill in between loses neither.
@@ -144,7 +144,7 @@ def _move(name: str, version: str, expected: str | None) -> None:
 def _roll_back(settings: PromoteSettings) -> int:
     name = settings.tracking.registered_model or only_model()
     client = MlflowClient()
-    with _lock(settings.tracking):
+    with _lock_aliases(settings.tracking):
         present, previous = (version_at(name, alias) for alias in (CHAMPION, PREVIOUS))
         if previous is None or previous == present:
             raise SettingError(f"{name} has no previous champion to put back; nothing moves")
@@ -160,7 +160,7 @@ def _roll_back(settings: PromoteSettings) -> int:
 
 
 @contextmanager
-def _lock(tracking: TrackingSettings) -> Iterator[None]:
+def _lock_aliases(tracking: TrackingSettings) -> Iterator[None]:
     """One promotion at a time moves aliases, on this machine; a re-read guards against others."""
     uri = store_uri(tracking)
     file = Path(tempfile.gettempdir()) / f"prune_exp-promote-{digest_of(uri)}.lock"

@@ -26,25 +26,25 @@ def check_signing_key(tracking: TrackingSettings) -> None:
         SettingError: the package is missing, or the key cannot be used.
     """
     if tracking.signing_key is not None and tracking.log_models != "none":
-        _signer(tracking.signing_key)
+        _make_signer(tracking.signing_key)
 
 
-def sign(folder: Path, private_key: str, signature: Path) -> None:
+def sign_folder(folder: Path, private_key: str, signature: Path) -> None:
     """Writes a signature over the names and the bytes of all files of a folder.
 
     Raises:
         SettingError: the package is missing, or the key cannot be used.
     """
-    _signer(private_key).sign(folder, signature)
+    _make_signer(private_key).sign(folder, signature)
 
 
-def fault(folder: Path, signature: Path, public_key: str) -> str | None:
+def describe_fault(folder: Path, signature: Path, public_key: str) -> str | None:
     """Why a folder is not what the holder of the key signed; None when it is.
 
     Raises:
         SettingError: the package is missing, or the key cannot be used.
     """
-    verifying = _package("verifying")
+    verifying = _import_package("verifying")
     config = _with_key(
         f"limits.public_key={public_key}",
         f"one made by {NEW_PUBLIC_KEY}",
@@ -63,8 +63,8 @@ def fault(folder: Path, signature: Path, public_key: str) -> str | None:
     return None
 
 
-def _signer(private_key: str) -> "Config":
-    signing = _package("signing")
+def _make_signer(private_key: str) -> "Config":
+    signing = _import_package("signing")
     password = os.environ.get(PASSWORD, "").encode() or None
     return _with_key(
         f"tracking.signing_key={private_key}",
@@ -75,7 +75,7 @@ def _signer(private_key: str) -> "Config":
     )
 
 
-def _package(module: str) -> Any:
+def _import_package(module: str) -> Any:
     from importlib import import_module
 
     try:

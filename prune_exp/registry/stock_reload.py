@@ -34,7 +34,8 @@ def logit_difference(folder: Path, ids: torch.Tensor) -> float:
         SettingError: the fresh process could not load the checkpoint.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        asked, answer = Path(scratch) / "ids.safetensors", Path(scratch) / "logits.safetensors"
+        asked = Path(scratch) / "ids.safetensors"
+        answer = Path(scratch) / "logits.safetensors"
         save_file({"ids": ids.contiguous()}, asked)
         threads = str(torch.get_num_threads())
         done = subprocess.run(

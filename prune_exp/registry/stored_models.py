@@ -18,9 +18,9 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from prune_exp.machine.cache import folder_sha256
-from prune_exp.model.loading import load_model, load_tokenizer, quiet
+from prune_exp.model.loading import load_model, load_tokenizer, silence_transformers
 from prune_exp.registry.card import summarize_trial, write_card
-from prune_exp.registry.signing import SIGNATURE, sign
+from prune_exp.registry.signing import SIGNATURE, sign_folder
 from prune_exp.settings.choices import check_name
 from prune_exp.tracking import tags
 from prune_exp.tracking.read import CANDIDATE, TrackedTrial, read_plan
@@ -84,7 +84,7 @@ def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = N
     ended = client.get_run(trial.run_id).info.end_time
     run = nullcontext() if inside else mlflow.start_run(run_id=trial.run_id, nested=True)
     with run:
-        uri = _log(checkpoint, card, signing_key)
+        uri = _log_checkpoint(checkpoint, card, signing_key)
     client.set_tag(trial.run_id, tags.FILES_SHA256, folder_sha256(checkpoint))
     client.set_tag(trial.run_id, tags.MODEL_URI, uri)
     if not inside:
@@ -92,7 +92,7 @@ def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = N
     return uri
 
 
-def _log(checkpoint: Path, card: Any, signing_key: str | None) -> str:
+def _log_checkpoint(checkpoint: Path, card: Any, signing_key: str | None) -> str:
     """Stores a checkpoint with the open run, loadable by transformers and pyfunc.
 
     MLflow writes the weights anew; the checkpoint's own files then replace what it wrote.
@@ -100,7 +100,7 @@ def _log(checkpoint: Path, card: Any, signing_key: str | None) -> str:
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
     text = Schema([ColSpec(DataType.string)])
     params = ParamSchema([ParamSpec("max_new_tokens", DataType.integer, NEW_TOKENS)])
-    with quiet():
+    with silence_transformers():
         info = flavor.log_model(
             transformers_model={
                 "model": load_model(checkpoint),
@@ -117,12 +117,12 @@ def _log(checkpoint: Path, card: Any, signing_key: str | None) -> str:
         shutil.copytree(checkpoint, Path(stage) / "model", copy_function=os.link)
         os.link(checkpoint / "LICENSE.txt", Path(stage) / "LICENSE.txt")
         if signing_key is not None:
-            sign(Path(stage) / "model", signing_key, Path(stage) / SIGNATURE)
+            sign_folder(Path(stage) / "model", signing_key, Path(stage) / SIGNATURE)
         MlflowClient().log_model_artifacts(info.model_id, stage)
     return info.model_uri
 
 
-def register(trial: TrackedTrial, model_uri: str, name: str) -> str:
+def register_candidate(trial: TrackedTrial, model_uri: str, name: str) -> str:
     """Registers a logged model as a version with the alias `candidate`; returns the version."""
     version = ensure_version(trial, model_uri, name)
     MlflowClient().set_registered_model_alias(name, CANDIDATE, version)
@@ -144,7 +144,7 @@ def ensure_version(trial: TrackedTrial, model_uri: str, name: str) -> str:
         name,
         source=model_uri,
         run_id=trial.run_id,
-        tags=_facts(trial),
+        tags=_version_tags(trial),
         description=summarize_trial(trial),
         model_id=model_uri.removeprefix("models:/"),
     )
@@ -157,7 +157,7 @@ def known_version(trial: TrackedTrial, name: str) -> str | None:
     return str(known[0].version) if known else None
 
 
-def _facts(trial: TrackedTrial) -> dict[str, str]:
+def _version_tags(trial: TrackedTrial) -> dict[str, str]:
     facts = {
         "run_id": trial.run_id,
         "weights_sha256": trial.tags[tags.WEIGHTS_SHA256],

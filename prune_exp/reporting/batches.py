@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from prune_exp.tracking.figures import Figure
+
 
 def batch_labels(metrics: Mapping[str, float]) -> list[str]:
     """Labels of the batches that were measured, such as b8 or b8_p128, by size and length."""
@@ -15,3 +17,15 @@ def batch_name(label: str) -> str:
     """A label in words: `b8_p128` is batch 8, 128-token prompts."""
     size, *length = re.findall(r"\d+", label)
     return f"batch {size}" + (f", {length[0]}-token prompts" if length else "")
+
+
+def batch_gain(label: str) -> Figure:
+    """The throughput that was gained in one kind of batch."""
+    return Figure(
+        key=f"throughput_{label}_gain_pct",
+        name=f"Throughput gain, {batch_name(label)}",
+        short_name=f"{batch_name(label)} gained",
+        form=".1f",
+        unit=" %",
+        nothing=0.0,
+    )

@@ -2,64 +2,67 @@
 
 from collections.abc import Callable, Sequence
 
+from prune_exp.measurement.records import Interval
+from prune_exp.pruning.plan import UNIT_NAMES
+
 Metrics = dict[str, float]
 Rule = Callable[[Metrics], str | None]
 BUSY_LOAD_PER_CORE = 1.2
 BUSY_PCT = 25.0
 
 
-def _interval(m: Metrics, key: str, form: str) -> str:
-    low, high = m[f"{key}_ci95_low"], m[f"{key}_ci95_high"]
-    return f"95 % interval {low:{form}} to {high:{form}}"
+def _show_interval(m: Metrics, key: str, form: str) -> str:
+    found = Interval.read(m, key)
+    return f"95 % interval {found.low:{form}} to {found.high:{form}}"
 
 
-def speed(m: Metrics) -> str | None:
+def tell_speed(m: Metrics) -> str | None:
     """Faster or slower only when the interval of the ratio excludes 1."""
     if "speedup" not in m:
         return "Speed was not measured, so nothing is claimed about it."
-    where = _interval(m, "speedup", ".2f")
-    if m["speedup_ci95_low"] > 1:
+    where = _show_interval(m, "speedup", ".2f")
+    if Interval.read(m, "speedup").low > 1:
         return f"One request is {m['speedup']:.2f}x faster than with the dense model ({where})."
-    if m["speedup_ci95_high"] < 1:
+    if Interval.read(m, "speedup").high < 1:
         return f"One request is slower: {m['speedup']:.2f}x the dense model's speed ({where})."
     return f"No difference in speed was shown: ratio {m['speedup']:.2f} ({where} includes 1)."
 
 
-def text(m: Metrics) -> str | None:
+def tell_text_speed(m: Metrics) -> str | None:
     """What a smaller vocabulary costs: more tokens for the same text."""
     if "text_speedup" not in m or m["dense/bytes_per_token"] == m["pruned/bytes_per_token"]:
         return None
     fewer = 100 * (1 - m["pruned/bytes_per_token"] / m["dense/bytes_per_token"])
     return (
         f"Its tokens carry {fewer:.1f} % fewer bytes of text, so that for equal text the ratio of"
-        f" speeds is {m['text_speedup']:.2f} ({_interval(m, 'text_speedup', '.2f')})."
+        f" speeds is {m['text_speedup']:.2f} ({_show_interval(m, 'text_speedup', '.2f')})."
     )
 
 
-def memory(m: Metrics) -> str | None:
+def tell_memory(m: Metrics) -> str | None:
     """Less or more memory only when the interval excludes 0."""
     if "memory_reduction_pct" not in m:
         return "Memory was not measured."
-    where = _interval(m, "memory_reduction_pct", ".1f")
+    where = _show_interval(m, "memory_reduction_pct", ".1f")
     value = m["memory_reduction_pct"]
-    if m["memory_reduction_pct_ci95_low"] > 0:
+    if Interval.read(m, "memory_reduction_pct").low > 0:
         return f"Peak memory is {value:.1f} % lower ({where})."
-    if m["memory_reduction_pct_ci95_high"] < 0:
+    if Interval.read(m, "memory_reduction_pct").high < 0:
         return f"Peak memory is {-value:.1f} % higher than the dense model's."
     return f"No difference in peak memory was shown ({where} includes 0)."
 
 
-def quality(m: Metrics) -> str | None:
+def tell_quality(m: Metrics) -> str | None:
     """Maintained only when the whole interval of the perplexity ratio is within the limit."""
     if "perplexity_ratio" not in m:
         return "Quality was not measured, so nothing is claimed about it."
     ratio = f"{m['perplexity_ratio']:.2f}x the dense model's"
-    where = _interval(m, "perplexity_ratio", ".2f")
+    where = _show_interval(m, "perplexity_ratio", ".2f")
     verdict = "maintained" if m["quality_maintained"] else "not maintained"
     return f"Quality is {verdict}: held-out perplexity is {ratio} ({where})."
 
 
-def agreement(m: Metrics) -> str | None:
+def tell_agreement(m: Metrics) -> str | None:
     """How often both models would say the same next token."""
     if "top1_agreement" not in m:
         return None
@@ -69,7 +72,7 @@ def agreement(m: Metrics) -> str | None:
     )
 
 
-def limit(m: Metrics) -> str | None:
+def tell_share_of_limit(m: Metrics) -> str | None:
     """How much of what memory bandwidth allows was reached."""
     if "share_of_limit" not in m:
         return None
@@ -79,7 +82,7 @@ def limit(m: Metrics) -> str | None:
     )
 
 
-def where_memory_goes(m: Metrics) -> str | None:
+def tell_where_memory_goes(m: Metrics) -> str | None:
     """The saving split into weights, keys and values, and the rest."""
     if "saved/peak_memory_mib" not in m:
         return None
@@ -88,7 +91,7 @@ def where_memory_goes(m: Metrics) -> str | None:
     return f"Of the peak, {m['saved/peak_memory_mib']:+.1f} MiB were saved: {split}."
 
 
-def bandwidth(m: Metrics) -> str | None:
+def tell_bandwidth(m: Metrics) -> str | None:
     """How near decoding comes to the machine's own limit."""
     if "dense/share_of_bandwidth" not in m:
         return None
@@ -102,13 +105,14 @@ def bandwidth(m: Metrics) -> str | None:
     return sentence
 
 
-def busy(m: Metrics) -> str | None:
+def tell_load_at_start(m: Metrics) -> str | None:
     """A warning when something else was using the machine as the measurement began.
 
     Pruning on all cores just before adds up to one per core to the load average, so only more than
     that speaks of others; the use of the cores while the trial idles speaks of them directly.
     """
-    load, use = m.get("machine/load_per_core_start", 0.0), m.get("machine/busy_pct_start", 0.0)
+    load = m.get("machine/load_per_core_start", 0.0)
+    use = m.get("machine/busy_pct_start", 0.0)
     if load <= BUSY_LOAD_PER_CORE and use <= BUSY_PCT:
         return None
     return (
@@ -118,9 +122,10 @@ def busy(m: Metrics) -> str | None:
     )
 
 
-def sparsity(m: Metrics) -> str | None:
+def tell_sparsity(m: Metrics) -> str | None:
     """Whether the request was met."""
-    asked, got = 100 * m["sparsity_requested"], m["params_pruned_pct"]
+    asked = 100 * m["sparsity_requested"]
+    got = m["params_pruned_pct"]
     if m.get("weights_zeroed_pct"):
         return (
             f"{m['weights_zeroed_pct']:.1f} % of all parameters were set to zero ({asked:.1f} %"
@@ -131,15 +136,14 @@ def sparsity(m: Metrics) -> str | None:
     return f"{got:.1f} % of all parameters are gone; {asked:.1f} % were requested."
 
 
-def where_parameters_went(m: Metrics) -> str | None:
+def tell_where_parameters_went(m: Metrics) -> str | None:
     """The budget split by kind of unit."""
-    names = {"layers": "layers", "heads": "heads", "mlp": "MLP channels", "vocab": "tokens"}
-    gone = {name: m.get(f"removed_pct/{kind}", 0.0) for kind, name in names.items()}
+    gone = {name: m.get(f"removed_pct/{kind}", 0.0) for kind, name in UNIT_NAMES.items()}
     shown = ", ".join(f"{name} {share:.1f}" for name, share in gone.items() if share)
     return f"Percent of all parameters that went, by kind: {shown}." if shown else None
 
 
-def training(m: Metrics) -> str | None:
+def tell_recovery(m: Metrics) -> str | None:
     """What training after pruning took part in the quality."""
     if "recovery/steps" not in m:
         return None
@@ -156,39 +160,47 @@ def training(m: Metrics) -> str | None:
     )
 
 
-SUMMARY = (sparsity, speed, text, memory, quality, training, busy)
+SUMMARY = (
+    tell_sparsity,
+    tell_speed,
+    tell_text_speed,
+    tell_memory,
+    tell_quality,
+    tell_recovery,
+    tell_load_at_start,
+)
 RULES: tuple[Rule, ...] = (
     *SUMMARY,
-    agreement,
-    limit,
-    bandwidth,
-    where_memory_goes,
-    where_parameters_went,
+    tell_agreement,
+    tell_share_of_limit,
+    tell_bandwidth,
+    tell_where_memory_goes,
+    tell_where_parameters_went,
 )
 
 
-def insights(m: Metrics, rules: Sequence[Rule] = RULES) -> list[str]:
+def list_insights(m: Metrics, rules: Sequence[Rule] = RULES) -> list[str]:
     """Every sentence that the figures support."""
     return [sentence for rule in rules if (sentence := rule(m)) is not None]
 
 
-def conclusion(m: Metrics) -> str:
+def conclude(m: Metrics) -> str:
     """What may be claimed, and what may not."""
-    return f"{_gained(m)} {_kept(m)}"
+    return f"{_conclude_on_speed(m)} {_conclude_on_quality(m)}"
 
 
-def _gained(m: Metrics) -> str:
+def _conclude_on_speed(m: Metrics) -> str:
     smaller = "not smaller, its zeros are stored" if m.get("weights_zeroed_pct") else "smaller"
     if "speedup" not in m:
         return f"The model is {smaller}; whether it is faster was not measured."
-    if m["speedup_ci95_low"] > 1:
+    if Interval.read(m, "speedup").low > 1:
         return f"The pruned model is faster ({m['speedup']:.2f}x) and {smaller}."
-    if m["speedup_ci95_high"] < 1:
+    if Interval.read(m, "speedup").high < 1:
         return f"The pruned model is {smaller}, and slower ({m['speedup']:.2f}x)."
     return f"The pruned model is {smaller}, but no speedup was shown."
 
 
-def _kept(m: Metrics) -> str:
+def _conclude_on_quality(m: Metrics) -> str:
     if "perplexity_ratio" not in m:
         return "Its quality was not measured."
     if m["quality_maintained"]:

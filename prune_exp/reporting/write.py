@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from prune_exp.reporting.document.content import document
-from prune_exp.reporting.document.findings import Findings, gather, look_up
+from prune_exp.reporting.document.content import compose_document
+from prune_exp.reporting.document.findings import Findings, gather_findings, look_up_findings
 from prune_exp.reporting.document.html import to_html
 from prune_exp.reporting.document.markdown import to_markdown
 from prune_exp.reporting.document.note import sweep_note
-from prune_exp.reporting.insights import conclusion, insights
-from prune_exp.reporting.plots.gallery import PLOTS, draw
+from prune_exp.reporting.insights import conclude, list_insights
+from prune_exp.reporting.plots.gallery import PLOTS, draw_plots
 from prune_exp.settings.command_schemas import ReportSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.tracking.read import Choice, TrackedTrial, read_run
@@ -30,7 +30,7 @@ def report_run(wanted: ReportSettings) -> int:
         SettingError: there is no such run, it has no result, or the folder cannot be written.
     """
     use_store(wanted.tracking)
-    found = look_up(wanted.run_id)
+    found = look_up_findings(wanted.run_id)
     folder = Path(wanted.output).expanduser().absolute()
     try:
         make_report(found, folder)
@@ -47,7 +47,7 @@ def write_report(
     root_run_id: str, trials: list[TrackedTrial], best: Choice, folder: Path
 ) -> list[Path]:
     """Makes the report in `folder` and stores it with the best run and with the sweep."""
-    written = make_report(gather(read_run(root_run_id), trials, best), folder)
+    written = make_report(gather_findings(read_run(root_run_id), trials, best), folder)
     for run_id in dict.fromkeys((best.trial.run_id, root_run_id)):
         for path in written:
             log_file(run_id, path)
@@ -63,17 +63,17 @@ def make_report(found: Findings, folder: Path) -> list[Path]:
     """Makes all files and then moves them to `folder`, in place of those of an earlier report."""
     with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
         work = Path(scratch)
-        drawn = draw(found.best.trial, found.trials, found.samples, found.plan, work)
-        page = document(found, drawn)
+        drawn = draw_plots(found.best.trial, found.trials, found.samples, found.plan, work)
+        page = compose_document(found, drawn)
         (work / "report.md").write_text(to_markdown(page), encoding="utf-8")
         (work / "report.html").write_text(to_html(page, work), encoding="utf-8")
         figures = json.dumps(to_json(found, drawn), indent=1, allow_nan=False)
         (work / "report.json").write_text(figures, encoding="utf-8")
         folder.mkdir(parents=True, exist_ok=True)
-        return [path for name in (*PAGES, *PLOTS) if (path := _placed(work, folder, name))]
+        return [path for name in (*PAGES, *PLOTS) if (path := _move_into_place(work, folder, name))]
 
 
-def _placed(work: Path, folder: Path, name: str) -> Path | None:
+def _move_into_place(work: Path, folder: Path, name: str) -> Path | None:
     """Moves a file in place; where there is none, an earlier one goes."""
     if not (work / name).exists():
         (folder / name).unlink(missing_ok=True)
@@ -88,18 +88,18 @@ def to_json(found: Findings, drawn: dict[str, str]) -> dict[str, Any]:
         "name": found.best.trial.name,
         "chosen_for": found.best.rule,
         "root_run_id": found.root.run_id,
-        "metrics": _numbers(found.metrics),
+        "metrics": _finite_metrics(found.metrics),
         "params": found.params,
-        "insights": insights(found.metrics),
-        "conclusion": conclusion(found.metrics),
-        "machine": _finite(found.machine),
+        "insights": list_insights(found.metrics),
+        "conclusion": conclude(found.metrics),
+        "machine": _replace_infinite(found.machine),
         "trials": [
             {
                 "run_id": trial.run_id,
                 "name": trial.name,
                 "status": trial.status,
                 "error": trial.error,
-                "metrics": _numbers(trial.metrics),
+                "metrics": _finite_metrics(trial.metrics),
             }
             for trial in found.trials
         ],
@@ -107,14 +107,14 @@ def to_json(found: Findings, drawn: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _numbers(metrics: dict[str, float]) -> dict[str, float | None]:
-    return {key: _finite(value) for key, value in sorted(metrics.items())}
+def _finite_metrics(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {key: _replace_infinite(value) for key, value in sorted(metrics.items())}
 
 
-def _finite(value: Any) -> Any:
+def _replace_infinite(value: Any) -> Any:
     """The value with null for infinities and NaN, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _replace_infinite(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [_replace_infinite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prune_exp.search import study as studies
 from prune_exp.search.space import Space
 from prune_exp.search.summary import describe_trial, print_front, write_plots
-from prune_exp.settings.choices import unknown
+from prune_exp.settings.choices import describe_unknown
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
 from prune_exp.settings.params import flatten_settings
@@ -46,9 +46,13 @@ class Driver:
         on_lost: Lost,
         at_a_time: int,
     ) -> None:
-        self.study, self.space, self.search = study, space, search
-        self.directions, self.at_a_time = directions, at_a_time
-        self.launch, self.on_lost = launch, on_lost
+        self.study = study
+        self.space = space
+        self.search = search
+        self.directions = directions
+        self.at_a_time = at_a_time
+        self.launch = launch
+        self.on_lost = on_lost
         self.failures = 0
 
     def run_rows(self, rows: Sequence[dict[str, str]]) -> list[Any]:
@@ -151,7 +155,7 @@ def objectives_of(settings: Settings, *, searching: bool) -> dict[str, str]:
     for name, wanted in (("objectives", directions), ("constraints", settings.search.limits)):
         for key in wanted:
             if key not in keys:
-                raise SettingError(unknown(f"search.{name}", key, keys))
+                raise SettingError(describe_unknown(f"search.{name}", key, keys))
     return directions or FALLBACK
 
 

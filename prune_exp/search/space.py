@@ -121,7 +121,9 @@ def _sort_overrides(arguments: list[str], config_loader: Any) -> Space:
 
 def _range_of(override: Any) -> SearchRange:
     sweep = override.value()
-    low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+    low = sweep.start
+    high = sweep.end
+    log = "log" in sweep.tags
     if not low < high or (log and low <= 0):
         key = override.get_key_element()
         raise SettingError(

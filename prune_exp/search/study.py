@@ -25,7 +25,10 @@ from prune_exp.search.space import SearchRange, Space
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
 
-FINGERPRINT, PARENT, INTERRUPTED, ERROR = "fingerprint", "mlflow_parent", "interrupted", "error"
+FINGERPRINT = "fingerprint"
+PARENT = "mlflow_parent"
+INTERRUPTED = "interrupted"
+ERROR = "error"
 STALE_LOCK_S = 30
 """A journal lock this old was left behind by a process that was killed."""
 

@@ -18,7 +18,7 @@ from prune_exp.settings.choices import (
     SAMPLERS,
     TURNS,
     check_name,
-    one_of,
+    check_one_of,
 )
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings, RecoverySettings
@@ -37,7 +37,7 @@ def read_config(config: Any) -> Settings:
 
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, Settings)
-    check(settings)
+    check_settings(settings)
     return settings
 
 
@@ -61,37 +61,37 @@ def settings_of(config: Any, *, checked: bool = False) -> Settings:
     return settings
 
 
-def check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """Refuses values that cannot work, before anything is loaded or written.
 
     Raises:
         SettingError: says what was given, what is allowed and what to type.
     """
     check_known(settings)
-    _open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
+    _check_open_interval("sparsity", settings.sparsity, example="sparsity=0.5")
     if not 0 < settings.vote_threshold <= 1:
         raise SettingError(
             f"vote_threshold={settings.vote_threshold:g} is not in (0, 1]: it is the share"
             " of voters that must agree; try vote_threshold=0.5"
         )
-    one_of("device", settings.device, DEVICES)
+    check_one_of("device", settings.device, DEVICES)
     check_pruning(settings.pruning, settings.data.calibration_blocks)
     check_name("model.name", settings.model.name)
     if settings.tracking.registered_model is not None:
         check_name("tracking.registered_model", settings.tracking.registered_model)
     _check_sources(settings)
-    one_of("data.calibration", settings.data.calibration, CALIBRATIONS)
+    check_one_of("data.calibration", settings.data.calibration, CALIBRATIONS)
     check_minima(settings)
     if settings.benchmark.enabled and not settings.benchmark.batch_sizes:
         raise SettingError("benchmark.batch_sizes is empty; try benchmark.batch_sizes=[8]")
-    one_of("benchmark.turns", settings.benchmark.turns, TURNS)
+    check_one_of("benchmark.turns", settings.benchmark.turns, TURNS)
     _check_runtime(settings.benchmark)
-    one_of("search.sampler", settings.search.sampler, SAMPLERS)
+    check_one_of("search.sampler", settings.search.sampler, SAMPLERS)
     _ = settings.search.limits
     for metric, direction in settings.search.directions.items():
-        one_of(f"search.objectives: {metric}", direction, DIRECTIONS)
-    one_of("tracking.best", settings.tracking.best, BEST_RULES)
-    one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
+        check_one_of(f"search.objectives: {metric}", direction, DIRECTIONS)
+    check_one_of("tracking.best", settings.tracking.best, BEST_RULES)
+    check_one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
     _check_recovery(settings.recovery, settings.pruning.method)
 
 
@@ -105,7 +105,7 @@ def check_known(settings: Any, prefix: str = "") -> None:
             check_known(value, f"{prefix}{name}.")
 
 
-def _open_interval(name: str, value: float, *, example: str) -> None:
+def _check_open_interval(name: str, value: float, *, example: str) -> None:
     if not 0 < value < 1:
         raise SettingError(
             f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}"
@@ -113,10 +113,11 @@ def _open_interval(name: str, value: float, *, example: str) -> None:
 
 
 def _check_runtime(benchmark: BenchmarkSettings) -> None:
-    runtime, backend = benchmark.runtime, benchmark.backend
-    one_of("benchmark.backend", backend, BACKENDS)
-    one_of("benchmark.runtime.dtype", runtime.dtype, RUNTIME_DTYPES)
-    one_of("benchmark.runtime.cache", runtime.cache, RUNTIME_CACHES)
+    runtime = benchmark.runtime
+    backend = benchmark.backend
+    check_one_of("benchmark.backend", backend, BACKENDS)
+    check_one_of("benchmark.runtime.dtype", runtime.dtype, RUNTIME_DTYPES)
+    check_one_of("benchmark.runtime.cache", runtime.cache, RUNTIME_CACHES)
     if backend != "transformers" and (runtime.compile or runtime.cache != "dynamic"):
         raise SettingError(
             f"benchmark.backend={backend} has its own cache and compiles what it needs; leave out"
@@ -130,9 +131,9 @@ def _check_runtime(benchmark: BenchmarkSettings) -> None:
 
 
 def _check_recovery(recovery: RecoverySettings, method: str) -> None:
-    one_of("recovery.name", recovery.name, RECOVERIES)
-    one_of("recovery.text", recovery.text, RECOVERY_TEXTS)
-    one_of("recovery.dtype", recovery.dtype, RECOVERY_DTYPES)
+    check_one_of("recovery.name", recovery.name, RECOVERIES)
+    check_one_of("recovery.text", recovery.text, RECOVERY_TEXTS)
+    check_one_of("recovery.dtype", recovery.dtype, RECOVERY_DTYPES)
     if not 0 <= recovery.warmup_share < 1:
         raise SettingError(
             f"recovery.warmup_share={recovery.warmup_share:g} is not in [0, 1); try"

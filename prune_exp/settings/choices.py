@@ -34,13 +34,13 @@ def check_name(setting: str, value: str) -> None:
         )
 
 
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raises SettingError with the valid names, the nearest first, unless `value` is one."""
     if value not in allowed:
-        raise SettingError(unknown(name, value, allowed))
+        raise SettingError(describe_unknown(name, value, allowed))
 
 
-def unknown(name: str, value: str, allowed: Sequence[str]) -> str:
+def describe_unknown(name: str, value: str, allowed: Sequence[str]) -> str:
     """Says that a value is not one of the allowed ones, and which is nearest."""
     from difflib import get_close_matches
 

@@ -10,6 +10,6 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def groups() -> list[str]:
+def group_names() -> list[str]:
     """The config groups."""
     return sorted(path.name for path in conf_dir().iterdir() if path.is_dir())

@@ -3,8 +3,8 @@
 import re
 from difflib import get_close_matches
 
-from prune_exp.settings.choices import unknown
-from prune_exp.settings.config_tree import conf_dir, groups
+from prune_exp.settings.choices import describe_unknown
+from prune_exp.settings.config_tree import conf_dir, group_names
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.redaction import redact
 from prune_exp.settings.schema import Settings
@@ -22,10 +22,10 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
         )
     unknown = re.search(r"(?:override|append to) '?([\w./@]+)'?", text)
     if "Could not override" in text and unknown:
-        return unknown_key(unknown.group(1), schema)
+        return describe_unknown_key(unknown.group(1), schema)
     missing_option = re.search(r"find '([\w/]+)/([^']*)'", text)
     if missing_option:
-        return unknown_option(*missing_option.groups())
+        return describe_unknown_option(*missing_option.groups())
     missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", text)
     if missing:
         return f"{missing.group(1)} must be given; type {missing.group(1)}=..."
@@ -40,21 +40,21 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
     )
 
 
-def unknown_key(key: str, schema: type = Settings) -> str:
+def describe_unknown_key(key: str, schema: type = Settings) -> str:
     """Names the nearest setting or config group."""
-    known = [*setting_names(schema), *groups()]
+    known = [*setting_names(schema), *group_names()]
     near = get_close_matches(key, known, n=1, cutoff=0.5)
     leaf = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     best = (near or leaf or ["one listed by --help"])[0]
     return f"{key} is not a setting or config group; did you mean {best}?"
 
 
-def unknown_option(group: str, option: str) -> str:
+def describe_unknown_option(group: str, option: str) -> str:
     """Names the options of a config group, the nearest first."""
-    if group not in groups():
-        return unknown_key(group)
+    if group not in group_names():
+        return describe_unknown_key(group)
     options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-    return unknown(group, option, options)
+    return describe_unknown(group, option, options)
 
 
 def setting_names(node: type, prefix: str = "") -> list[str]:

@@ -113,8 +113,7 @@ class RecoverySettings:
     batch_blocks: int = 1
     """Blocks in a step."""
     train_embeddings: bool = False
-    """Train the embeddings and the language-model head too. Leaving them as
-    they are saves memory and time."""
+    """Train the embeddings and the language-model head too."""
     learning_rate: float = 2e-4
     """AdamW's largest step size; cosine decay over the budget follows the warm-up."""
     warmup_share: float = 0.1

@@ -6,13 +6,15 @@ from prune_exp.settings.schema import Settings
 
 def check_minima(settings: Settings) -> None:
     """Raises SettingError for a number that is too small."""
-    for name, value, least in _minima(settings):
+    for name, value, least in _list_minima(settings):
         if value is not None and value < least:
             raise SettingError(f"{name}={value:g} is too small; use {name}={least:g} or more")
 
 
-def _minima(settings: Settings) -> list[tuple[str, float | None, float]]:
-    data, benchmark, recovery = settings.data, settings.benchmark, settings.recovery
+def _list_minima(settings: Settings) -> list[tuple[str, float | None, float]]:
+    data = settings.data
+    benchmark = settings.benchmark
+    recovery = settings.recovery
     return [
         ("data.context_tokens", data.context_tokens, 8),
         ("data.generation_temperature", data.generation_temperature, 1e-2),

@@ -1,18 +1,25 @@
 """Refuses settings of the pruning that cannot work."""
 
-from prune_exp.settings.choices import BALLOTS, HEAD_UNITS, METHODS, REFIT_DTYPES, UNITS, one_of
+from prune_exp.settings.choices import (
+    BALLOTS,
+    HEAD_UNITS,
+    METHODS,
+    REFIT_DTYPES,
+    UNITS,
+    check_one_of,
+)
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import PruningSettings
 
 
 def check_pruning(pruning: PruningSettings, calibration_blocks: int) -> None:
     """Raises SettingError where a pruning setting cannot work."""
-    one_of("pruning.method", pruning.method, METHODS)
-    one_of("pruning.ballot", pruning.ballot, BALLOTS)
-    one_of("pruning.head_unit", pruning.head_unit, HEAD_UNITS)
-    one_of("pruning.refit_dtype", pruning.refit_dtype, REFIT_DTYPES)
+    check_one_of("pruning.method", pruning.method, METHODS)
+    check_one_of("pruning.ballot", pruning.ballot, BALLOTS)
+    check_one_of("pruning.head_unit", pruning.head_unit, HEAD_UNITS)
+    check_one_of("pruning.refit_dtype", pruning.refit_dtype, REFIT_DTYPES)
     for unit in pruning.units:
-        one_of("pruning.units", unit, UNITS)
+        check_one_of("pruning.units", unit, UNITS)
     if not pruning.units:
         raise SettingError(f"pruning.units is empty; name some of {', '.join(UNITS)}")
     if not pruning.voters:

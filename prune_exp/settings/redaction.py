@@ -25,7 +25,8 @@ class Redact(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Lets every record pass, without passwords."""
-        record.msg, record.args = redact(record.getMessage()), None
+        record.msg = redact(record.getMessage())
+        record.args = None
         return True
 
 

@@ -18,7 +18,8 @@ ARTICLE = re.compile(r"<doc [^>]*>\n?(.*?)</doc>", re.DOTALL)
 SEPARATOR = "\n\n"
 """Between two documents."""
 SHORTEST_PARAGRAPH = 80
-HELD_OUT_EVERY, RESERVED = 5, 1
+HELD_OUT_EVERY = 5
+RESERVED = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def text_path(settings: DataSettings) -> Path:
     return file
 
 
-def documents(text: str) -> list[str]:
+def split_into_documents(text: str) -> list[str]:
     """Splits text at `<doc>` tags, or else at blank lines; drops short paragraphs (headings)."""
     articles = ARTICLE.findall(text)
     if not articles:
@@ -82,16 +83,18 @@ def load_corpus(settings: DataSettings, tokenizer: Any, *, seed: int) -> Corpus:
         SettingError: the file is missing, empty, not UTF-8, or too short.
     """
     file = text_path(settings)
-    parts = _read(file)
+    parts = _read_documents(file)
     held_out = parts[::HELD_OUT_EVERY]
     rest = [p for i, p in enumerate(parts) if i % HELD_OUT_EVERY not in (0, RESERVED)]
     random.Random(seed).shuffle(rest)
-    context, wanted = settings.context_tokens, settings.calibration_blocks
+    context = settings.context_tokens
+    wanted = settings.calibration_blocks
     if settings.calibration == "generated":
-        rest, wanted = [], 0
+        rest = []
+        wanted = 0
     return Corpus(
-        calibration=_cut(rest, tokenizer, wanted, context, file),
-        heldout=_cut(held_out, tokenizer, settings.heldout_blocks, context, file),
+        calibration=_cut_blocks(rest, tokenizer, wanted, context, file),
+        heldout=_cut_blocks(held_out, tokenizer, settings.heldout_blocks, context, file),
         documents=tuple(rest),
     )
 
@@ -103,16 +106,16 @@ def load_reserved(settings: DataSettings, tokenizer: Any, *, blocks: int) -> Tok
         SettingError: as `load_corpus` does.
     """
     file = text_path(settings)
-    reserved = _read(file)[RESERVED::HELD_OUT_EVERY]
-    return _cut(reserved, tokenizer, blocks, settings.context_tokens, file, "limits.blocks")
+    reserved = _read_documents(file)[RESERVED::HELD_OUT_EVERY]
+    return _cut_blocks(reserved, tokenizer, blocks, settings.context_tokens, file, "limits.blocks")
 
 
-def _read(file: Path) -> list[str]:
+def _read_documents(file: Path) -> list[str]:
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise SettingError(f"data.path={file} is not UTF-8 text; convert it first") from None
-    parts = documents(text)
+    parts = split_into_documents(text)
     if not parts:
         raise SettingError(f"data.path={file} holds no text; give a file with text in it")
     return parts
@@ -123,7 +126,7 @@ def token_ids(text: str, tokenizer: Any) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def opening(tokenizer: Any) -> list[int]:
+def opening_tokens(tokenizer: Any) -> list[int]:
     """The token that a tokenizer puts before every text, in a list; empty when it puts none.
 
     Models that were trained with it (Gemma, OPT) are lost without it, so every block has it.
@@ -165,7 +168,8 @@ def retokenize(corpus: Corpus, settings: DataSettings, tokenizer: Any) -> torch.
 
     As many blocks as of the dense tokenizer's, unless the documents give fewer.
     """
-    wanted, context = settings.calibration_blocks, settings.context_tokens
+    wanted = settings.calibration_blocks
+    context = settings.context_tokens
     enough = documents_for(corpus.documents, tokenizer, wanted * context)
     return all_blocks(corpus.documents[:enough], tokenizer, context)[:wanted]
 
@@ -175,10 +179,10 @@ def all_blocks(parts: Sequence[str], tokenizer: Any, context: int) -> torch.Tens
     ids: list[int] = []
     for part in parts:
         ids += token_ids(part + SEPARATOR, tokenizer)
-    return _as_blocks(ids, opening(tokenizer), context)
+    return _as_blocks(ids, opening_tokens(tokenizer), context)
 
 
-def _cut(
+def _cut_blocks(
     parts: list[str],
     tokenizer: Any,
     wanted: int,
@@ -187,11 +191,11 @@ def _cut(
     counts: str = "data.calibration_blocks and data.heldout_blocks",
 ) -> TokenBlocks:
     """Tokenizes just enough documents for `wanted` blocks of `context` tokens."""
-    start = opening(tokenizer)
+    start = opening_tokens(tokenizer)
     ids: list[int] = []
     sizes: list[int] = []
     for part in parts:
-        new_ids, new_sizes = _tokens(part + SEPARATOR, tokenizer)
+        new_ids, new_sizes = _tokenize(part + SEPARATOR, tokenizer)
         ids += new_ids
         sizes += new_sizes
         if len(ids) >= wanted * context:
@@ -207,11 +211,12 @@ def _cut(
     return TokenBlocks(ids=used, bytes_scored=int(scored), digest=digest, source=file.name)
 
 
-def _tokens(text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+def _tokenize(text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
     """Token ids and the UTF-8 bytes of each; the bytes add up to the text's whatever is split."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ends = [end for _, end in encoded["offset_mapping"]]
-    sizes, before = [], 0
+    sizes = []
+    before = 0
     for end in ends:
         end = max(end, before)
         sizes.append(len(text[before:end].encode()))

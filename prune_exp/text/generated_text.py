@@ -12,7 +12,7 @@ import torch
 from prune_exp.machine.cache import digest_of
 from prune_exp.model.sources import ModelSource
 from prune_exp.settings.groups import DataSettings
-from prune_exp.text.corpus import Corpus, TokenBlocks, opening
+from prune_exp.text.corpus import Corpus, TokenBlocks, opening_tokens
 from prune_exp.text.generation import generate_blocks
 
 
@@ -62,7 +62,7 @@ def first_tokens(tokenizer: Any, blocks: int, *, seed: int) -> torch.Tensor:
     The token that the tokenizer puts before every text; where it puts none, one of the vocabulary's
     ordinary tokens at random, as arXiv:2305.17888 does.
     """
-    start = opening(tokenizer)
+    start = opening_tokens(tokenizer)
     if start:
         return torch.tensor([start] * blocks)
     added = set(tokenizer.added_tokens_decoder)

@@ -34,7 +34,8 @@ def generate_blocks(
     chance of its own and is kept as soon as it is written: an interrupted generation goes on, and
     ends with the text that it would have had. In bfloat16 where the device computes in it.
     """
-    bfloat16, parts = bfloat16_on(device), []
+    bfloat16 = bfloat16_on(device)
+    parts = []
     facts = (source.digest, prompts.tolist(), tokens, temperature, seed, bfloat16, device)
     folder = cache_dir / "generated" / digest_of(VERSION, *facts)
     dtype = "bfloat16" if bfloat16 else "float32"
@@ -53,7 +54,8 @@ def generate_blocks(
 def _sample_blocks(
     model: Any, prompts: torch.Tensor, tokens: int, temperature: float, seed: int
 ) -> torch.Tensor:
-    new, batch = tokens - prompts.shape[1], prompts.to(model.device)
+    new = tokens - prompts.shape[1]
+    batch = prompts.to(model.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sampled = model.generate(

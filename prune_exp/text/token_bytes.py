@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from prune_exp.text.tokenizer import BYTES, SPACE, backend_spec, falls_back, flat
+from prune_exp.text.tokenizer import BYTES, SPACE, backend_spec, falls_back, flatten_steps
 
 STRAY_BYTE = re.compile("([\udc80-\udcff])")
 
@@ -60,8 +60,8 @@ def _byte_level(tokenizer: Any) -> Recoder:
 
 def _with_fallback(tokenizer: Any, spec: dict[str, Any]) -> Recoder:
     plain = Tokenizer.from_str(json.dumps(_within_text(spec)))
-    marked = any(one.get("content") == " " for one in flat(spec["decoder"])) or any(
-        one["type"] == "Metaspace" for one in flat(spec["decoder"])
+    marked = any(one.get("content") == " " for one in flatten_steps(spec["decoder"])) or any(
+        one["type"] == "Metaspace" for one in flatten_steps(spec["decoder"])
     )
 
     def bytes_of_one(symbol: str) -> bytes:
@@ -81,10 +81,10 @@ def _with_fallback(tokenizer: Any, spec: dict[str, Any]) -> Recoder:
 
 def _within_text(spec: dict[str, Any]) -> dict[str, Any]:
     """The same tokenizer without the space that some put before every text."""
-    normalizers = [one for one in flat(spec.get("normalizer")) if one["type"] != "Prepend"]
+    normalizers = [one for one in flatten_steps(spec.get("normalizer")) if one["type"] != "Prepend"]
     steps = [
         one | {"prepend_scheme": "never"} if one["type"] == "Metaspace" else one
-        for one in flat(spec.get("pre_tokenizer"))
+        for one in flatten_steps(spec.get("pre_tokenizer"))
     ]
     return spec | {
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
@@ -97,7 +97,8 @@ def make_reencoder(old: Any, new: Any) -> Callable[[torch.Tensor], tuple[int, to
 
     The function returns how many ids the first one became, and all ids.
     """
-    theirs, ours = recoder_of(old), recoder_of(new)
+    theirs = recoder_of(old)
+    ours = recoder_of(new)
 
     def reencode(block: torch.Tensor) -> tuple[int, torch.Tensor]:
         first, rest = (

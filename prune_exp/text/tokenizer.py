@@ -49,7 +49,7 @@ def read_vocabulary(tokenizer: Any) -> Vocabulary:
     Raises:
         SettingError: tokens cannot be taken from it.
     """
-    found = _read(tokenizer)
+    found = _take_apart(tokenizer)
     if found is None:
         raise SettingError(
             "tokens can be removed from BPE tokenizers only that know every byte, and this model"
@@ -60,7 +60,7 @@ def read_vocabulary(tokenizer: Any) -> Vocabulary:
 
 def count_removable_tokens(tokenizer: Any) -> int:
     """How many tokens could go, none when the tokenizer is of another kind."""
-    found = _read(tokenizer)
+    found = _take_apart(tokenizer)
     return 0 if found is None else len(found.removable)
 
 
@@ -80,22 +80,22 @@ def falls_back(spec: dict[str, Any]) -> bool | None:
         return None
     if not model.get("byte_fallback"):
         return False if '"ByteLevel"' in json.dumps(spec.get("pre_tokenizer")) else None
-    kinds = {one["type"] for name in STEPS for one in flat(spec.get(name))}
+    kinds = {one["type"] for name in STEPS for one in flatten_steps(spec.get(name))}
     whole = set(BYTES) <= set(model["vocab"]) and "ByteFallback" in kinds
     return True if whole and kinds <= REVERSIBLE else None
 
 
-def flat(step: dict[str, Any] | None) -> list[dict[str, Any]]:
+def flatten_steps(step: dict[str, Any] | None) -> list[dict[str, Any]]:
     """A normalizer, pre-tokenizer or decoder as a list of plain ones."""
     if step is None:
         return []
     if step["type"] != "Sequence":
         return [step]
     (inner,) = (value for value in step.values() if isinstance(value, list))
-    return [one for each in inner for one in flat(each)]
+    return [one for each in inner for one in flatten_steps(each)]
 
 
-def _read(tokenizer: Any) -> Vocabulary | None:
+def _take_apart(tokenizer: Any) -> Vocabulary | None:
     spec = backend_spec(tokenizer)
     fallback = None if spec is None else falls_back(spec)
     if spec is None or fallback is None:
@@ -103,7 +103,7 @@ def _read(tokenizer: Any) -> Vocabulary | None:
     model = spec["model"]
     ids: dict[str, int] = model["vocab"]
     special = {token["id"] for token in spec["added_tokens"]}
-    pairs = (_pair(merge) for merge in model["merges"])
+    pairs = (_split_merge(merge) for merge in model["merges"])
     merges = _in_order([(ids[a], ids[b], ids[a + b]) for a, b in pairs], ids)
     made = tuple(merge for merge in merges if merge[2] not in special)
     characters = (
@@ -131,7 +131,7 @@ def _in_order(
     return sorted(merges, key=lambda merge: (last[merge[2]], length[merge[2]]))
 
 
-def _pair(merge: str | list[str]) -> tuple[str, str]:
+def _split_merge(merge: str | list[str]) -> tuple[str, str]:
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
@@ -165,17 +165,17 @@ def trim_tokenizer(tokenizer: Any, removed: Sequence[int]) -> tuple[Any, list[in
         tokenizer.save_pretrained(scratch)
         path = Path(scratch) / "tokenizer.json"
         spec = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(_renumber(spec, new), ensure_ascii=False), encoding="utf-8")
+        path.write_text(json.dumps(_renumber_spec(spec, new), ensure_ascii=False), encoding="utf-8")
         _renumber_config(Path(scratch) / "tokenizer_config.json", new)
         trimmed = AutoTokenizer.from_pretrained(scratch, trust_remote_code=False)
     trimmed.name_or_path = tokenizer.name_or_path
     return trimmed, kept
 
 
-def _renumber(spec: dict[str, Any], new: dict[int, int]) -> dict[str, Any]:
+def _renumber_spec(spec: dict[str, Any], new: dict[int, int]) -> dict[str, Any]:
     model = spec["model"]
     symbols = {symbol: new[i] for symbol, i in model["vocab"].items() if i in new}
-    merges = [list(_pair(merge)) for merge in model["merges"]]
+    merges = [list(_split_merge(merge)) for merge in model["merges"]]
     model["vocab"] = symbols
     model["merges"] = [
         [a, b] for a, b in merges if a in symbols and b in symbols and a + b in symbols

@@ -19,20 +19,20 @@ class HydraContext:
     def in_context(self) -> bool:
         """Whether a Hydra job is running in this process."""
         try:
-            return _hydra() is not None
+            return _hydra_config() is not None
         except Exception:
             return False
 
     def tags(self) -> dict[str, str]:
         """The job's name, number, overrides and folder, without anything secret."""
         try:
-            hydra = _hydra()
-            return _tags(hydra) if hydra is not None else {}
+            hydra = _hydra_config()
+            return _tags_of(hydra) if hydra is not None else {}
         except Exception:
             return {}
 
 
-def _hydra() -> Any:
+def _hydra_config() -> Any:
     """Hydra's own config of the running job, or None."""
     module = sys.modules.get("hydra.core.hydra_config")
     if module is None or not module.HydraConfig.initialized():
@@ -40,7 +40,7 @@ def _hydra() -> Any:
     return module.HydraConfig.get()
 
 
-def _tags(hydra: Any) -> dict[str, str]:
+def _tags_of(hydra: Any) -> dict[str, str]:
     from omegaconf import OmegaConf
 
     sweeps = hydra.mode is not None and hydra.mode.name == "MULTIRUN"

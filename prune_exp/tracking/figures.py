@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from prune_exp.measurement.records import Interval
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -18,6 +20,14 @@ class Figure:
     """Written behind the value."""
     nothing: float
     """Its value where both models are alike."""
+
+    def show_value(self, value: float) -> str:
+        """A value with its unit."""
+        return f"{value:{self.form}}{self.unit}"
+
+    def show_ends(self, interval: Interval) -> str:
+        """Both ends of an interval."""
+        return f"{interval.low:{self.form}} to {interval.high:{self.form}}"
 
 
 KEY_FIGURES = (

@@ -19,10 +19,10 @@ def metric_keys(
 
     `batches` are the labels of the batch requests.
     """
-    result = _filled(TrialResult)
+    result = _make_up(TrialResult)
     phases = [*EVERY_TRIALS_PHASES, *(["recover"] if recovery else [])]
     assert result.speed is not None
-    shapes = tuple(replace(_filled(BatchSpeed), label=label) for label in batches)
+    shapes = tuple(replace(_make_up(BatchSpeed), label=label) for label in batches)
     result = replace(result, speed=replace(result.speed, batches=shapes))
     kept = replace(
         result,
@@ -35,7 +35,7 @@ def metric_keys(
     return sorted(flatten_result(kept))
 
 
-def _filled(kind: Any) -> Any:
+def _make_up(kind: Any) -> Any:
     """An instance of a result type with something of the right type in every field."""
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
@@ -43,11 +43,11 @@ def _filled(kind: Any) -> Any:
         options = [arg for arg in get_args(hints[one.name]) if arg is not type(None)]
         wanted = options[0] if isinstance(hints[one.name], UnionType) else hints[one.name]
         plain = get_origin(wanted) or wanted
-        values[one.name] = _filled(plain) if is_dataclass(plain) else _some(plain)
+        values[one.name] = _make_up(plain) if is_dataclass(plain) else _any_value(plain)
     return kind(**values)
 
 
-def _some(plain: Any) -> Any:
+def _any_value(plain: Any) -> Any:
     return 1 if plain is int else 1.0 if plain is float else plain()
 
 
@@ -69,7 +69,8 @@ def flatten_result(result: TrialResult) -> dict[str, float]:
 
 
 def _size_metrics(result: TrialResult) -> dict[str, float]:
-    dense, pruned = result.dense_shape, result.pruned_shape
+    dense = result.dense_shape
+    pruned = result.pruned_shape
     return {
         "sparsity_requested": result.plan.sparsity_requested,
         "sparsity_achieved": result.sparsity,
@@ -84,7 +85,7 @@ def _size_metrics(result: TrialResult) -> dict[str, float]:
         "pruned/mlp_width": pruned.width,
         "pruned/vocabulary": pruned.vocab,
         "weights_zeroed_pct": 100 * result.plan.weights_zeroed / dense.params_total,
-        "weights_read_ratio": _read(pruned) / _read(dense),
+        "weights_read_ratio": _params_read(pruned) / _params_read(dense),
     } | removed_by_kind(dense, pruned)
 
 
@@ -101,7 +102,7 @@ def removed_by_kind(dense: ModelShape, pruned: ModelShape) -> dict[str, float]:
     return {f"removed_pct/{kind}": 100 * gone / dense.params_total for kind, gone in params.items()}
 
 
-def _read(shape: ModelShape) -> int:
+def _params_read(shape: ModelShape) -> int:
     """Parameters read for every token: all but the rows of an untied embedding."""
     return shape.params_total - shape.params_embedding_only
 

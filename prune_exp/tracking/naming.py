@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from prune_exp.machine.display import one_line
 from prune_exp.settings.redaction import redact_override
 
-LONGEST_VALUE, LONGEST_NAME = 32, 160
+LONGEST_VALUE = 32
+LONGEST_NAME = 160
 BARE = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?|[A-Za-z][\w.-]*", re.ASCII)
 SPECIAL = ("nan", "inf", "true", "false", "null", "none")
 """Words that Hydra would take for something else than themselves."""
@@ -32,12 +33,12 @@ def trial_name(params: Mapping[str, str], swept: Sequence[str], overrides: Seque
         value = given.get(key, params.get(key))
         if key in SHORT or value is None:
             continue
-        safe = redact_override(f"{key}={_short(value)}").partition("=")[2]
+        safe = redact_override(f"{key}={_shorten_value(value)}").partition("=")[2]
         parts.append(f"{key.rpartition('.')[2]}={one_line(safe, LONGEST_VALUE)}")
     return one_line(" ".join(parts), LONGEST_NAME)
 
 
-def _short(value: str) -> str:
+def _shorten_value(value: str) -> str:
     """Numbers to four digits, everything else as it is."""
     try:
         return f"{float(value):.4g}" if "." in value or "e" in value else value
@@ -45,7 +46,7 @@ def _short(value: str) -> str:
         return value
 
 
-def remembered(overrides: Sequence[str]) -> str:
+def remember_overrides(overrides: Sequence[str]) -> str:
     """Overrides as one string for a tag, without anything that looks like a secret."""
     return json.dumps([redact_override(one) for one in overrides])
 
@@ -56,7 +57,7 @@ def shell_command(overrides: Sequence[str], *, sweep: bool) -> str:
     return shlex.join(words)
 
 
-def recalled(tag: str | None) -> list[str] | None:
+def recall_overrides(tag: str | None) -> list[str] | None:
     """The overrides in a tag; None where there are none or they were cut off."""
     try:
         found = json.loads(tag or "")
@@ -67,10 +68,10 @@ def recalled(tag: str | None) -> list[str] | None:
 
 def overrides_of(params: Mapping[str, str]) -> list[str]:
     """Overrides, in Hydra's grammar, that give tracked settings one by one."""
-    return [f"{key}={_quoted(text)}" for key, text in sorted(params.items())]
+    return [f"{key}={_quote_value(text)}" for key, text in sorted(params.items())]
 
 
-def _quoted(text: str) -> str:
+def _quote_value(text: str) -> str:
     """A tracked value as Hydra reads it back: null, a list, or a string in quotes."""
     if text == "None":
         return "null"

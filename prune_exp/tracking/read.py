@@ -72,10 +72,10 @@ def read_run(run_id: str) -> TrackedTrial:
     Raises:
         SettingError: the store has no such run.
     """
-    return _trial(_run(run_id))
+    return _trial_of(_find_run(run_id))
 
 
-def _run(run_id: str) -> Any:
+def _find_run(run_id: str) -> Any:
     try:
         return MlflowClient().get_run(run_id)
     except MlflowException:
@@ -90,16 +90,16 @@ def read_trials(root_run_id: str) -> list[TrackedTrial]:
     Raises:
         SettingError: the store has no such run.
     """
-    root = _run(root_run_id)
+    root = _find_run(root_run_id)
     if root.data.tags.get(tags.ROLE) != "sweep":
-        return [_trial(root)]
+        return [_trial_of(root)]
     runs = MlflowClient().search_runs(
         [root.info.experiment_id], f"tags.`{tags.PARENT_RUN}` = '{root_run_id}'", max_results=5000
     )
-    return sorted((_trial(run) for run in runs), key=lambda trial: trial.number)
+    return sorted((_trial_of(run) for run in runs), key=lambda trial: trial.number)
 
 
-def _trial(run: Any) -> TrackedTrial:
+def _trial_of(run: Any) -> TrackedTrial:
     return TrackedTrial(
         run_id=run.info.run_id,
         name=run.info.run_name,
@@ -132,7 +132,7 @@ def read_plan(run_id: str) -> PruningPlan | None:
 def read_artifact(run_id: str, name: str, folder: Path) -> Any:
     """A JSON artifact of a run, or None when it has none of that name."""
     client = MlflowClient()
-    path = _moved(client.get_run(run_id), client.tracking_uri) / name
+    path = _artifacts_beside(client.get_run(run_id), client.tracking_uri) / name
     if not path.is_file():
         if name not in [item.path for item in client.list_artifacts(run_id)]:
             return None
@@ -143,7 +143,7 @@ def read_artifact(run_id: str, name: str, folder: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _moved(run: Any, uri: str) -> Path:
+def _artifacts_beside(run: Any, uri: str) -> Path:
     """Where a run's artifacts lie beside a local database, also when their folder was moved."""
     if not uri.startswith("sqlite:///"):
         return Path("/nonexistent")
@@ -159,10 +159,10 @@ def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
     judged = [trial for trial in done if "perplexity_ratio" in trial.metrics]
     by_speed = "the largest speedup"
     if rule == "speedup" and fast:
-        return Choice(trial=max(fast, key=_speedup), rule=by_speed)
+        return Choice(trial=max(fast, key=_speedup_of), rule=by_speed)
     if rule == "speedup_if_maintained" and kept:
         return Choice(
-            trial=max(kept, key=_speedup), rule=f"{by_speed} among the trials that kept quality"
+            trial=max(kept, key=_speedup_of), rule=f"{by_speed} among the trials that kept quality"
         )
     if judged:
         best = min(judged, key=lambda trial: trial.metrics["perplexity_ratio"])
@@ -175,5 +175,5 @@ def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
     return None
 
 
-def _speedup(trial: TrackedTrial) -> float:
+def _speedup_of(trial: TrackedTrial) -> float:
     return trial.metrics["speedup"]

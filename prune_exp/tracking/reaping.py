@@ -32,13 +32,14 @@ def is_dead(process: str) -> bool:
         return True
 
 
-def reap(tracking: TrackingSettings) -> None:
+def reap_dead_runs(tracking: TrackingSettings) -> None:
     """Marks runs as FAILED whose process was killed: nothing else would ever end them.
 
     Raises:
         SettingError: as `open_store` does.
     """
-    experiment_id, client = open_store(tracking), MlflowClient()
+    experiment_id = open_store(tracking)
+    client = MlflowClient()
     asked = "attributes.status = 'RUNNING'"
     for run in client.search_runs([experiment_id], asked, max_results=1000):
         process = run.data.tags.get(tags.PROCESS)

@@ -19,7 +19,7 @@ from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
 from prune_exp.tracking.metrics import flatten_result
-from prune_exp.tracking.naming import remembered
+from prune_exp.tracking.naming import remember_overrides
 from prune_exp.tracking.read import read_trials
 from prune_exp.tracking.reaping import process_tags
 from prune_exp.tracking.result import TrialResult
@@ -43,7 +43,7 @@ def start_sweep(
         tags.ROLE: "sweep",
         tags.FOLDER: str(folder),
         tags.STUDY: study,
-        tags.OVERRIDES: remembered(overrides),
+        tags.OVERRIDES: remember_overrides(overrides),
         **process_tags(),
         **environment_tags(),
     }
@@ -75,7 +75,7 @@ def start_trial(
     given = {
         tags.ROLE: "trial",
         tags.FOLDER: str(folder),
-        tags.OVERRIDES: remembered(overrides),
+        tags.OVERRIDES: remember_overrides(overrides),
         tags.JOB_NUMBER: str(number),
         tags.DEVICE: device,
         **process_tags(),

@@ -11,7 +11,7 @@ from prune_exp.settings.config_tree import conf_dir
 from prune_exp.settings.schema import store_schema
 
 
-def trial(config: Any) -> dict[str, float]:
+def run_job(config: Any) -> dict[str, float]:
     """Runs one trial inside the MLflow run that the callback opened; returns its metrics.
 
     Raises:
@@ -78,7 +78,7 @@ def main() -> None:
         register_sweeper()
         decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
         try:
-            decorate(trial)()
+            decorate(run_job)()
         except KeyboardInterrupt:
             _close_runs()
             raise

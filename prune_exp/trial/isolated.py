@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prune_exp.machine.cache import write_whole
+
 T = TypeVar("T")
 GRACE_S = 5
 
@@ -29,7 +31,8 @@ def run_isolated(function: Callable[..., T], *args: Any) -> T:
         Exception: whatever the function raised, its traceback in a note.
     """
     with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
-        request, answer = Path(scratch) / "request", Path(scratch) / "answer"
+        request = Path(scratch) / "request"
+        answer = Path(scratch) / "answer"
         request.write_bytes(pickle.dumps((function, args)))
         process = subprocess.Popen(
             [sys.executable, "-m", "prune_exp.trial.isolated", request, answer, str(os.getpid())],
@@ -38,17 +41,17 @@ def run_isolated(function: Callable[..., T], *args: Any) -> T:
         try:
             code = process.wait()
         except BaseException:
-            _end(process)
+            _end_process(process)
             raise
         if not answer.exists():
-            raise TrialDied(_epitaph(code))
+            raise TrialDied(_describe_exit(code))
         succeeded, value = pickle.loads(answer.read_bytes())  # noqa: S301
     if not succeeded:
         raise value
     return value
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _end_process(process: "subprocess.Popen[bytes]") -> None:
     """Ends a process that Ctrl-C may already have told to end."""
     try:
         process.wait(GRACE_S)
@@ -59,7 +62,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 def main() -> None:
     """The other side: `python -m prune_exp.trial.isolated REQUEST ANSWER PARENT`."""
-    request, answer, parent = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    request = Path(sys.argv[1])
+    answer = Path(sys.argv[2])
+    parent = int(sys.argv[3])
     _die_with_parent(parent)
     try:
         function, args = pickle.loads(request.read_bytes())  # noqa: S301
@@ -67,13 +72,11 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        found = (False, _portable(error))
-    partial = answer.with_suffix(".partial")
-    partial.write_bytes(pickle.dumps(found))
-    partial.rename(answer)
+        found = (False, _make_portable(error))
+    write_whole(answer, pickle.dumps(found))
 
 
-def _portable(error: Exception) -> Exception:
+def _make_portable(error: Exception) -> Exception:
     """The error with its traceback as a note, as a kind that can travel."""
     note = traceback.format_exc()
     try:
@@ -96,7 +99,7 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _epitaph(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         why = "; running out of memory is the usual cause" if name == "SIGKILL" else ""

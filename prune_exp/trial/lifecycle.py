@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
-from prune_exp.machine.device import device_of, name_of
+from prune_exp.machine.device import choose_device, describe_device
 from prune_exp.registry.signing import check_signing_key
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.explanation import explain_error
@@ -59,11 +59,11 @@ class Lifecycle(Callback):
     ) -> dict[int, dict[str, float]] | None:
         """Ends runs that a killed driver left open; returns metrics of the finished ones."""
         from prune_exp.tracking import runs
-        from prune_exp.tracking.reaping import reap
+        from prune_exp.tracking.reaping import reap_dead_runs
 
         del config
         with _Refusals():
-            reap(settings_of(first).tracking)
+            reap_dead_runs(settings_of(first).tracking)
             return runs.finished_metrics(parent)
 
     def on_sweep_planned(
@@ -77,13 +77,13 @@ class Lifecycle(Callback):
     ) -> str | None:
         """Opens the sweep's run, an earlier one when the study goes on; returns its id."""
         from prune_exp.tracking import runs
-        from prune_exp.tracking.reaping import reap
+        from prune_exp.tracking.reaping import reap_dead_runs
 
         with _Refusals():
             settings = settings_of(first)
             self.swept = list(space)
             given = config.hydra.overrides
-            reap(settings.tracking)
+            reap_dead_runs(settings.tracking)
             self.parent_run_id = runs.start_sweep(
                 settings.tracking,
                 Path(config.hydra.sweep.dir).absolute(),
@@ -107,7 +107,7 @@ class Lifecycle(Callback):
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
         """Opens the trial's run; a single trial is checked first."""
         from prune_exp.tracking import runs
-        from prune_exp.tracking.reaping import reap
+        from prune_exp.tracking.reaping import reap_dead_runs
         from prune_exp.trial.prepare import prepare_trial
 
         del kwargs
@@ -117,7 +117,7 @@ class Lifecycle(Callback):
                 check_signing_key(settings.tracking)  # elsewhere only the driver has to have it
             if self.parent_run_id is None:
                 prepare_trial(settings)
-                reap(settings.tracking)
+                reap_dead_runs(settings.tracking)
             number = config.hydra.job.get("num") if self.parent_run_id else 0
             folder = Path(config.hydra.runtime.output_dir)
             redact_files(folder / ".hydra")
@@ -130,7 +130,7 @@ class Lifecycle(Callback):
                 self.parent_run_id,
                 name=trial_name(params, self.swept, overrides),
                 overrides=overrides,
-                device=name_of(device_of(settings.device)),
+                device=describe_device(choose_device(settings.device)),
                 params=params,
             )
 
@@ -152,7 +152,7 @@ class Lifecycle(Callback):
         if self.last_run_id is not None:
             folder = Path(config.hydra.runtime.output_dir)
             with _Refusals():
-                finish(settings_of(config), self.last_run_id, folder)
+                report_and_register(settings_of(config), self.last_run_id, folder)
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Reports on the sweep and registers its best model; exit code 1 if a trial failed."""
@@ -161,7 +161,7 @@ class Lifecycle(Callback):
         folder = Path(config.hydra.sweep.dir).absolute()
         with _Refusals():
             settings = settings_of(config)
-            failed = finish(settings, self.parent_run_id, folder)
+            failed = report_and_register(settings, self.parent_run_id, folder)
         if failed or self.lost:
             raise SystemExit(1)
 
@@ -182,7 +182,7 @@ class _Refusals:
         raise SystemExit(f"prune_exp: error: {explain_error(error)}") from error
 
 
-def finish(settings: Settings, root_run_id: str, folder: Path) -> int:
+def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> int:
     """Chooses the best trial, stores and registers its model, writes the report.
 
     Returns:
@@ -218,10 +218,8 @@ def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | Non
     from prune_exp.registry import stored_models
 
     wanted = {"all": trials, "best": [best.trial], "none": []}[settings.tracking.log_models]
-    name, registered = (
-        stored_models.registered_name(settings.tracking.registered_model, settings.model.name),
-        False,
-    )
+    name = stored_models.registered_name(settings.tracking.registered_model, settings.model.name)
+    registered = False
     for trial in wanted:
         if trial.status != "FINISHED" or not stored_models.can_store(trial):
             continue
@@ -229,6 +227,6 @@ def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | Non
             trial, stored_models.checkpoint_of(trial), settings.tracking.signing_key
         )
         if settings.tracking.register and trial.run_id == best.trial.run_id:
-            stored_models.register(trial, uri, name)
+            stored_models.register_candidate(trial, uri, name)
             registered = True
     return name if registered else None

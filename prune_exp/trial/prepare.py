@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.machine.cache import digest_of
-from prune_exp.machine.device import device_of
+from prune_exp.machine.device import choose_device
 from prune_exp.measurement.prompts import read_prompts
 from prune_exp.measurement.serving import check_serving, longest_request
 from prune_exp.model import loading
 from prune_exp.model.architectures import shape_of
 from prune_exp.model.shape import ModelShape
 from prune_exp.model.sources import locate_model
-from prune_exp.pruning.allocation import allocate
+from prune_exp.pruning.allocation import allocate_budget
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.voters import check_voters
 from prune_exp.pruning.weight_masks import check_masks
@@ -54,7 +54,7 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     Raises:
         SettingError: something the user named is missing, or the request cannot be met.
     """
-    device = device_of(settings.device)
+    device = choose_device(settings.device)
     prompts = read_prompts(settings.benchmark)
     cache_dir = Path(settings.cache_dir).expanduser()
     source = locate_model(settings.model, cache_dir)
@@ -135,7 +135,8 @@ def _check_written(settings: Settings) -> None:
 
     A tenth is left for what tokens lose when they are text in between.
     """
-    data, recovery = settings.data, settings.recovery
+    data = settings.data
+    recovery = settings.recovery
     needed = 1.1 * (recovery.validation_blocks + 1) * recovery.context_tokens
     least = math.ceil(needed / data.context_tokens)
     if data.calibration_blocks < least:
@@ -151,7 +152,7 @@ def check_request(settings: Settings, shape: ModelShape) -> None:
     pruning = settings.pruning
     if pruning.method == "structured":
         check_voters(pruning.voters)
-        allocate(shape, settings.sparsity, pruning)
+        allocate_budget(shape, settings.sparsity, pruning)
     else:
         in_blocks = shape.layers * shape.params_layer / shape.params_total
         check_masks(pruning, settings.sparsity, in_blocks)

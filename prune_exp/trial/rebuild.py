@@ -4,7 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from prune_exp.machine.device import device_of
+from prune_exp.machine.device import choose_device
 from prune_exp.machine.packages import installed_version
 from prune_exp.model import loading
 from prune_exp.model.export import export_model, weights_sha256
@@ -41,7 +41,7 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
     source = find_dense_model(trial, cache_dir)
     check_text(trial, source, loading.load_tokenizer(source.folder), cache_dir)
     dense = prepare_trial(settings).dense
-    model = loading.load_model(source.folder, device=device_of(settings.device))
+    model = loading.load_model(source.folder, device=choose_device(settings.device))
     pruned = repeat_pruning(pruning_request(settings), dense, model, plan)
     output.parent.mkdir(parents=True, exist_ok=True)
     export_model(pruned.model, pruned.tokenizer, output)

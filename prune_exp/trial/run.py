@@ -1,10 +1,10 @@
 """One trial: calibrate, vote, cut and refit, recover, export, judge, measure."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prune_exp.machine.device import device_of
+from prune_exp.machine.device import choose_device
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.measurement import quality
 from prune_exp.measurement.benchmark import measure_pair
@@ -13,6 +13,7 @@ from prune_exp.measurement.records import QualityComparison, SpeedComparison
 from prune_exp.model import loading
 from prune_exp.model.architectures import head_of, shape_of
 from prune_exp.model.export import export_model, weights_sha256
+from prune_exp.model.shape import ModelShape
 from prune_exp.pruning.consensus import redundant_pairs
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.pruner import Pruned, prune_model
@@ -37,7 +38,43 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
     with watch.phase("load"):
         inputs = prepare_trial(settings)
         dense = inputs.dense
-        model = loading.load_model(dense.source.folder, device=device_of(settings.device))
+        model = loading.load_model(dense.source.folder, device=choose_device(settings.device))
+    target = folder / "model"
+    pruned, recovered, judged = _prune_and_judge(settings, inputs, model, target, watch)
+    del model  # the measured processes need the memory
+    measured = None
+    if settings.benchmark.enabled:
+        with watch.phase("measure"):
+            measured = _measure_speed(settings, inputs, target, pruned.tokenizer)
+    return TrialResult(
+        model_digest=dense.source.digest,
+        texts=_texts_used(dense.corpus, recovered),
+        dense_shape=dense.shape,
+        pruned_shape=pruned.shape,
+        plan=pruned.plan,
+        weights_sha256=weights_sha256(target),
+        quality=judged,
+        speed=measured,
+        seconds=watch.seconds,
+        peak_mib=watch.peak_mib,
+        recovery=None if recovered is None else recovered.record,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Exported:
+    """What is kept of a pruned model once its weights are on disk."""
+
+    tokenizer: Any
+    plan: PruningPlan
+    shape: ModelShape
+
+
+def _prune_and_judge(
+    settings: Settings, inputs: TrialInputs, model: Any, target: Path, watch: Stopwatch
+) -> tuple[_Exported, Recovered | None, QualityComparison | None]:
+    """Prunes the dense model, which is used up, recovers, exports to `target` and judges."""
+    dense = inputs.dense
     head = head_of(model).weight.clone()  # [vocab, hidden]; pruning uses the model up
     baseline = _judge_dense(settings, inputs, model, watch)
     pruned = prune_model(pruning_request(settings), dense, model, watch)
@@ -46,32 +83,13 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
         with watch.phase("recover"):
             recovered = recover(settings.recovery, dense, pruned, head)
     with watch.phase("export"):
-        checkpoint = export_model(pruned.model, pruned.tokenizer, folder / "model")
+        export_model(pruned.model, pruned.tokenizer, target)
     judged = None
     if baseline is not None:
         with watch.phase("quality"):
             judged = _judge_pruned(settings, inputs, pruned, replace(baseline, head=head))
-    plan = pruned.plan
-    tokenizer = pruned.tokenizer
-    pruned_shape = shape_of(pruned.model)
-    del model, pruned, baseline, head  # the measured processes need the memory
-    measured = None
-    if settings.benchmark.enabled:
-        with watch.phase("measure"):
-            measured = _measure_speed(settings, inputs, checkpoint, tokenizer)
-    return TrialResult(
-        model_digest=dense.source.digest,
-        texts=_texts_used(dense.corpus, recovered),
-        dense_shape=dense.shape,
-        pruned_shape=pruned_shape,
-        plan=plan,
-        weights_sha256=weights_sha256(checkpoint),
-        quality=judged,
-        speed=measured,
-        seconds=watch.seconds,
-        peak_mib=watch.peak_mib,
-        recovery=None if recovered is None else recovered.record,
-    )
+    shape = shape_of(pruned.model)
+    return _Exported(tokenizer=pruned.tokenizer, plan=pruned.plan, shape=shape), recovered, judged
 
 
 def describe_redundant_voters(plan: PruningPlan, settings: Settings) -> list[str]:
@@ -123,7 +141,7 @@ def _measure_speed(
         tokenize_prompts(inputs.prompts, tokenizers),
         settings.benchmark,
         cache=dense.cache_dir / "served" / dense.source.digest,
-        device=device_of(settings.device),
+        device=choose_device(settings.device),
     )
     samples = tuple(
         {

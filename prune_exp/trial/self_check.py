@@ -67,7 +67,7 @@ def check_repeatedly(settings: Settings, repetitions: int) -> bool:
 
 def measure_itself(settings: Settings) -> SpeedComparison:
     """The dense model on both sides, measured as a trial does it."""
-    from prune_exp.machine.device import device_of
+    from prune_exp.machine.device import choose_device
     from prune_exp.measurement.benchmark import SIDES, measure_pair
     from prune_exp.measurement.prompts import read_prompts, tokenize_prompts
     from prune_exp.measurement.serving import check_serving, longest_request
@@ -77,7 +77,7 @@ def measure_itself(settings: Settings) -> SpeedComparison:
     folder = locate_model(settings.model, Path(settings.cache_dir).expanduser()).folder
     tokenizer = loading.load_tokenizer(folder)
     prompts = tokenize_prompts(read_prompts(settings.benchmark), dict.fromkeys(SIDES, tokenizer))
-    device = device_of(settings.device)
+    device = choose_device(settings.device)
     config = loading.load_skeleton(folder).config
     longest = longest_request(prompts["dense"], settings.benchmark)
     check_serving(settings.benchmark, config, longest, device)
@@ -86,7 +86,8 @@ def measure_itself(settings: Settings) -> SpeedComparison:
 
 def describe_check(found: SpeedComparison, seconds: float) -> str:
     """One check: ratio, interval, width, what it took, and how busy the machine was."""
-    ratio, machine = found.speedup, found.machine
+    ratio = found.speedup
+    machine = found.machine
     return (
         f"ratio {ratio.value:.4f}, 95 % interval {ratio.low:.4f} to {ratio.high:.4f},"
         f" width {ratio.width_pct:.2f} %, {'contains' if contains_one(ratio) else 'excludes'} 1.00;"
@@ -112,7 +113,8 @@ def sum_up(intervals: list[Interval]) -> tuple[str, bool]:
     """What the checks amount to, in words, and whether it is good."""
     containing = sum(contains_one(one) for one in intervals)
     widest = max(one.width_pct for one in intervals)
-    sound, narrow = containing >= least_containing(len(intervals)), widest < WIDEST_PCT
+    sound = containing >= least_containing(len(intervals))
+    narrow = widest < WIDEST_PCT
     if len(intervals) == 1:
         sound = containing == 1
     text = (

@@ -31,8 +31,7 @@ Sizes count all parameters, tied weights once. All methods saw the same calibrat
 judged on the same held-out blocks; "ratio" has a 95 % interval over blocks. Peers' weights are not
 refit. Prune time counts calibration for whoever uses its statistics. wanda scores a channel by the
 norm over its outgoing weights; flap-uniform keeps one shape in all layers, flap does not, so no
-stock checkpoint of it can be timed. torch-pruning was given MLP channels alone: with heads to prune
-as well, it had not ended after 100 s on a toy model with grouped queries."""
+stock checkpoint of it can be timed. torch-pruning was given MLP channels alone (LOG.md)."""
 
 
 def arguments() -> argparse.Namespace:

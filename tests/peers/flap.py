@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from prune_exp.model.architectures import Block, blocks_of, matrix
+from prune_exp.model.architectures import DecoderLayer, layers_of, weight_matrix
 from prune_exp.model.assembly import from_state
 from prune_exp.pruning import surgery
 from prune_exp.pruning.calibration import Statistics
@@ -21,7 +21,7 @@ def missing(linear: Any, mean: "torch.Tensor", gone: "torch.Tensor") -> "torch.T
 
     `mean` is the mean of every input [inputs].
     """
-    return matrix(linear)[:, gone] @ mean[gone]
+    return weight_matrix(linear)[:, gone] @ mean[gone]
 
 
 def with_biases(model: Any, biases: "list[torch.Tensor]") -> Any:
@@ -48,9 +48,9 @@ def uniform(task: Task) -> Any:
     gone = lowest(scores, task.shape.width - task.width)
     biases = [
         missing(block.mlp_out, mean, row)
-        for block, mean, row in zip(blocks_of(model), stats.mlp_activation_mean, gone, strict=True)
+        for block, mean, row in zip(layers_of(model), stats.mlp_activation_mean, gone, strict=True)
     ]
-    return with_biases(surgery.prune(model, plan_of(task, channels=gone), None), biases)
+    return with_biases(surgery.carry_out_plan(model, plan_of(task, channels=gone), None), biases)
 
 
 def standardized(scores: "torch.Tensor") -> "torch.Tensor":
@@ -95,7 +95,7 @@ def adaptive(task: Task) -> Any:
     stats, model = task.calibration().statistics, task.model()
     groups, channels = masks(task, stats)
     per_group = task.shape.queries_per_group
-    for index, block in enumerate(blocks_of(model)):
+    for index, block in enumerate(layers_of(model)):
         heads = groups[index].repeat_interleave(per_group)
         _cut(
             block,
@@ -108,7 +108,7 @@ def adaptive(task: Task) -> Any:
 
 
 def _cut(
-    block: Block,
+    block: DecoderLayer,
     heads: "torch.Tensor",
     channels: "torch.Tensor",
     heads_activation_mean: "torch.Tensor",

@@ -40,7 +40,7 @@ def block_influence(task: Task) -> Any:
     """Removes the layers whose output is most like their input (arXiv:2403.03853)."""
     distance = task.calibration().statistics.layers_cosine_distance
     gone = lowest(distance[None], task.layers)[0]
-    return surgery.prune(task.model(), plan_of(task, layers=tuple(gone.tolist())), None)
+    return surgery.carry_out_plan(task.model(), plan_of(task, layers=tuple(gone.tolist())), None)
 
 
 def _by_voter(task: Task, name: str) -> "torch.Tensor":
@@ -52,12 +52,16 @@ def _by_voter(task: Task, name: str) -> "torch.Tensor":
 
 def wanda(task: Task) -> Any:
     """Norm over a channel's outgoing weights of |weight| * activation norm (arXiv:2306.11695)."""
-    return surgery.prune(task.model(), plan_of(task, channels=_by_voter(task, "wanda")), None)
+    return surgery.carry_out_plan(
+        task.model(), plan_of(task, channels=_by_voter(task, "wanda")), None
+    )
 
 
 def random(task: Task) -> Any:
     """Channels by chance."""
-    return surgery.prune(task.model(), plan_of(task, channels=_by_voter(task, "random")), None)
+    return surgery.carry_out_plan(
+        task.model(), plan_of(task, channels=_by_voter(task, "random")), None
+    )
 
 
 METHODS = {

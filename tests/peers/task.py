@@ -8,7 +8,7 @@ from typing import Any
 
 from prune_exp.model import loading
 from prune_exp.model.shape import ModelShape
-from prune_exp.pruning.calibration import Calibration, Reading, calibrate
+from prune_exp.pruning.calibration import Calibration, ReadingSettings, calibrate_model
 from prune_exp.pruning.inputs import Inputs
 from prune_exp.settings.schema import Settings
 
@@ -31,12 +31,12 @@ class Task:
 
     def calibration(self, cache_dir: Path | None = None) -> Calibration:
         """Our statistics of the dense model on the calibration text."""
-        return calibrate(
+        return calibrate_model(
             self.model(),
             self.inputs.source.digest,
             self.inputs.corpus,
             self.inputs.tokenizer,
-            Reading(
+            ReadingSettings(
                 voting_blocks=self.settings.data.calibration_blocks,
                 gradient_blocks=self.settings.data.gradient_blocks,
             ),

@@ -1,9 +1,8 @@
 """Torch-Pruning: MLP channels by group magnitude and group Taylor importance.
 
 Attention, the down projections and the head are ignored layers: the residual stream must keep its
-size, and gate, up and down of a block then form one group. With query, key and value projections to
-be pruned as heads, a step on a Llama of 4 layers and 2 key/value heads had not ended after 100 s
-(sdpa) and 60 s (eager attention); why was not found, so heads stay.
+size, and gate, up and down of a layer then form one group. Heads stay, since a step with them did
+not end here (LOG.md).
 """
 
 from typing import Any

@@ -42,9 +42,10 @@ def write_gguf(model: Any, path: Path, dtype: str) -> None:
 
 
 def _write_sizes(writer: Any, config: Any) -> None:
-    from prune_exp.model.architectures import heads_of
+    from prune_exp.model.shape import heads_of
 
-    heads, rope = heads_of(config), config.rope_parameters
+    heads = heads_of(config)
+    rope = config.rope_parameters
     assert rope.get("rope_type", "default") == "default", rope
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)

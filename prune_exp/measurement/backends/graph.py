@@ -25,7 +25,7 @@ def export_graph(checkpoint: Path, dtype: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from prune_exp.model.architectures import heads_of
+    from prune_exp.model.shape import heads_of
 
     model: Any = AutoModelForCausalLM.from_pretrained(
         checkpoint,
@@ -35,7 +35,8 @@ def export_graph(checkpoint: Path, dtype: str) -> tuple[Any, Any]:
         trust_remote_code=False,
     ).eval()
     model.requires_grad_(False)
-    heads, layers = heads_of(model.config), model.config.num_hidden_layers
+    heads = heads_of(model.config)
+    layers = model.config.num_hidden_layers
     ids = torch.ones(2, 3, dtype=torch.long)
     shape = (2, heads.groups, 4, heads.dim)
     past = [torch.zeros(shape, dtype=model.dtype) for _ in range(2 * layers)]
@@ -54,7 +55,8 @@ def _module(model: Any) -> Any:
             self.model = model
 
         def forward(self, ids: Any, past: list[Any]) -> tuple[Any, list[Any]]:
-            before, new = past[0].shape[2], ids.shape[1]
+            before = past[0].shape[2]
+            new = ids.shape[1]
             places = torch.arange(new) + before
             seen = torch.arange(new + before)[None] <= places[:, None]
             out = self.model(
@@ -80,6 +82,7 @@ def _cache_of(past: list[Any]) -> Any:
     for keys, values in zip(past[::2], past[1::2], strict=True):
         layer = DynamicLayer()
         layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
+        layer.keys = keys
+        layer.values = values
         cache.layers.append(layer)
     return cache

@@ -20,7 +20,8 @@ def greedy(
         import numpy as np
 
         found: list[Any] = []
-        tokens, past = np.asarray(ids, dtype=np.int64), empty(len(ids))
+        tokens = np.asarray(ids, dtype=np.int64)
+        past = empty(len(ids))
         for _ in range(new_tokens):
             logits, past = step(tokens, past)
             tokens = logits.argmax(-1, keepdims=True)

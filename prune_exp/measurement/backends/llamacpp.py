@@ -9,8 +9,8 @@ from prune_exp.measurement.backends.gguf import ARCHITECTURES, write_gguf
 from prune_exp.measurement.backends.protocol import (
     Arrived,
     Load,
-    Served,
-    Serving,
+    LoadedModel,
+    ServeSpec,
     read_footprint,
     write_footprint,
 )
@@ -34,7 +34,7 @@ def export(checkpoint: Path, folder: Path, dtype: str) -> None:
     write_footprint(footprint_of(model.to(getattr(torch, dtype))), folder)
 
 
-def start(_serving: Serving) -> Load:
+def start(_serving: ServeSpec) -> Load:
     """Imports the runtime."""
     import llama_cpp  # pyright: ignore[reportMissingImports]
 
@@ -42,17 +42,17 @@ def start(_serving: Serving) -> Load:
     return load
 
 
-def load(serving: Serving) -> Served:
+def load(serving: ServeSpec) -> LoadedModel:
     """The model and a context of as many sequences and tokens as will be asked for."""
     context = Context(serving)
     footprint = replace(read_footprint(serving.folder), cache_tokens=context.tokens)
-    return Served(generate=context.generator(footprint), footprint=footprint)
+    return LoadedModel(generate=context.generator(footprint), footprint=footprint)
 
 
 class Context:
     """A model with its context; keys and values have the type of the weights."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: ServeSpec) -> None:
         import llama_cpp  # pyright: ignore[reportMissingImports]
 
         self.api = llama_cpp
@@ -82,7 +82,8 @@ class Context:
         ) -> tuple[list[list[int]], int]:
             self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
             found: list[list[int]] = [[] for _ in ids]
-            tokens, place = ids, 0
+            tokens = ids
+            place = 0
             for _ in range(new_tokens):
                 following = self._next(tokens, place)
                 place += len(tokens[0])
@@ -98,14 +99,17 @@ class Context:
         """The most likely token after each sequence's tokens, the first of which is at `place`."""
         import numpy as np
 
-        new, last = len(tokens[0]), []
+        new = len(tokens[0])
+        last = []
         batch = self.api.llama_batch_init(len(tokens) * new, 0, 1)
         try:
             for sequence, own in enumerate(tokens):
                 for offset, token in enumerate(own):
                     at = sequence * new + offset
-                    batch.token[at], batch.pos[at] = token, place + offset
-                    batch.n_seq_id[at], batch.seq_id[at][0] = 1, sequence
+                    batch.token[at] = token
+                    batch.pos[at] = place + offset
+                    batch.n_seq_id[at] = 1
+                    batch.seq_id[at][0] = sequence
                     batch.logits[at] = offset == new - 1
                 last.append(sequence * new + new - 1)
             batch.n_tokens = len(tokens) * new

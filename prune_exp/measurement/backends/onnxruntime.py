@@ -7,8 +7,8 @@ from prune_exp.measurement.backends.graph import export_graph, names_of
 from prune_exp.measurement.backends.greedy import greedy
 from prune_exp.measurement.backends.protocol import (
     Load,
-    Served,
-    Serving,
+    LoadedModel,
+    ServeSpec,
     read_footprint,
     write_footprint,
 )
@@ -35,14 +35,14 @@ def export(checkpoint: Path, folder: Path, dtype: str) -> None:
     write_footprint(footprint_of(model), folder)
 
 
-def start(_serving: Serving) -> Load:
+def start(_serving: ServeSpec) -> Load:
     """Imports the runtime."""
     import onnxruntime  # noqa: F401
 
     return load
 
 
-def load(serving: Serving) -> Served:
+def load(serving: ServeSpec) -> LoadedModel:
     """A session on the asked number of threads, which sleep while the other model has its turn."""
     import onnxruntime
 
@@ -54,7 +54,9 @@ def load(serving: Serving) -> Served:
         str(Path(serving.folder) / FILE), options, providers=["CPUExecutionProvider"]
     )
     footprint = read_footprint(serving.folder)
-    return Served(generate=greedy(_step(session), _empty(footprint), _size), footprint=footprint)
+    return LoadedModel(
+        generate=greedy(_step(session), _empty(footprint), _size), footprint=footprint
+    )
 
 
 def _step(session: Any) -> Any:

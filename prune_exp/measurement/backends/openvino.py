@@ -7,8 +7,8 @@ from prune_exp.measurement.backends.graph import export_graph
 from prune_exp.measurement.backends.greedy import greedy
 from prune_exp.measurement.backends.protocol import (
     Load,
-    Served,
-    Serving,
+    LoadedModel,
+    ServeSpec,
     read_footprint,
     write_footprint,
 )
@@ -27,7 +27,7 @@ def export(checkpoint: Path, folder: Path, dtype: str) -> None:
     write_footprint(footprint_of(model), folder)
 
 
-def start(_serving: Serving) -> Load:
+def start(_serving: ServeSpec) -> Load:
     """Imports the runtime."""
     import openvino
 
@@ -35,7 +35,7 @@ def start(_serving: Serving) -> Load:
     return load
 
 
-def load(serving: Serving) -> Served:
+def load(serving: ServeSpec) -> LoadedModel:
     """A compiled model that computes in the asked type, quantizing nothing by itself."""
     import openvino
 
@@ -54,7 +54,7 @@ def load(serving: Serving) -> Served:
     )
     footprint = read_footprint(serving.folder)
     generate = greedy(_step(compiled), _empty(footprint, serving.dtype), _size)
-    return Served(generate=generate, footprint=footprint)
+    return LoadedModel(generate=generate, footprint=footprint)
 
 
 def _step(compiled: Any) -> Any:

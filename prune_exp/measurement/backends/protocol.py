@@ -17,7 +17,7 @@ and values held in the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serving:
+class ServeSpec:
     """How a model is served; travels as one line of JSON."""
 
     folder: str
@@ -35,26 +35,26 @@ class Serving:
     cache_tokens: int
     """Most tokens in a sequence, the new ones included."""
 
-    def line(self) -> str:
+    def to_line(self) -> str:
         """As JSON."""
         return json.dumps(asdict(self))
 
 
-def from_line(text: str) -> Serving:
+def from_line(text: str) -> ServeSpec:
     """What `Serving.line` wrote."""
-    return Serving(**json.loads(text))
+    return ServeSpec(**json.loads(text))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class LoadedModel:
     """A loaded model."""
 
     generate: Generate
     footprint: Footprint
 
 
-Load = Callable[[Serving], Served]
-Start = Callable[[Serving], Load]
+Load = Callable[[ServeSpec], LoadedModel]
+Start = Callable[[ServeSpec], Load]
 """Imports what a backend needs, so that it is there before memory is looked at."""
 
 

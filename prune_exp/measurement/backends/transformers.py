@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from prune_exp.measurement.backends.protocol import Arrived, Generate, Load, Served, Serving
+from prune_exp.measurement.backends.protocol import Arrived, Generate, Load, LoadedModel, ServeSpec
 from prune_exp.measurement.footprint import footprint_of
 
 
-def start(serving: Serving) -> Load:
+def start(serving: ServeSpec) -> Load:
     """Imports torch and the architecture's code, and what compiles; makes threads and buffers."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -22,7 +22,7 @@ def start(serving: Serving) -> Load:
     return load
 
 
-def load(serving: Serving) -> Served:
+def load(serving: ServeSpec) -> LoadedModel:
     """A checkpoint as stock transformers loads it, in the asked type."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -37,9 +37,9 @@ def load(serving: Serving) -> Served:
     model = model.to(serving.device).eval().requires_grad_(False)
     footprint = footprint_of(model)
     if serving.cache == "dynamic":
-        return Served(generate=_growing(model), footprint=footprint)
-    static = Static(model, serving)
-    return Served(
+        return LoadedModel(generate=_generate_growing(model), footprint=footprint)
+    static = StaticCacheModel(model, serving)
+    return LoadedModel(
         generate=static.generate, footprint=replace(footprint, cache_tokens=serving.cache_tokens)
     )
 
@@ -48,7 +48,8 @@ class _Streamer:
     """What `generate` hands its tokens to; the first call brings the prompt."""
 
     def __init__(self, arrived: Arrived) -> None:
-        self._arrived, self._prompt_seen = arrived, False
+        self._arrived = arrived
+        self._prompt_seen = False
 
     def put(self, _tokens: Any) -> None:
         if self._prompt_seen:
@@ -59,7 +60,7 @@ class _Streamer:
         pass
 
 
-def _growing(model: Any) -> Generate:
+def _generate_growing(model: Any) -> Generate:
     def generate(
         ids: list[list[int]], new_tokens: int, arrived: Arrived
     ) -> tuple[list[list[int]], int]:
@@ -83,16 +84,18 @@ def _growing(model: Any) -> Generate:
     return generate
 
 
-class Static:
+class StaticCacheModel:
     """Greedy decoding over a cache with room for `cache_tokens`, its step compiled if asked for.
 
     One cache at a time: a request with another number of sequences gets a new one.
     """
 
-    def __init__(self, model: Any, serving: Serving) -> None:
+    def __init__(self, model: Any, serving: ServeSpec) -> None:
         """Compiles for one sequence, so that loading takes as long as it takes."""
-        self._model, self._room = model, serving.cache_tokens
-        self._cache, self._sequences = None, 0
+        self._model = model
+        self._room = serving.cache_tokens
+        self._cache = None
+        self._sequences = 0
         self._step: Callable[[Any, Any], Any] = self._next
         if serving.compile:
             import torch

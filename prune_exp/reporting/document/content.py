@@ -1,44 +1,44 @@
 """The report's sections in order."""
 
 from prune_exp.reporting.document import provenance, removal, sections
-from prune_exp.reporting.document.blocks import Document, Section
+from prune_exp.reporting.document.elements import Document, Section
 from prune_exp.reporting.document.findings import Findings
-from prune_exp.reporting.document.validity import validity
+from prune_exp.reporting.document.validity import show_validity
 
 
-def document(found: Findings, drawn: dict[str, str]) -> Document:
+def compose_document(found: Findings, drawn: dict[str, str]) -> Document:
     """The whole report. `drawn` says by plot why it was not drawn, empty where it was."""
     trial = found.best.trial
     dashboard = [
-        sections.picture(drawn, name)
+        sections.show_picture(drawn, name)
         for name in ("dashboard_overview.png", "detailed_comparison.png")
     ]
     parts = {
-        "Executive summary": sections.summary(found),
-        "Key performance indicators": sections.indicators(found),
-        "Detailed metrics": sections.details(found),
-        "Improvements": sections.improvements(found),
+        "Executive summary": sections.show_summary(found),
+        "Key performance indicators": sections.show_indicators(found),
+        "Detailed metrics": sections.show_details(found),
+        "Improvements": sections.show_improvements(found),
         "Visual dashboard": dashboard,
-        "Where memory goes": sections.memory(found),
-        "The limit": sections.limit(found, drawn),
-        "What was removed": removal.removed(found),
-        "Who voted for what": removal.votes(found, drawn),
-        "Key insights": sections.key_insights(found),
-        "All trials": sections.all_trials(found, drawn),
-        "Sample outputs": sections.outputs(found),
-        "Conclusion": sections.concluding(found),
-        "How it was measured": provenance.methods(found),
-        "Limits of validity": validity(found),
-        "How to reproduce": provenance.reproduce(found),
+        "Where memory goes": sections.show_memory(found),
+        "The limit": sections.show_limits(found, drawn),
+        "What was removed": removal.describe_removal(found),
+        "Who voted for what": removal.describe_votes(found, drawn),
+        "Key insights": sections.show_insights(found),
+        "All trials": sections.show_trials(found, drawn),
+        "Sample outputs": sections.show_outputs(found),
+        "Conclusion": sections.show_conclusion(found),
+        "How it was measured": provenance.describe_methods(found),
+        "Limits of validity": show_validity(found),
+        "How to reproduce": provenance.describe_reproduction(found),
     }
     return Document(
         title=f"Performance report: {trial.params.get('model.name', 'model')}",
-        lead=f"Run {trial.run_id} ({trial.name}), {_chosen(found)} Sweep or root run"
+        lead=f"Run {trial.run_id} ({trial.name}), {_describe_choice(found)} Sweep or root run"
         f" {found.root.run_id}.",
-        sections=[Section(title, blocks) for title, blocks in parts.items()],
+        sections=[Section(title, elements) for title, elements in parts.items()],
     )
 
 
-def _chosen(found: Findings) -> str:
+def _describe_choice(found: Findings) -> str:
     rule = found.best.rule
     return f"{rule}." if rule.startswith("asked") else f"chosen for {rule}."

@@ -49,7 +49,7 @@ class Findings:
         return [trial for trial in self.trials if trial.status == "FINISHED"]
 
 
-def gather(root: TrackedTrial, trials: list[TrackedTrial], best: Choice) -> Findings:
+def gather_findings(root: TrackedTrial, trials: list[TrackedTrial], best: Choice) -> Findings:
     """Reads what the store keeps of the chosen trial beside its figures."""
     with tempfile.TemporaryDirectory() as scratch:
         found = {
@@ -66,13 +66,14 @@ def gather(root: TrackedTrial, trials: list[TrackedTrial], best: Choice) -> Find
     )
 
 
-def look_up(run_id: str) -> Findings:
+def look_up_findings(run_id: str) -> Findings:
     """What there is to report on a sweep, whose best trial is chosen as it was then, or on a trial.
 
     Raises:
         SettingError: there is no such run, or nothing in it finished.
     """
-    (trials, asked) = read_trials(run_id), read_run(run_id)
+    trials = read_trials(run_id)
+    asked = read_run(run_id)
     if asked.is_sweep:
         rule = next((t.params["tracking.best"] for t in trials if "tracking.best" in t.params), "")
         best = choose_best(trials, rule or "speedup_if_maintained")
@@ -81,13 +82,13 @@ def look_up(run_id: str) -> Findings:
                 f"run_id={run_id} is a sweep of {len(trials)} trials of which none finished, so"
                 " there is nothing to report; the MLflow UI shows the tag prune_exp.error of each"
             )
-        return gather(asked, trials, best)
+        return gather_findings(asked, trials, best)
     if asked.status != "FINISHED":
         why = f": {asked.error}" if asked.error else ""
         raise SettingError(f"run_id={run_id} is {asked.status} and has no result{why}")
     parent = asked.tags.get(tags.PARENT_RUN)
     root = read_run(parent) if parent else asked
-    return gather(
+    return gather_findings(
         root,
         read_trials(parent) if parent else trials,
         Choice(trial=asked, rule=ASKED_FOR),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from prune_exp.reporting.document.blocks import Document, Image, cleaned
+from prune_exp.reporting.document.elements import Document, Image, clean_texts
 
 TEMPLATE = "report.html.jinja"
 
@@ -23,18 +23,18 @@ def to_html(document: Document, pictures: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["bound"] = bound
+    environment.filters["bind_percent_signs"] = bind_percent_signs
     files = {
-        block.file
+        element.file
         for section in document.sections
-        for block in section.blocks
-        if isinstance(block, Image)
+        for element in section.elements
+        if isinstance(element, Image)
     }
     uris = {name: _data_uri(pictures / name) for name in sorted(files)}
-    return environment.get_template(TEMPLATE).render(document=cleaned(document), pictures=uris)
+    return environment.get_template(TEMPLATE).render(document=clean_texts(document), pictures=uris)
 
 
-def bound(text: str) -> str:
+def bind_percent_signs(text: str) -> str:
     """Keeps a number and its per cent sign on one line."""
     return re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", text)
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from prune_exp.reporting.document.blocks import (
+from prune_exp.reporting.document.elements import (
     Bullets,
     Cards,
     Code,
@@ -12,7 +12,7 @@ from prune_exp.reporting.document.blocks import (
     Image,
     Paragraph,
     Table,
-    cleaned,
+    clean_texts,
 )
 
 MARKUP = re.compile(r"[\\`*\[\]|~$#]|(?<!\w)_|_(?!\w)")
@@ -22,69 +22,69 @@ LINE_START = re.compile(r"^(?:([>+=-])|(\d{1,9})([.)])(?=\s|$))")
 
 def to_markdown(document: Document) -> str:
     """The whole page."""
-    document = cleaned(document)
-    parts = [f"# {inline(document.title)}", text(document.lead)]
+    document = clean_texts(document)
+    parts = [f"# {escape_inline(document.title)}", escape_line(document.lead)]
     for section in document.sections:
-        parts.append(f"## {inline(section.title)}")
-        parts += [RENDERERS[block.kind](block) for block in section.blocks]
+        parts.append(f"## {escape_inline(section.title)}")
+        parts += [RENDERERS[element.kind](element) for element in section.elements]
     return "\n\n".join(parts) + "\n"
 
 
-def inline(given: str) -> str:
+def escape_inline(given: str) -> str:
     """Text for a table's cell or a heading, on one line."""
     escaped = MARKUP.sub(lambda match: "\\" + match[0], " ".join(given.split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def text(given: str) -> str:
+def escape_line(given: str) -> str:
     """Text that starts a line."""
-    return LINE_START.sub(r"\2\\\1\3", inline(given))
+    return LINE_START.sub(r"\2\\\1\3", escape_inline(given))
 
 
-def table(head: list[str], rows: list[list[str]], marked: int | None = None) -> str:
+def render_table(head: list[str], rows: list[list[str]], marked: int | None = None) -> str:
     """A Markdown table; the marked row's first cell is bold."""
-    cells = [[inline(cell) for cell in row] for row in rows]
+    cells = [[escape_inline(cell) for cell in row] for row in rows]
     if marked is not None:
         cells[marked][0] = f"**{cells[marked][0]}**"
-    lines = [[inline(cell) for cell in head], ["---"] * len(head), *cells]
+    lines = [[escape_inline(cell) for cell in head], ["---"] * len(head), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cards(block: Cards) -> str:
-    rows = [[card.label, card.value, card.detail] for card in block.cards]
+def _render_cards(element: Cards) -> str:
+    rows = [[card.label, card.value, card.detail] for card in element.cards]
     columns = 3 if any(row[2] for row in rows) else 2
-    return table(list(block.head[:columns]), [row[:columns] for row in rows])
+    return render_table(list(element.head[:columns]), [row[:columns] for row in rows])
 
 
-def _code(block: Code) -> str:
+def _render_code(element: Code) -> str:
     """A fence longer than any run of backticks inside."""
-    inside = block.text
+    inside = element.text
     longest = max((len(run) for run in re.findall("`+", inside)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{inside}\n{fence}"
 
 
-def _paragraph(block: Paragraph) -> str:
-    return text(block.text)
+def _render_paragraph(element: Paragraph) -> str:
+    return escape_line(element.text)
 
 
-def _bullets(block: Bullets) -> str:
-    return "\n".join(f"- {text(item)}" for item in block.items)
+def _render_bullets(element: Bullets) -> str:
+    return "\n".join(f"- {escape_line(item)}" for item in element.items)
 
 
-def _table(block: Table) -> str:
-    return table(block.head, block.rows, block.marked)
+def _render_table_element(element: Table) -> str:
+    return render_table(element.head, element.rows, element.marked)
 
 
-def _image(block: Image) -> str:
-    return f"![{inline(block.caption)}]({block.file})"
+def _render_image(element: Image) -> str:
+    return f"![{escape_inline(element.caption)}]({element.file})"
 
 
 RENDERERS: dict[str, Callable[[Any], str]] = {
-    "paragraph": _paragraph,
-    "bullets": _bullets,
-    "table": _table,
-    "cards": _cards,
-    "image": _image,
-    "code": _code,
+    "paragraph": _render_paragraph,
+    "bullets": _render_bullets,
+    "table": _render_table_element,
+    "cards": _render_cards,
+    "image": _render_image,
+    "code": _render_code,
 }

@@ -1,7 +1,7 @@
 """A sweep's note in the MLflow UI: its trials, the best of them, where the report is."""
 
 from prune_exp.machine.display import one_line
-from prune_exp.reporting.document.markdown import inline, table
+from prune_exp.reporting.document.markdown import escape_inline, render_table
 from prune_exp.reporting.document.trials import (
     LONGEST_NAME,
     NOTED,
@@ -20,10 +20,10 @@ def sweep_note(trials: list[TrackedTrial], best: Choice | None) -> str:
     if best is None:
         lead = "No trial finished, so there is no report and no model."
     else:
-        name = inline(one_line(best.trial.name, LONGEST_NAME))
+        name = escape_inline(one_line(best.trial.name, LONGEST_NAME))
         lead = (
             f"Best: **{name}** (run {best.trial.run_id}), chosen for"
-            f" {inline(best.rule)}. The report is the artifact report.html, here and there."
+            f" {escape_inline(best.rule)}. The report is the artifact report.html, here and there."
         )
     head = [TRIAL_HEAD[i] for i in NOTED]
     rows = [[row[i] for i in NOTED] for row in trial_rows(trials)]
@@ -32,7 +32,7 @@ def sweep_note(trials: list[TrackedTrial], best: Choice | None) -> str:
         kept = marked if marked is not None and marked < shown else None
         left = len(rows) - shown
         more = f"\n\n{left} more trials are in report.md." if left else ""
-        text = f"{lead}\n\n{table(head, rows[:shown], kept)}{more}\n"
+        text = f"{lead}\n\n{render_table(head, rows[:shown], kept)}{more}\n"
         if len(text) <= LONGEST:
             return text
     return f"{lead}\n"

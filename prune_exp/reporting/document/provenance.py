@@ -2,46 +2,50 @@
 
 import shlex
 
+from prune_exp.measurement.records import FEW_PAIRS
 from prune_exp.reporting.batches import batch_labels, batch_name
-from prune_exp.reporting.document.blocks import Block, Code, Paragraph, Table
+from prune_exp.reporting.document.elements import Code, Element, Paragraph, Table
 from prune_exp.reporting.document.findings import Findings
-from prune_exp.reporting.document.trials import value
+from prune_exp.reporting.document.trials import show_value
 from prune_exp.tracking import tags
-from prune_exp.tracking.naming import overrides_of, recalled, shell_command
+from prune_exp.tracking.naming import overrides_of, recall_overrides, shell_command
 from prune_exp.tracking.read import TrackedTrial
 
 UNKNOWN = "not recorded"
 
 
-def methods(found: Findings) -> list[Block]:
+def describe_methods(found: Findings) -> list[Element]:
     """Machine, samples, and how intervals are made."""
-    trial, machine = found.best.trial, found.machine
-    m, params = trial.metrics, trial.params
-    device, processor = trial.tags.get(tags.DEVICE, "cpu"), machine.get("processor", UNKNOWN)
+    trial = found.best.trial
+    machine = found.machine
+    m = trial.metrics
+    params = trial.params
+    device = trial.tags.get(tags.DEVICE, "cpu")
+    processor = machine.get("processor", UNKNOWN)
     versions = machine.get("versions", {})
     rows = [
         ["Device", f"{device}, {processor}"],
         ["Cores, threads", f"{machine.get('cores', '?')}, {machine.get('threads', '?')}"],
         ["Frequency governor", str(machine.get("governor", UNKNOWN))],
-        ["Versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or _versions(trial)],
+        ["Versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or _list_versions(trial)],
         ["Served by", served_by(params)],
         ["Type of weights and cache", str(machine.get("dtype", UNKNOWN))],
-        ["Test prompts", value(m, "test_prompts", ".0f")],
+        ["Test prompts", show_value(m, "test_prompts", ".0f")],
         ["New tokens per prompt", params.get("benchmark.new_tokens", UNKNOWN)],
-        ["Pairs of requests", value(m, "test_pairs", ".0f")],
+        ["Pairs of requests", show_value(m, "test_pairs", ".0f")],
         ["Stopped by", str(machine.get("stopped_by", UNKNOWN))],
         ["Batches", ", ".join(map(batch_name, batch_labels(m))) or "not measured"],
         ["Seed", params.get("seed", UNKNOWN)],
-        ["Calibration text", _calibration(params)],
-        ["Held-out tokens", value(m, "heldout_tokens", ",.0f")],
-        ["Training after pruning", _training(trial)],
-        ["Voters", ", ".join(recalled(params.get("pruning.voters")) or [UNKNOWN])],
+        ["Calibration text", _describe_calibration(params)],
+        ["Held-out tokens", show_value(m, "heldout_tokens", ",.0f")],
+        ["Training after pruning", _describe_training(trial)],
+        ["Voters", ", ".join(recall_overrides(params.get("pruning.voters")) or [UNKNOWN])],
         ["Commit", trial.tags.get(tags.GIT_COMMIT, UNKNOWN)],
     ]
     load = [machine.get("load_average_start"), machine.get("load_average_end")]
     if None not in load:
         rows.append(["Load average before and after", f"{load[0]:.2f}, {load[1]:.2f}"])
-    return [Table(["Fact", "Value"], rows, figures=False), Paragraph(_how(params))]
+    return [Table(["Fact", "Value"], rows, figures=False), Paragraph(_explain_measurement(params))]
 
 
 def served_by(params: dict[str, str]) -> str:
@@ -54,33 +58,35 @@ def served_by(params: dict[str, str]) -> str:
     return f"{backend}, {cache} cache, {'compiled step' if compiled else 'eager'}"
 
 
-def _versions(trial: TrackedTrial) -> str:
+def _list_versions(trial: TrackedTrial) -> str:
     start = tags.VERSION_PREFIX
     found = sorted((k.removeprefix(start), v) for k, v in trial.tags.items() if k.startswith(start))
     return ", ".join(f"{name} {version}" for name, version in found) or UNKNOWN
 
 
-def _how(params: dict[str, str]) -> str:
+def _explain_measurement(params: dict[str, str]) -> str:
     return (
         "Both models run in fresh processes and answer every prompt in turns (by"
         f" {params.get('benchmark.turns', 'request')}), the order alternating. Ratios of times are"
         " interquartile means over pairs of the log ratios; throughput at batch 1 counts tokens"
         " after the first. Memory is the process's peak above its level before the model loads."
         " Intervals are percentile bootstraps over pairs, Student's t where there are fewer than"
-        " 12, and speak of these prompts; a percentile such as p99 is that of as many requests as"
+        f" {FEW_PAIRS}, and speak of these prompts; a percentile such as p99 is that of as many requests as"
         " there were pairs."
     )
 
 
-def _calibration(params: dict[str, str]) -> str:
-    text, blocks = params.get("data.path", UNKNOWN), params.get("data.calibration_blocks", "?")
+def _describe_calibration(params: dict[str, str]) -> str:
+    text = params.get("data.path", UNKNOWN)
+    blocks = params.get("data.calibration_blocks", "?")
     if params.get("data.calibration") == "generated":
         text = f"written by the dense model at temperature {params['data.generation_temperature']}"
     return f"{text}, {blocks} blocks"
 
 
-def _training(trial: TrackedTrial) -> str:
-    m, params = trial.metrics, trial.params
+def _describe_training(trial: TrackedTrial) -> str:
+    m = trial.metrics
+    params = trial.params
     if "recovery/steps" not in m:
         return "none"
     rank = params.get("recovery.lora_rank", "0")
@@ -92,13 +98,14 @@ def _training(trial: TrackedTrial) -> str:
     )
 
 
-def reproduce(found: Findings) -> list[Block]:
+def describe_reproduction(found: Findings) -> list[Element]:
     """Command lines, quoted for a shell."""
-    trial, root = found.best.trial, found.root
+    trial = found.best.trial
+    root = found.root
     lines = []
-    if root.is_sweep and (given := recalled(root.tags.get(tags.OVERRIDES))) is not None:
+    if root.is_sweep and (given := recall_overrides(root.tags.get(tags.OVERRIDES))) is not None:
         lines += ["# the whole sweep", shell_command(given, sweep=True)]
-    lines += ["# this trial", shell_command(_given(trial), sweep=False)]
+    lines += ["# this trial", shell_command(_overrides_of_trial(trial), sweep=False)]
     lines += ["# this report, from the store", _from_store("report", trial, "report")]
     if "recovery/steps" not in trial.metrics:
         lines += ["# its model, from the plan", _from_store("rebuild", trial, "model")]
@@ -126,7 +133,7 @@ def _from_store(command: str, trial: TrackedTrial, output: str) -> str:
     return shlex.join(["python", "-m", f"prune_exp.{command}", *words])
 
 
-def _given(trial: TrackedTrial) -> list[str]:
+def _overrides_of_trial(trial: TrackedTrial) -> list[str]:
     """What the command line gave; every setting where that was not kept."""
-    given = recalled(trial.tags.get(tags.OVERRIDES))
+    given = recall_overrides(trial.tags.get(tags.OVERRIDES))
     return overrides_of(trial.params) if given is None else given

@@ -1,23 +1,19 @@
 """What the report says of the plan: what went, and who wanted it."""
 
-from prune_exp.pruning.plan import PruningPlan, Votes
-from prune_exp.reporting.document.blocks import Block, Bullets, Paragraph, Table
+from prune_exp.pruning.plan import UNIT_NAMES, PruningPlan, Votes
+from prune_exp.reporting.document.elements import Bullets, Element, Paragraph, Table
 from prune_exp.reporting.document.findings import Findings
-from prune_exp.reporting.document.sections import picture
+from prune_exp.reporting.document.sections import show_picture
 
-KINDS = {
-    "layers": "Whole layers",
-    "heads": "Attention heads",
-    "mlp": "MLP channels",
-    "vocab": "Tokens of the vocabulary",
-}
+KINDS = {kind: name[0].upper() + name[1:] for kind, name in UNIT_NAMES.items()}
 REDUNDANT = 0.95
 """Rank correlation from which on two voters hold one opinion, unless the settings say otherwise."""
 
 
-def removed(found: Findings) -> list[Block]:
+def describe_removal(found: Findings) -> list[Element]:
     """The budget by kind of unit."""
-    m, plan = found.metrics, found.plan
+    m = found.metrics
+    plan = found.plan
     if m.get("weights_zeroed_pct"):
         return [
             Paragraph(
@@ -28,7 +24,7 @@ def removed(found: Findings) -> list[Block]:
     if "removed_pct/mlp" not in m:
         return [Paragraph("This run does not record what went with each kind of unit.")]
     rows = [
-        [name, _units(kind, plan), f"{m[f'removed_pct/{kind}']:.1f} %"]
+        [name, _removed_units(kind, plan), f"{m[f'removed_pct/{kind}']:.1f} %"]
         for kind, name in KINDS.items()
     ]
     rows.append(["Together", "", f"{m['params_pruned_pct']:.1f} %"])
@@ -38,10 +34,10 @@ def removed(found: Findings) -> list[Block]:
         f" channels, and {m['pruned/vocabulary']:,.0f} tokens."
     )
     kinds = Table(["Kind of unit", "Removed", "Of all parameters"], rows)
-    return [kinds, Paragraph(shape), *_rehearsed(plan)]
+    return [kinds, Paragraph(shape), *_list_rehearsed(plan)]
 
 
-def _rehearsed(plan: PruningPlan | None) -> list[Block]:
+def _list_rehearsed(plan: PruningPlan | None) -> list[Element]:
     """The plans that were tried, best first."""
     if plan is None or not plan.rehearsed:
         return []
@@ -58,7 +54,7 @@ def _rehearsed(plan: PruningPlan | None) -> list[Block]:
     return [Paragraph(said), Table(["Layers out", "Channels out, each", "Loss, nats"], rows)]
 
 
-def _units(kind: str, plan: PruningPlan | None) -> str:
+def _removed_units(kind: str, plan: PruningPlan | None) -> str:
     if plan is None:
         return "not in the store"
     if kind == "layers":
@@ -71,20 +67,27 @@ def _units(kind: str, plan: PruningPlan | None) -> str:
     return f"{each:,} in each layer that stays" if each else "none"
 
 
-def votes(found: Findings, drawn: dict[str, str]) -> list[Block]:
+def describe_votes(found: Findings, drawn: dict[str, str]) -> list[Element]:
     """How deep ballots had to go, and which voters hold one opinion."""
     plan = found.plan
     if plan is None or not plan.agreement:
-        return [Paragraph("No voters ranked units here."), picture(drawn, "votes.png")]
+        return [Paragraph("No voters ranked units here."), show_picture(drawn, "votes.png")]
     needed = f"Vote threshold {plan.vote_threshold:g}, ballot {plan.ballot}."
-    lines = [_depth(kind, plan.votes[kind], plan.ballot) for kind in KINDS if kind in plan.votes]
+    lines = [
+        _describe_depth(kind, plan.votes[kind], plan.ballot) for kind in KINDS if kind in plan.votes
+    ]
     at_least = float(found.params.get("pruning.redundancy", REDUNDANT))
-    lines += [line for kind in plan.agreement for line in _alike(kind, plan, at_least)]
-    return [Paragraph(needed), *([Bullets(lines)] if lines else []), picture(drawn, "votes.png")]
+    lines += [line for kind in plan.agreement for line in _redundant_voters(kind, plan, at_least)]
+    return [
+        Paragraph(needed),
+        *([Bullets(lines)] if lines else []),
+        show_picture(drawn, "votes.png"),
+    ]
 
 
-def _depth(kind: str, votes: Votes, ballot: str) -> str:
-    low, high = 100 * min(votes.depth), 100 * max(votes.depth)
+def _describe_depth(kind: str, votes: Votes, ballot: str) -> str:
+    low = 100 * min(votes.depth)
+    high = 100 * max(votes.depth)
     depth = f"{low:.0f} %" if round(low) == round(high) else f"{low:.0f} to {high:.0f} %"
     voters = ", ".join(sorted(votes.nominated))
     said = "had to nominate" if ballot == "adaptive" else "nominated"
@@ -92,7 +95,7 @@ def _depth(kind: str, votes: Votes, ballot: str) -> str:
     return f"{KINDS[kind]}: {voters} {said} {depth} of the units{after}."
 
 
-def _alike(kind: str, plan: PruningPlan, at_least: float) -> list[str]:
+def _redundant_voters(kind: str, plan: PruningPlan, at_least: float) -> list[str]:
     """Pairs of voters with one opinion and two ballots."""
     table = plan.agreement[kind]
     return [

@@ -2,20 +2,29 @@
 
 from collections.abc import Sequence
 
-from prune_exp.machine.display import clip
-from prune_exp.reporting.batches import batch_labels, batch_name
-from prune_exp.reporting.document.blocks import Block, Bullets, Card, Cards, Image, Paragraph, Table
+from prune_exp.machine.display import clip_text
+from prune_exp.measurement.records import Interval
+from prune_exp.reporting.batches import batch_gain, batch_labels, batch_name
+from prune_exp.reporting.document.elements import (
+    Bullets,
+    Card,
+    Cards,
+    Element,
+    Image,
+    Paragraph,
+    Table,
+)
 from prune_exp.reporting.document.findings import Findings, Metrics
-from prune_exp.reporting.document.trials import TRIAL_HEAD, place_of, trial_rows, value
-from prune_exp.reporting.insights import SUMMARY, conclusion, insights
+from prune_exp.reporting.document.trials import TRIAL_HEAD, place_of, show_value, trial_rows
+from prune_exp.reporting.insights import SUMMARY, conclude, list_insights
+from prune_exp.tracking.figures import KEY_FIGURES, Figure, key_figures
 
-INTERVALS = (
-    ("Speedup", "speedup", ".2f", "x"),
-    ("Latency reduction", "latency_reduction_pct", ".1f", " %"),
-    ("Memory saved", "memory_reduction_pct", ".1f", " %"),
-    ("Decode throughput gain, batch 1", "throughput_gain_pct", ".1f", " %"),
-    ("Prefill speedup", "prefill_speedup", ".2f", "x"),
-    ("Perplexity ratio", "perplexity_ratio", ".2f", "x"),
+CARDS = key_figures(
+    "speedup",
+    "latency_reduction_pct",
+    "memory_reduction_pct",
+    "throughput_gain_pct",
+    "perplexity_ratio",
 )
 DETAILS = (
     ("Average latency (ms)", "latency_ms_mean", ".1f"),
@@ -46,7 +55,8 @@ LIMITS = (
     ("FLOP per byte", "decode_flop_per_byte", ".2f"),
     ("GFLOP/s", "decode_gflop_per_s", ".1f"),
 )
-OUTPUTS, LONGEST_OUTPUT = 3, 600
+OUTPUTS = 3
+LONGEST_OUTPUT = 600
 CAPTIONS = {
     "dashboard_overview.png": "Overview: the key figures of the dense and the pruned model",
     "detailed_comparison.png": "Details: distributions, memory, throughput, improvements with 95 %"
@@ -57,35 +67,36 @@ CAPTIONS = {
 }
 
 
-def summary(found: Findings) -> list[Block]:
+def show_summary(found: Findings) -> list[Element]:
     """The first page's figures and sentences."""
     m = found.metrics
     rows = [
-        ["Speedup", value(m, "speedup", ".2f", "x")],
-        ["Pruned", value(m, "params_pruned_pct", ".1f", " %")],
-        ["Active", value(m, "params_active_pct", ".1f", " %")],
+        ["Speedup", show_value(m, "speedup", ".2f", "x")],
+        ["Pruned", show_value(m, "params_pruned_pct", ".1f", " %")],
+        ["Active", show_value(m, "params_active_pct", ".1f", " %")],
     ]
-    return [Table(["Figure", "Value"], rows), Paragraph(" ".join(insights(m, SUMMARY)))]
+    return [Table(["Figure", "Value"], rows), Paragraph(" ".join(list_insights(m, SUMMARY)))]
 
 
-def indicators(found: Findings) -> list[Block]:
+def show_indicators(found: Findings) -> list[Element]:
     """One card a figure, with its interval, and its verdict where the interval gives one."""
-    return [Cards([_card(found.metrics, *one) for one in (*INTERVALS[:4], INTERVALS[5])])]
+    return [Cards([_make_card(found.metrics, figure) for figure in CARDS])]
 
 
-def _card(m: Metrics, name: str, key: str, form: str, unit: str) -> Card:
-    if key not in m:
-        return Card(name, "not measured")
-    low, high = m[f"{key}_ci95_low"], m[f"{key}_ci95_high"]
-    if key == "perplexity_ratio":
+def _make_card(m: Metrics, figure: Figure) -> Card:
+    if figure.key not in m:
+        return Card(figure.name, "not measured")
+    interval = Interval.read(m, figure.key)
+    if figure.key == "perplexity_ratio":
         tone = "good" if m["quality_maintained"] else "bad"
     else:
-        nothing = 1.0 if unit == "x" else 0.0
-        tone = "good" if low > nothing else "bad" if high < nothing else "plain"
-    return Card(name, f"{m[key]:{form}}{unit}", f"{low:{form}} to {high:{form}}", tone)
+        better = interval.low > figure.nothing
+        worse = interval.high < figure.nothing
+        tone = "good" if better else "bad" if worse else "plain"
+    return Card(figure.name, figure.show_value(interval.value), figure.show_ends(interval), tone)
 
 
-def details(found: Findings) -> list[Block]:
+def show_details(found: Findings) -> list[Element]:
     """Both models' figures side by side."""
     m = found.metrics
     rows = [["Parameters", f"{m['params_total']:,.0f}", f"{m['params_active']:,.0f}"]]
@@ -93,11 +104,11 @@ def details(found: Findings) -> list[Block]:
         (f"Throughput, {batch_name(label)} (tokens/s)", f"throughput_{label}_tokens_per_s", ".1f")
         for label in batch_labels(m)
     ]
-    rows += _both(m, [*DETAILS, *batches])
+    rows += _rows_of_both(m, [*DETAILS, *batches])
     return [Table(["Metric", "Baseline (dense)", "Optimized (pruned)"], rows)]
 
 
-def _both(m: Metrics, wanted: Sequence[tuple[str, str, str]]) -> list[list[str]]:
+def _rows_of_both(m: Metrics, wanted: Sequence[tuple[str, str, str]]) -> list[list[str]]:
     """Rows of what was measured of both models."""
     return [
         [name, f"{m[f'dense/{key}']:{form}}", f"{m[f'pruned/{key}']:{form}}"]
@@ -106,35 +117,29 @@ def _both(m: Metrics, wanted: Sequence[tuple[str, str, str]]) -> list[list[str]]
     ]
 
 
-def improvements(found: Findings) -> list[Block]:
+def show_improvements(found: Findings) -> list[Element]:
     """Ratios and differences with their intervals."""
     m = found.metrics
-    batches = [
-        (f"Throughput gain, {batch_name(label)}", f"throughput_{label}_gain_pct", ".1f", " %")
-        for label in batch_labels(m)
-    ]
-    rows = [
-        [
-            name,
-            f"{m[key]:{form}}{unit}",
-            f"{m[f'{key}_ci95_low']:{form}} to {m[f'{key}_ci95_high']:{form}}",
-        ]
-        for name, key, form, unit in [*INTERVALS, *batches]
-        if key in m
-    ]
+    figures = [*KEY_FIGURES, *map(batch_gain, batch_labels(m))]
+    rows = []
+    for figure in figures:
+        if figure.key in m:
+            interval = Interval.read(m, figure.key)
+            value = figure.show_value(interval.value)
+            rows.append([figure.name, value, figure.show_ends(interval)])
     if not rows:
         return [Paragraph("Nothing was measured.")]
     return [Table(["Change", "Value", "95 % interval"], rows)]
 
 
-def picture(drawn: dict[str, str], name: str) -> Block:
+def show_picture(drawn: dict[str, str], name: str) -> Element:
     """A plot, or why there is none; `drawn` has the reasons by file name, empty where drawn."""
     if drawn[name]:
         return Paragraph(f"{name} is not drawn: {drawn[name]}.")
     return Image(name, CAPTIONS[name])
 
 
-def memory(found: Findings) -> list[Block]:
+def show_memory(found: Findings) -> list[Element]:
     """The peak split into what it consists of."""
     m = found.metrics
     if "saved/peak_memory_mib" not in m:
@@ -154,13 +159,13 @@ def memory(found: Findings) -> list[Block]:
     ]
 
 
-def limit(found: Findings, drawn: dict[str, str]) -> list[Block]:
+def show_limits(found: Findings, drawn: dict[str, str]) -> list[Element]:
     """How near to the machine's own limits both models come."""
     m = found.metrics
     if "machine/read_bandwidth_gb_per_s" not in m:
-        return [Paragraph("Speed was not measured."), picture(drawn, "roofline.png")]
+        return [Paragraph("Speed was not measured."), show_picture(drawn, "roofline.png")]
     return [
-        Table(["Decoding, batch 1", "Dense", "Pruned"], _both(m, LIMITS)),
+        Table(["Decoding, batch 1", "Dense", "Pruned"], _rows_of_both(m, LIMITS)),
         Paragraph(
             f"This machine was measured to read {m['machine/read_bandwidth_gb_per_s']:.1f} GB/s, to"
             f" copy {m['machine/copy_bandwidth_gb_per_s']:.1f} GB/s and to compute"
@@ -168,29 +173,32 @@ def limit(found: Findings, drawn: dict[str, str]) -> list[Block]:
             " are counted, not observed: all matrices once, one row of each table, and the keys"
             " and values attended to."
         ),
-        picture(drawn, "roofline.png"),
+        show_picture(drawn, "roofline.png"),
     ]
 
 
-def key_insights(found: Findings) -> list[Block]:
+def show_insights(found: Findings) -> list[Element]:
     """Every sentence that the figures support."""
-    return [Bullets(insights(found.metrics))]
+    return [Bullets(list_insights(found.metrics))]
 
 
-def all_trials(found: Findings, drawn: dict[str, str]) -> list[Block]:
+def show_trials(found: Findings, drawn: dict[str, str]) -> list[Element]:
     """The sweep as a table and as a plot."""
     marked = place_of(found.trials, found.best)
     return [
         Table(TRIAL_HEAD, trial_rows(found.trials), marked=marked),
-        picture(drawn, "pareto.png"),
+        show_picture(drawn, "pareto.png"),
     ]
 
 
-def outputs(found: Findings) -> list[Block]:
+def show_outputs(found: Findings) -> list[Element]:
     """What both models went on to write."""
     texts = {(s["prompt"], s["model"]): s["text"] for s in found.samples if s["round"] == 0}
     rows = [
-        [clip(one, LONGEST_OUTPUT) for one in (s["prompt_text"], *_answers(texts, s["prompt"]))]
+        [
+            clip_text(one, LONGEST_OUTPUT)
+            for one in (s["prompt_text"], *_answers_to(texts, s["prompt"]))
+        ]
         for s in found.samples
         if s["model"] == "dense" and s["prompt"] < OUTPUTS and s["round"] == 0
     ]
@@ -201,10 +209,10 @@ def outputs(found: Findings) -> list[Block]:
     return [Paragraph("None; speed was not measured.")]
 
 
-def _answers(texts: dict[tuple[int, str], str], prompt: int) -> tuple[str, str]:
+def _answers_to(texts: dict[tuple[int, str], str], prompt: int) -> tuple[str, str]:
     return texts[prompt, "dense"], texts.get((prompt, "pruned"), "not in the store")
 
 
-def concluding(found: Findings) -> list[Block]:
+def show_conclusion(found: Findings) -> list[Element]:
     """What may be claimed, and what may not."""
-    return [Paragraph(conclusion(found.metrics))]
+    return [Paragraph(conclude(found.metrics))]

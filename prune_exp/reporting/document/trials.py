@@ -16,10 +16,11 @@ TRIAL_HEAD = [
 ]
 NOTED = (0, 1, 2, 3, 7, 8)
 """Columns that a narrow place shows."""
-LONGEST_REASON, LONGEST_NAME = 120, 80
+LONGEST_REASON = 120
+LONGEST_NAME = 80
 
 
-def value(metrics: dict[str, float], key: str, form: str, unit: str = "") -> str:
+def show_value(metrics: dict[str, float], key: str, form: str, unit: str = "") -> str:
     """A figure in words."""
     return f"{metrics[key]:{form}}{unit}" if key in metrics else "not measured"
 
@@ -30,19 +31,19 @@ def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
         [
             one_line(trial.name, LONGEST_NAME),
             trial.status,
-            value(trial.metrics, "params_pruned_pct", ".1f", " %"),
-            value(trial.metrics, "speedup", ".2f", "x"),
-            value(trial.metrics, "memory_reduction_pct", ".1f", " %"),
-            value(trial.metrics, "throughput_gain_pct", ".1f", " %"),
-            value(trial.metrics, "pruned/bits_per_byte", ".3f"),
-            value(trial.metrics, "perplexity_ratio", ".2f", "x"),
-            _verdict(trial),
+            show_value(trial.metrics, "params_pruned_pct", ".1f", " %"),
+            show_value(trial.metrics, "speedup", ".2f", "x"),
+            show_value(trial.metrics, "memory_reduction_pct", ".1f", " %"),
+            show_value(trial.metrics, "throughput_gain_pct", ".1f", " %"),
+            show_value(trial.metrics, "pruned/bits_per_byte", ".3f"),
+            show_value(trial.metrics, "perplexity_ratio", ".2f", "x"),
+            _describe_quality(trial),
         ]
         for trial in trials
     ]
 
 
-def _verdict(trial: TrackedTrial) -> str:
+def _describe_quality(trial: TrackedTrial) -> str:
     if trial.error:
         return one_line(trial.error, LONGEST_REASON)
     if "quality_maintained" not in trial.metrics:

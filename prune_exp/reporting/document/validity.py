@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from pathlib import PurePath
 
+from prune_exp.measurement.records import FEW_PAIRS
 from prune_exp.reporting.batches import batch_labels, batch_name
-from prune_exp.reporting.document.blocks import Block, Bullets
+from prune_exp.reporting.document.elements import Bullets, Element
 from prune_exp.reporting.document.findings import ASKED_FOR, Findings
 from prune_exp.reporting.document.provenance import UNKNOWN, served_by
 
 Rule = Callable[[Findings], str | None]
-FEW_PAIRS, FEW_FOR_P99 = 12, 100
+FEW_FOR_P99 = 100
 
 
-def selection(found: Findings) -> str | None:
+def tell_selection(found: Findings) -> str | None:
     """The best of several looks better than it is."""
     count = len(found.finished)
     if count < 2:
@@ -29,7 +30,7 @@ def selection(found: Findings) -> str | None:
     )
 
 
-def prompts(found: Findings) -> str | None:
+def tell_prompts(found: Findings) -> str | None:
     """Whose latency was measured."""
     m = found.metrics
     if "test_prompts" not in m:
@@ -43,11 +44,12 @@ def prompts(found: Findings) -> str | None:
     )
 
 
-def machine(found: Findings) -> str | None:
+def tell_machine(found: Findings) -> str | None:
     """Where."""
     if "test_prompts" not in found.metrics:
         return None
-    facts, device = found.machine, found.machine.get("device", "cpu")
+    facts = found.machine
+    device = found.machine.get("device", "cpu")
     name = facts.get("processor", "processor not recorded") if device == "cpu" else device
     return (
         f"They hold for this machine ({name},"
@@ -57,7 +59,7 @@ def machine(found: Findings) -> str | None:
     )
 
 
-def pairs(found: Findings) -> str | None:
+def tell_pairs(found: Findings) -> str | None:
     """How few requests stand behind intervals and percentiles."""
     count = found.metrics.get("test_pairs")
     if count is None:
@@ -72,7 +74,7 @@ def pairs(found: Findings) -> str | None:
     return None
 
 
-def stopping(found: Findings) -> str | None:
+def tell_stopping(found: Findings) -> str | None:
     """Stopping when it looks good enough."""
     if found.machine.get("stopped_by") != "target_ci":
         return None
@@ -82,7 +84,7 @@ def stopping(found: Findings) -> str | None:
     )
 
 
-def text(found: Findings) -> str | None:
+def tell_text(found: Findings) -> str | None:
     """Which text quality was judged on."""
     if "heldout_tokens" not in found.metrics:
         return "Quality was not measured, so nothing is said about it."
@@ -101,7 +103,7 @@ def text(found: Findings) -> str | None:
     )
 
 
-def seeds(found: Findings) -> str | None:
+def tell_seeds(found: Findings) -> str | None:
     """Whether chance in calibration and voting was varied."""
     known = {trial.params["seed"] for trial in found.finished if "seed" in trial.params}
     if len(known) > 1:
@@ -115,7 +117,7 @@ def seeds(found: Findings) -> str | None:
     )
 
 
-def training(found: Findings) -> str | None:
+def tell_training(found: Findings) -> str | None:
     """Training by the clock depends on the machine."""
     if "recovery/steps" not in found.metrics or found.params.get("recovery.minutes") == "None":
         return None
@@ -125,7 +127,7 @@ def training(found: Findings) -> str | None:
     )
 
 
-def masks(found: Findings) -> str | None:
+def tell_masks(found: Findings) -> str | None:
     """Zeros are not a smaller model."""
     if not found.metrics.get("weights_zeroed_pct"):
         return None
@@ -135,7 +137,7 @@ def masks(found: Findings) -> str | None:
     )
 
 
-def failures(found: Findings) -> str | None:
+def tell_failures(found: Findings) -> str | None:
     """Trials that are missing from the comparison."""
     missing = len(found.trials) - len(found.finished)
     if not missing:
@@ -143,7 +145,7 @@ def failures(found: Findings) -> str | None:
     return f"{missing} of {len(found.trials)} trials did not finish and are not compared."
 
 
-def busy(found: Findings) -> str | None:
+def tell_load_at_end(found: Findings) -> str | None:
     """Other load while measuring."""
     end = found.machine.get("load_average_end")
     cores = found.machine.get("cores")
@@ -160,20 +162,20 @@ BUSY_AT_END = 2.0
 """Load average per core; the two processes that wait for each other add one core's load at most."""
 
 RULES: tuple[Rule, ...] = (
-    selection,
-    prompts,
-    machine,
-    pairs,
-    stopping,
-    busy,
-    text,
-    seeds,
-    training,
-    masks,
-    failures,
+    tell_selection,
+    tell_prompts,
+    tell_machine,
+    tell_pairs,
+    tell_stopping,
+    tell_load_at_end,
+    tell_text,
+    tell_seeds,
+    tell_training,
+    tell_masks,
+    tell_failures,
 )
 
 
-def validity(found: Findings) -> list[Block]:
+def show_validity(found: Findings) -> list[Element]:
     """All limits that apply."""
     return [Bullets([sentence for rule in RULES if (sentence := rule(found)) is not None])]

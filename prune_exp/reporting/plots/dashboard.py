@@ -3,14 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from prune_exp.reporting.plots.style import INK, PALE, PRUNED, Metrics, Panel, draw_panels, pair
+from prune_exp.reporting.plots.style import (
+    INK,
+    PALE,
+    PRUNED,
+    Metrics,
+    Panel,
+    draw_pair,
+    draw_panels,
+)
+from prune_exp.tracking.figures import key_figures
 
-CARDS = (
-    ("speedup", "speedup", ".2f", "x"),
-    ("latency reduction", "latency_reduction_pct", ".1f", " %"),
-    ("memory saved", "memory_reduction_pct", ".1f", " %"),
-    ("throughput gain", "throughput_gain_pct", "+.1f", " %"),
-    ("perplexity ratio", "perplexity_ratio", ".2f", "x"),
+CARDS = key_figures(
+    "speedup",
+    "latency_reduction_pct",
+    "memory_reduction_pct",
+    "throughput_gain_pct",
+    "perplexity_ratio",
 )
 PAIRS = (
     ("Latency, median", "ms", "latency_ms_p50"),
@@ -27,29 +36,32 @@ ROWS = (
 )
 
 
-def dashboard_overview(metrics: Metrics, path: Path) -> None:
+def draw_dashboard(metrics: Metrics, path: Path) -> None:
     """Cards, latency, memory, sparsity and a table; without what was not measured."""
     panels: list[Panel] = []
-    if any(key in metrics for _, key, _, _ in CARDS):
-        panels.append(lambda axis: _cards(axis, metrics))
-    panels += [_pair(metrics, *one) for one in PAIRS[:2] if f"dense/{one[2]}" in metrics]
-    panels.append(lambda axis: _gauge(axis, metrics))
-    panels += [_pair(metrics, *one) for one in PAIRS[2:] if f"dense/{one[2]}" in metrics]
+    if any(figure.key in metrics for figure in CARDS):
+        panels.append(lambda axis: _draw_cards(axis, metrics))
+    panels += [_pair_panel(metrics, *one) for one in PAIRS[:2] if f"dense/{one[2]}" in metrics]
+    panels.append(lambda axis: _draw_gauge(axis, metrics))
+    panels += [_pair_panel(metrics, *one) for one in PAIRS[2:] if f"dense/{one[2]}" in metrics]
     if any(f"dense/{key}" in metrics for _, key, _ in ROWS):
-        panels.append(lambda axis: _table(axis, metrics))
+        panels.append(lambda axis: _draw_table(axis, metrics))
     draw_panels(panels, "Pruned against dense: overview", path)
 
 
-def _pair(metrics: Metrics, title: str, unit: str, key: str) -> Panel:
-    dense, pruned = metrics[f"dense/{key}"], metrics[f"pruned/{key}"]
-    return lambda axis: pair(axis, title, unit, dense, pruned)
+def _pair_panel(metrics: Metrics, title: str, unit: str, key: str) -> Panel:
+    dense = metrics[f"dense/{key}"]
+    pruned = metrics[f"pruned/{key}"]
+    return lambda axis: draw_pair(axis, title, unit, dense, pruned)
 
 
-def _cards(axis: Any, metrics: Metrics) -> None:
+def _draw_cards(axis: Any, metrics: Metrics) -> None:
     axis.axis("off")
     axis.set_title("Key figures")
     cards = [
-        (name, f"{metrics[key]:{form}}{unit}") for name, key, form, unit in CARDS if key in metrics
+        (figure.short_name, figure.show_value(metrics[figure.key]))
+        for figure in CARDS
+        if figure.key in metrics
     ]
     step = 0.92 / max(len(cards), 4)
     for row, (name, value) in enumerate(cards):
@@ -58,7 +70,7 @@ def _cards(axis: Any, metrics: Metrics) -> None:
         axis.text(0.98, y, name, fontsize=11, color=INK, va="center", ha="right")
 
 
-def _gauge(axis: Any, metrics: Metrics) -> None:
+def _draw_gauge(axis: Any, metrics: Metrics) -> None:
     """How much is gone; of zeroed weights, which are all there, how many were zeroed."""
     zeroed = metrics.get("weights_zeroed_pct", 0.0)
     gone, word = (zeroed, "set to zero") if zeroed else (metrics["params_pruned_pct"], "pruned")
@@ -75,7 +87,7 @@ def _gauge(axis: Any, metrics: Metrics) -> None:
     axis.set_title(f"Parameters: {shown} active")
 
 
-def _table(axis: Any, metrics: Metrics) -> None:
+def _draw_table(axis: Any, metrics: Metrics) -> None:
     cells = [
         [label, format(metrics[f"dense/{key}"], form), format(metrics[f"pruned/{key}"], form)]
         for label, key, form in ROWS

@@ -10,15 +10,16 @@ from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
 from prune_exp.machine.display import one_line
+from prune_exp.measurement.records import Interval
 from prune_exp.reporting.plots.style import (
     BETTER,
     CHOSEN,
     DENSE,
     INK,
     PRUNED,
-    bare,
     new_figure,
-    save,
+    remove_spines,
+    save_figure,
 )
 from prune_exp.tracking.read import TrackedTrial
 
@@ -44,7 +45,7 @@ class Point:
     gain_ends: tuple[float, float]
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Places of the (cost, gain) that no other beats: none costs less for at least as much gain,
     or gains more for at most as much cost. By rising cost."""
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
@@ -56,7 +57,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return kept
 
 
-def labels(names: Sequence[str]) -> list[str]:
+def short_labels(names: Sequence[str]) -> list[str]:
     """What tells runs apart: their names without the words that all of them share."""
     if len(names) < 2:
         return [one_line(name, LONGEST_LABEL) for name in names]
@@ -75,7 +76,7 @@ def points_of(trials: Sequence[TrackedTrial], chosen: str) -> tuple[list[Point],
     timed = [trial for trial in judged if "speedup" in trial.metrics]
     key = "speedup" if timed else "params_pruned_pct"
     shown = [trial for trial in judged if key in trial.metrics]
-    names = labels([trial.name for trial in shown])
+    names = short_labels([trial.name for trial in shown])
     return [
         Point(
             cost=trial.metrics["perplexity_ratio"],
@@ -83,19 +84,20 @@ def points_of(trials: Sequence[TrackedTrial], chosen: str) -> tuple[list[Point],
             label=name,
             maintained=trial.maintained,
             chosen=trial.run_id == chosen,
-            cost_ends=_ends(trial.metrics, "perplexity_ratio"),
-            gain_ends=_ends(trial.metrics, key),
+            cost_ends=_ends_of(trial.metrics, "perplexity_ratio"),
+            gain_ends=_ends_of(trial.metrics, key),
         )
         for trial, name in zip(shown, names, strict=True)
     ], key
 
 
-def _ends(metrics: dict[str, float], key: str) -> tuple[float, float]:
-    value = metrics[key]
-    return metrics.get(f"{key}_ci95_low", value), metrics.get(f"{key}_ci95_high", value)
+def _ends_of(metrics: dict[str, float], key: str) -> tuple[float, float]:
+    if Interval.is_among(metrics, key):
+        return Interval.read(metrics, key).ends
+    return metrics[key], metrics[key]
 
 
-def pareto(points: list[Point], gain: str, limit: float | None, path: Path) -> None:
+def draw_pareto(points: list[Point], gain: str, limit: float | None, path: Path) -> None:
     """Gain against perplexity ratio; up to `limit` quality counts as maintained."""
     figure = new_figure((9.0, 5.8), "What was gained, and what it cost")
     axis = figure.subplots()
@@ -106,7 +108,7 @@ def pareto(points: list[Point], gain: str, limit: float | None, path: Path) -> N
     for one in points:
         axis.plot(one.cost_ends, [one.gain] * 2, color=DENSE, linewidth=0.9, zorder=1)
         axis.plot([one.cost] * 2, one.gain_ends, color=DENSE, linewidth=0.9, zorder=1)
-    _markers(axis, points, (1.0, 1.0 if gain == "speedup" else 0.0))
+    _draw_markers(axis, points, (1.0, 1.0 if gain == "speedup" else 0.0))
     axis.margins(0.12)
     left, right = axis.get_xlim()
     if limit is not None:
@@ -118,14 +120,14 @@ def pareto(points: list[Point], gain: str, limit: float | None, path: Path) -> N
     axis.set_ylabel("speedup, x" if gain == "speedup" else "parameters removed, % (not timed)")
     axis.grid(visible=True, color="#ececec", linewidth=0.7)
     axis.set_axisbelow(True)
-    bare(axis)
+    remove_spines(axis)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     _place_labels(figure, axis, points)
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def _markers(axis: Any, points: list[Point], dense: tuple[float, float]) -> None:
-    best = [points[i] for i in front([(one.cost, one.gain) for one in points])]
+def _draw_markers(axis: Any, points: list[Point], dense: tuple[float, float]) -> None:
+    best = [points[i] for i in pareto_front([(one.cost, one.gain) for one in points])]
     axis.plot(
         [one.cost for one in best],
         [one.gain for one in best],
@@ -178,11 +180,11 @@ def _place_labels(figure: Any, axis: Any, points: list[Point]) -> None:
     """
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()
-    best = set(front([(one.cost, one.gain) for one in points]))
+    best = set(pareto_front([(one.cost, one.gain) for one in points]))
     order = sorted(range(len(points)), key=lambda i: (not points[i].chosen, i not in best))
     places = axis.transData.transform([(one.cost, one.gain) for one in points])
-    taken = [_box(x, y) for x, y in places]
-    taken += [_box(x, y, 2.0) for x, y in _along(axis, points)]
+    taken = [_box_around(x, y) for x, y in places]
+    taken += [_box_around(x, y, 2.0) for x, y in _places_along_lines(axis, points)]
     frame = axis.get_window_extent(renderer)
     for i in order:
         one = points[i]
@@ -208,9 +210,9 @@ def _place_labels(figure: Any, axis: Any, points: list[Point]) -> None:
             text.remove()
 
 
-def _along(axis: Any, points: list[Point]) -> list[tuple[float, float]]:
+def _places_along_lines(axis: Any, points: list[Point]) -> list[tuple[float, float]]:
     """Places on the front's line and on the intervals, in pixels, close enough to keep off."""
-    best = [points[i] for i in front([(one.cost, one.gain) for one in points])]
+    best = [points[i] for i in pareto_front([(one.cost, one.gain) for one in points])]
     lines = [((a.cost, a.gain), (b.cost, b.gain)) for a, b in pairwise(best)]
     lines += [((one.cost_ends[0], one.gain), (one.cost_ends[1], one.gain)) for one in points]
     lines += [((one.cost, one.gain_ends[0]), (one.cost, one.gain_ends[1])) for one in points]
@@ -222,5 +224,5 @@ def _along(axis: Any, points: list[Point]) -> list[tuple[float, float]]:
     return found
 
 
-def _box(x: float, y: float, reach: float = 6.0) -> Any:
+def _box_around(x: float, y: float, reach: float = 6.0) -> Any:
     return Bbox.from_extents(x - reach, y - reach, x + reach, y + reach)

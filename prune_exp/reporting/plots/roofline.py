@@ -8,12 +8,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from prune_exp.reporting.batches import batch_labels, batch_name
-from prune_exp.reporting.plots.style import DENSE, INK, PRUNED, Metrics, bare, new_figure, save
+from prune_exp.reporting.plots.style import (
+    DENSE,
+    INK,
+    PRUNED,
+    Metrics,
+    new_figure,
+    remove_spines,
+    save_figure,
+)
 
 MARKERS = ("s", "D", "v", "P", "X", "*")
 
 
-def roofline(metrics: Metrics, path: Path) -> None:
+def draw_roofline(metrics: Metrics, path: Path) -> None:
     """Operations a second against operations per byte, under what the machine allows.
 
     After Williams, Waterman and Patterson 2009 (doi:10.1145/1498765.1498785).
@@ -26,22 +34,24 @@ def roofline(metrics: Metrics, path: Path) -> None:
         for i, label in enumerate(batch_labels(metrics))
         if label != "b1"
     ]
-    _roof(axis, metrics, [metrics[f"dense/{phase}_flop_per_byte"] for phase, _, _ in phases])
+    _draw_roof(axis, metrics, [metrics[f"dense/{phase}_flop_per_byte"] for phase, _, _ in phases])
     for phase, _, marker in phases:
         for side, colour in (("dense", DENSE), ("pruned", PRUNED)):
             x, y = (metrics[f"{side}/{phase}_{unit}"] for unit in ("flop_per_byte", "gflop_per_s"))
             axis.scatter(
                 x, y, marker=marker, s=80, color=colour, edgecolor="white", alpha=0.85, zorder=3
             )
-    _roofline_legend(axis, phases)
-    save(figure, path)
+    _draw_legend(axis, phases)
+    save_figure(figure, path)
 
 
-def _roof(axis: Any, metrics: Metrics, intensities: list[float]) -> None:
+def _draw_roof(axis: Any, metrics: Metrics, intensities: list[float]) -> None:
     """The slope of the bandwidth up to the ceiling of the arithmetic, and what they are."""
-    slope, ceiling = metrics["machine/read_bandwidth_gb_per_s"], metrics["machine/peak_gflop_per_s"]
+    slope = metrics["machine/read_bandwidth_gb_per_s"]
+    ceiling = metrics["machine/peak_gflop_per_s"]
     knee = ceiling / slope
-    left, right = min(intensities) / 2.5, max(*intensities, knee) * 4
+    left = min(intensities) / 2.5
+    right = max(*intensities, knee) * 4
     axis.loglog([left, knee, right], [left * slope, ceiling, ceiling], color=INK, linewidth=1.6)
     axis.text(
         (at := (left * knee) ** 0.5),
@@ -68,10 +78,10 @@ def _roof(axis: Any, metrics: Metrics, intensities: list[float]) -> None:
         scale.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     axis.grid(visible=True, which="both", color="#ececec", linewidth=0.7)
     axis.set_axisbelow(True)
-    bare(axis)
+    remove_spines(axis)
 
 
-def _roofline_legend(axis: Any, phases: list[tuple[str, str, str]]) -> None:
+def _draw_legend(axis: Any, phases: list[tuple[str, str, str]]) -> None:
     def dot(label: str, colour: str, marker: str) -> Any:
         return Line2D([], [], linestyle="", marker=marker, color=colour, markersize=8, label=label)
 

@@ -11,7 +11,10 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-DENSE, PRUNED, INK, CHOSEN = "#8c8c8c", "#0072b2", "#222222", "#d55e00"
+DENSE = "#8c8c8c"
+PRUNED = "#0072b2"
+INK = "#222222"
+CHOSEN = "#d55e00"
 PALE = "#d9d9d9"
 BETTER = "#e3f1ec"
 """Behind what is good enough."""
@@ -38,32 +41,32 @@ def draw_panels(panels: Sequence[Panel], title: str, path: Path) -> None:
         panel(axis)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     """Writes the PNG, without a word of when or by whom."""
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
 
 
-def bare(axis: Any) -> None:
+def remove_spines(axis: Any) -> None:
     """Takes the upper and the right border away."""
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A figure short enough for the end of a bar."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 or not value else 2
     return f"{value:,.{digits}f}"
 
 
-def pair(axis: Any, title: str, unit: str, dense: float, pruned: float) -> None:
+def draw_pair(axis: Any, title: str, unit: str, dense: float, pruned: float) -> None:
     """Two bars with their values written on them."""
-    pairs(axis, title, unit, {"": (dense, pruned)})
+    draw_pairs(axis, title, unit, {"": (dense, pruned)})
     axis.set_xticks([-0.2, 0.2], ["dense", "pruned"])
 
 
-def pairs(axis: Any, title: str, unit: str, values: dict[str, tuple[float, float]]) -> None:
+def draw_pairs(axis: Any, title: str, unit: str, values: dict[str, tuple[float, float]]) -> None:
     """Two bars for every name, with a legend where there are several."""
     for side, colour, place in ((0, DENSE, -0.2), (1, PRUNED, 0.2)):
         bars = axis.bar(
@@ -73,7 +76,7 @@ def pairs(axis: Any, title: str, unit: str, values: dict[str, tuple[float, float
             color=colour,
             label=("dense", "pruned")[side],
         )
-        axis.bar_label(bars, fmt=number, padding=2, fontsize=9)
+        axis.bar_label(bars, fmt=format_number, padding=2, fontsize=9)
     axis.set_xticks(range(len(values)), list(values))
     if len(values) > 1:
         axis.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)
@@ -82,4 +85,4 @@ def pairs(axis: Any, title: str, unit: str, values: dict[str, tuple[float, float
         axis.margins(x=0.25, y=0.15)
     axis.set_title(title)
     axis.set_ylabel(unit)
-    bare(axis)
+    remove_spines(axis)

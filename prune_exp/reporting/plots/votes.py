@@ -6,37 +6,38 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.patches import Rectangle
 
-from prune_exp.pruning.plan import PruningPlan
-from prune_exp.reporting.plots.style import CHOSEN, INK, PALE, new_figure, save
+from prune_exp.pruning.plan import UNIT_NAMES, PruningPlan
+from prune_exp.reporting.plots.style import CHOSEN, INK, PALE, new_figure, save_figure
 
-KINDS = {"layers": "whole layers", "heads": "heads", "mlp": "MLP channels", "vocab": "tokens"}
 PER_LAYER = ("layers", "heads", "mlp")
-INCHES_PER_LAYER, LEAST_INCHES, MOST_INCHES = 0.19, 2.6, 14.0
+INCHES_PER_LAYER = 0.19
+LEAST_INCHES = 2.6
+MOST_INCHES = 14.0
 MOST_TICKS = 40
 MOST_CELLS_WITH_FIGURES = 12
 
 
-def votes(plan: PruningPlan, layers: int, path: Path) -> None:
+def draw_votes(plan: PruningPlan, layers: int, path: Path) -> None:
     """Heat maps of what each voter nominated, and below them the rank correlations.
 
     `layers` is the dense model's number of layers.
     """
-    top = [kind for kind in KINDS if kind in plan.votes]
-    below = [k for k in KINDS if len(plan.agreement.get(k, {})) > 1 and (k in top or not top)]
+    top = [kind for kind in UNIT_NAMES if kind in plan.votes]
+    below = [k for k in UNIT_NAMES if len(plan.agreement.get(k, {})) > 1 and (k in top or not top)]
     height = min(max(INCHES_PER_LAYER * layers, LEAST_INCHES), MOST_INCHES) if top else 0.0
     rows = [
-        *([(height, top, _nominations)] if top else []),
-        *([(2.9, below, _agreement)] if below else []),
+        *([(height, top, _draw_nominations)] if top else []),
+        *([(2.9, below, _draw_agreement)] if below else []),
     ]
     width = max(3.3 * max(len(top), len(below)), 7.5)
     figure = new_figure((width, 1.1 + sum(row[0] for row in rows) + 0.9 * len(rows)), "Votes")
     parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=[r[0] + 0.9 for r in rows])
     for part, (_, kinds, draw) in zip(parts[:, 0], rows, strict=True):
         draw(part, kinds, plan, layers)
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def _nominations(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> None:
+def _draw_nominations(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> None:
     """One map a kind of unit: layers by voters."""
     part.suptitle("Share of what was removed that each voter had on its ballot", fontsize=11)
     axes = part.subplots(1, len(kinds), squeeze=False)[0]
@@ -45,15 +46,15 @@ def _nominations(part: Any, kinds: list[str], plan: PruningPlan, layers: int) ->
         voted = plan.votes[kind]
         voters = list(voted.nominated)
         rows = _by_layer(kind, plan, layers)
-        image = axis.imshow(rows, cmap=_shades("Blues"), vmin=0, vmax=1, aspect="auto")
+        image = axis.imshow(rows, cmap=_colour_map("Blues"), vmin=0, vmax=1, aspect="auto")
         axis.set_xticks(range(len(voters)), voters, rotation=40, ha="right", rotation_mode="anchor")
-        axis.set_title(KINDS[kind], fontsize=11)
-        _ticks(axis, kind, plan, len(rows))
-        _grid(axis, len(rows), len(voters))
+        axis.set_title(UNIT_NAMES[kind], fontsize=11)
+        _set_layer_ticks(axis, kind, plan, len(rows))
+        _draw_grid(axis, len(rows), len(voters))
         if kind == "layers":
-            _outline(axis, plan.layers, len(voters))
+            _outline_layers(axis, plan.layers, len(voters))
         if kind == "vocab":
-            _figures(axis, rows)
+            _write_values(axis, rows)
     part.colorbar(image, ax=list(axes), shrink=0.5 if layers > 12 else 0.9, pad=0.02)
 
 
@@ -68,7 +69,7 @@ def _by_layer(kind: str, plan: PruningPlan, layers: int) -> list[list[float]]:
     return [list(row) for row in zip(*shares, strict=True)]
 
 
-def _ticks(axis: Any, kind: str, plan: PruningPlan, rows: int) -> None:
+def _set_layer_ticks(axis: Any, kind: str, plan: PruningPlan, rows: int) -> None:
     """Numbers of layers; those removed whole in colour."""
     if kind == "vocab":
         axis.set_yticks([])
@@ -82,7 +83,7 @@ def _ticks(axis: Any, kind: str, plan: PruningPlan, rows: int) -> None:
             tick.set(color=CHOSEN, weight="bold")
 
 
-def _outline(axis: Any, layers: tuple[int, ...], voters: int) -> None:
+def _outline_layers(axis: Any, layers: tuple[int, ...], voters: int) -> None:
     """A frame around every layer that went."""
     for layer in layers:
         frame = Rectangle(
@@ -91,7 +92,7 @@ def _outline(axis: Any, layers: tuple[int, ...], voters: int) -> None:
         axis.add_patch(frame)
 
 
-def _grid(axis: Any, rows: int, columns: int) -> None:
+def _draw_grid(axis: Any, rows: int, columns: int) -> None:
     axis.set_xticks([x - 0.5 for x in range(columns + 1)], minor=True)
     axis.set_yticks([y - 0.5 for y in range(rows + 1)], minor=True)
     axis.grid(which="minor", color="white", linewidth=0.8)
@@ -99,12 +100,12 @@ def _grid(axis: Any, rows: int, columns: int) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _shades(name: str) -> Any:
+def _colour_map(name: str) -> Any:
     """A colour map in which what is missing is grey."""
     return colormaps[name].with_extremes(bad=PALE)
 
 
-def _agreement(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> None:
+def _draw_agreement(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> None:
     """One matrix a kind of unit."""
     del layers
     part.suptitle("Rank correlation of every two voters", fontsize=11)
@@ -114,18 +115,18 @@ def _agreement(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> N
         table = plan.agreement[kind]
         names = sorted(table)
         rows = [[table[a][b] for b in names] for a in names]
-        image = axis.imshow(rows, cmap=_shades("PuOr"), vmin=-1, vmax=1)
+        image = axis.imshow(rows, cmap=_colour_map("PuOr"), vmin=-1, vmax=1)
         axis.set_anchor("N")
         axis.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(labelsize=9)
-        axis.set_title(KINDS[kind], fontsize=11)
-        _grid(axis, len(names), len(names))
-        _figures(axis, rows)
+        axis.set_title(UNIT_NAMES[kind], fontsize=11)
+        _draw_grid(axis, len(names), len(names))
+        _write_values(axis, rows)
     part.colorbar(image, ax=list(axes), shrink=0.8, pad=0.02)
 
 
-def _figures(axis: Any, rows: list[list[float]]) -> None:
+def _write_values(axis: Any, rows: list[list[float]]) -> None:
     """Writes the values on the cells, where there are few."""
     if len(rows[0]) > MOST_CELLS_WITH_FIGURES:
         return

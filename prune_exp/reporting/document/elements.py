@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
-from prune_exp.machine.display import plain
+from prune_exp.machine.display import plain_text
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Code:
     text: str
 
 
-Block = Paragraph | Bullets | Table | Cards | Image | Code
+Element = Paragraph | Bullets | Table | Cards | Image | Code
 
 
 @dataclass(frozen=True)
 class Section:
     title: str
-    blocks: list[Block]
+    elements: list[Element]
 
     @property
     def anchor(self) -> str:
@@ -82,12 +82,14 @@ class Document:
     sections: list[Section]
 
 
-def cleaned(part: Any) -> Any:
+def clean_texts(part: Any) -> Any:
     """A document, or a part of one, in which every text is `plain`."""
     if isinstance(part, str):
-        return plain(part)
+        return plain_text(part)
     if isinstance(part, list | tuple):
-        return type(part)(cleaned(one) for one in part)
+        return type(part)(clean_texts(one) for one in part)
     if is_dataclass(part) and not isinstance(part, type):
-        return replace(part, **{one.name: cleaned(getattr(part, one.name)) for one in fields(part)})
+        return replace(
+            part, **{one.name: clean_texts(getattr(part, one.name)) for one in fields(part)}
+        )
     return part
