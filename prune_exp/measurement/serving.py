@@ -66,7 +66,7 @@ def check_serving(settings: BenchmarkSettings, config: Any, tokens: int, device:
 def _check_bfloat16(name: str, backend: Backend, device: str) -> None:
     if "bfloat16" not in backend.dtypes:
         raise SettingError(
-            f"benchmark.runtime.dtype=bfloat16 is not to be had with benchmark.backend={name}; use"
+            f"benchmark.backend={name} does not serve benchmark.runtime.dtype=bfloat16; use"
             f" {' or '.join(backend.dtypes)}"
         )
     if not bfloat16_on(device):

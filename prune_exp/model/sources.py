@@ -106,7 +106,7 @@ def _from_hub(hub_id: str, revision: str) -> Path:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except Exception as error:
         raise SettingError(
-            f"model.hub_id={hub_id} at {revision} cannot be had: {first_line(error)}"
+            f"model.hub_id={hub_id} at {revision} cannot be downloaded: {first_line(error)}"
         ) from None
 
 

@@ -167,8 +167,8 @@ def count_nominations(
         nominated = _mean_by_layer((held & gone).sum(-1) / gone.sum(-1), groups_per_layer)
     by_voter = zip(sorted(scores), nominated, strict=True)
     return Votes(
-        depth=_rounded(_mean_by_layer(depth / gone.shape[-1], groups_per_layer)),
-        nominated={voter: _rounded(shares) for voter, shares in by_voter},
+        depth=_round_values(_mean_by_layer(depth / gone.shape[-1], groups_per_layer)),
+        nominated={voter: _round_values(shares) for voter, shares in by_voter},
     )
 
 
@@ -177,11 +177,11 @@ def _mean_by_layer(values: torch.Tensor, groups_per_layer: int) -> torch.Tensor:
     return values.double().unflatten(-1, (-1, groups_per_layer)).mean(-1)
 
 
-def _rounded(values: torch.Tensor) -> tuple[float, ...]:
+def _round_values(values: torch.Tensor) -> tuple[float, ...]:
     return tuple(round(float(value), 3) for value in values)
 
 
-def decide(
+def decide_on_kind(
     kind: str,
     scores: Scores,
     count: int,
@@ -214,14 +214,16 @@ def make_plan(
     `pruning.head_unit`.
     """
     given = None if layers is None else _mask_of(layers, shape.layers)
-    by_kind = {"layers": decide("layers", scores["layers"], allocation.layers, ballot, given=given)}
+    by_kind = {
+        "layers": decide_on_kind("layers", scores["layers"], allocation.layers, ballot, given=given)
+    }
     removed = _indices_of(by_kind["layers"].gone[0])
     kept = [i for i in range(shape.layers) if i not in removed]
     by_kind["heads"] = _decide_heads(scores["heads"], shape, allocation, ballot, head_unit, kept)
     in_kept = _select_layers(scores["mlp"], kept)
-    by_kind["mlp"] = decide("mlp", in_kept, allocation.channels, ballot)
+    by_kind["mlp"] = decide_on_kind("mlp", in_kept, allocation.channels, ballot)
     if allocation.tokens:
-        by_kind["vocab"] = decide("vocab", scores["vocab"], allocation.tokens, ballot)
+        by_kind["vocab"] = decide_on_kind("vocab", scores["vocab"], allocation.tokens, ballot)
     heads = _query_heads(by_kind["heads"].gone, shape, head_unit)
     return PruningPlan(
         sparsity_requested=sparsity,
@@ -248,10 +250,12 @@ def _decide_heads(
 ) -> Decision:
     """Heads of the kept layers: groups in each layer, or query heads in each group."""
     if head_unit == "group":
-        return decide("heads", _select_layers(scores, kept), allocation.kv_groups, ballot)
+        return decide_on_kind("heads", _select_layers(scores, kept), allocation.kv_groups, ballot)
     groups = shape.kv_heads
     chosen = _select_layers(scores, kept, groups)
-    return decide("heads", chosen, allocation.queries_per_group, ballot, groups_per_layer=groups)
+    return decide_on_kind(
+        "heads", chosen, allocation.queries_per_group, ballot, groups_per_layer=groups
+    )
 
 
 def _query_heads(gone: torch.Tensor, shape: ModelShape, head_unit: str) -> torch.Tensor:

@@ -99,18 +99,18 @@ class PruningPlan:
                 "channels": {int(k): tuple(v) for k, v in data["channels"].items()},
                 "voters": {k: tuple(v) for k, v in data["voters"].items()},
                 "tokens": tuple(data["tokens"]),
-                "votes": {k: _votes(v) for k, v in data.get("votes", {}).items()},
-                "rehearsed": tuple(_rehearsed(one) for one in data.get("rehearsed", ())),
+                "votes": {k: _read_votes(v) for k, v in data.get("votes", {}).items()},
+                "rehearsed": tuple(_read_rehearsed(one) for one in data.get("rehearsed", ())),
             }
         )
 
 
-def _votes(data: dict[str, Any]) -> Votes:
+def _read_votes(data: dict[str, Any]) -> Votes:
     return Votes(
         depth=tuple(data["depth"]),
         nominated={voter: tuple(shares) for voter, shares in data["nominated"].items()},
     )
 
 
-def _rehearsed(data: dict[str, Any]) -> Rehearsed:
+def _read_rehearsed(data: dict[str, Any]) -> Rehearsed:
     return Rehearsed(**{**data, "layers": tuple(data["layers"])})

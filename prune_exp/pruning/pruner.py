@@ -42,7 +42,7 @@ def prune_model(request: PruningRequest, inputs: Inputs, model: Any, watch: Stop
         with watch.phase("prune"):
             return _mask_weights(request, inputs, model)
     with watch.phase("calibrate"):
-        calibration = _calibrate(request, inputs, model)
+        calibration = _calibrate_dense(request, inputs, model)
     with watch.phase("vote"):
         plan = vote_on_plan(request, inputs, calibration.statistics)
     if request.pruning.rehearse:
@@ -58,7 +58,7 @@ def repeat_pruning(
     """What `prune_model` made of the same inputs when it decided on `plan`; nobody votes."""
     if request.pruning.method != "structured":
         return _mask_weights(request, inputs, model)
-    return _carry_out(request, inputs, model, plan, _calibrate(request, inputs, model))
+    return _carry_out(request, inputs, model, plan, _calibrate_dense(request, inputs, model))
 
 
 def _carry_out(
@@ -106,7 +106,7 @@ def _mask_weights(request: PruningRequest, inputs: Inputs, model: Any) -> Pruned
     return Pruned(model=model, tokenizer=inputs.tokenizer, plan=plan, request=request)
 
 
-def _calibrate(request: PruningRequest, inputs: Inputs, model: Any) -> Calibration:
+def _calibrate_dense(request: PruningRequest, inputs: Inputs, model: Any) -> Calibration:
     return calibrate_model(
         model,
         inputs.source.digest,

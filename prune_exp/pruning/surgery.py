@@ -52,7 +52,7 @@ def carry_out_plan(
             cut_layer(layers[index], plan, index)
     else:
         _refit_layers(model, plan, ids, how, dense_states_at)
-    return _assemble_pruned(model, plan)
+    return assemble_pruned(model, plan)
 
 
 def _refit_layers(
@@ -82,7 +82,7 @@ def _refit_layers(
         refit_layer(run, layers[index], index, following)
 
 
-def _assemble_pruned(model: Any, plan: PruningPlan) -> Any:
+def assemble_pruned(model: Any, plan: PruningPlan) -> Any:
     """A stock model of the layers that stay, without the plan's tokens."""
     layers = layers_of(model)
     kept = kept_units(len(layers), plan.layers)

@@ -43,7 +43,7 @@ def recover(
     """
     lessons = prepare_lessons(recovery, inputs, pruned, dense_head)
     texts = _texts_used(inputs, lessons)
-    identity = _identity(recovery, inputs, pruned)
+    identity = _identify_training(recovery, inputs, pruned)
     folder = inputs.cache_dir / "recovery" / digest_of(identity, [text.digest for text in texts])
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -111,7 +111,9 @@ def _generated_blocks(
     return torch.tensor(own[: blocks * context]).view(blocks, context)
 
 
-def _identity(recovery: RecoverySettings, inputs: Inputs, pruned: Pruned) -> dict[str, Any]:
+def _identify_training(
+    recovery: RecoverySettings, inputs: Inputs, pruned: Pruned
+) -> dict[str, Any]:
     """What must be the same for a killed training to go on."""
     plan = pruned.plan.to_json()
     del plan["agreement"]

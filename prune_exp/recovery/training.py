@@ -207,13 +207,13 @@ def _take_step(run: TrainingRun) -> float:
     rate = learning_rate_at(share_spent(progress, run.settings), run.settings)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    loss = _descend(run, lessons.training[wanted].to(states.device), states)
+    loss = _descend_once(run, lessons.training[wanted].to(states.device), states)
     progress.step += 1
     progress.seconds += time.perf_counter() - start
     return loss
 
 
-def _descend(run: TrainingRun, ids: torch.Tensor, states: torch.Tensor) -> float:
+def _descend_once(run: TrainingRun, ids: torch.Tensor, states: torch.Tensor) -> float:
     """Moves the weights once; returns the loss on ids [blocks, tokens].
 
     `states` [blocks, tokens, hidden] are the dense model's final hidden states.

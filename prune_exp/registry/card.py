@@ -40,7 +40,7 @@ def model_card(trial: TrackedTrial, plan: PruningPlan | None) -> Any:
     model = _model_of(trial)
     text = text_name(_data_of(trial))
     name = f"{model.name}-pruned"
-    found = _evaluations(trial, text)
+    found = _evaluation_results(trial, text)
     data = ModelCardData(
         base_model=base_model(model),
         license=model.license,
@@ -125,7 +125,7 @@ def _calibration_text(data: DataSettings) -> str:
     return "that the dense model wrote" if written else f"of {text_name(data)}"
 
 
-def _evaluations(trial: TrackedTrial, text: str) -> list[Any]:
+def _evaluation_results(trial: TrackedTrial, text: str) -> list[Any]:
     return [
         EvalResult(
             task_type="text-generation",

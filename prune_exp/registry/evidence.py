@@ -34,10 +34,10 @@ class Evidence:
 
     @property
     def device(self) -> str:
-        """Where the candidate's trial ran, if that is to be had here.
+        """The kind of device that the candidate's trial ran on.
 
         Raises:
-            SettingError: it is not.
+            SettingError: there is none here.
         """
         return choose_device(self.candidate.trial.params.get("device", "cpu"))
 

@@ -90,7 +90,7 @@ def _act_on_verdicts(
         candidate.trial, candidate.trial.tags[tags.MODEL_URI], candidate.name
     )
     try:
-        with _lock_aliases(settings.tracking):
+        with lock_aliases(settings.tracking):
             _move_champion(candidate.name, version, holder)
     except SettingError:
         _record_verdicts(candidate, version, verdicts, "overtaken")
@@ -144,7 +144,7 @@ def _move_champion(name: str, version: str, expected: str | None) -> None:
 def _roll_back(settings: PromoteSettings) -> int:
     name = settings.tracking.registered_model or only_model()
     client = MlflowClient()
-    with _lock_aliases(settings.tracking):
+    with lock_aliases(settings.tracking):
         present, previous = (version_at(name, alias) for alias in (CHAMPION, PREVIOUS))
         if previous is None or previous == present:
             raise SettingError(f"{name} has no previous champion to put back; nothing moves")
@@ -160,7 +160,7 @@ def _roll_back(settings: PromoteSettings) -> int:
 
 
 @contextmanager
-def _lock_aliases(tracking: TrackingSettings) -> Iterator[None]:
+def lock_aliases(tracking: TrackingSettings) -> Iterator[None]:
     """One promotion at a time moves aliases, on this machine; a re-read guards against others."""
     uri = store_uri(tracking)
     file = Path(tempfile.gettempdir()) / f"prune_exp-promote-{digest_of(uri)}.lock"

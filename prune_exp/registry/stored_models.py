@@ -38,7 +38,7 @@ def registered_name(wanted: str | None, model_name: str) -> str:
     """A model's name in the registry: `tracking.registered_model`, or one by `model.name`.
 
     Raises:
-        SettingError: it is none that can be looked up again.
+        SettingError: the registry could not look such a name up again.
     """
     name = wanted or f"pruned-{model_name}"
     check_name("tracking.registered_model", name)

@@ -44,14 +44,14 @@ def generate_blocks(
     for number, batch in enumerate(tqdm(batches, "generate", unit="batch", leave=False)):
 
         def build(partial: Path, batch: Any = batch, number: int = number) -> None:
-            ids = _sample_blocks(model(), batch, tokens, temperature, seed * 1_000_003 + number)
+            ids = sample_blocks(model(), batch, tokens, temperature, seed * 1_000_003 + number)
             save_file({"ids": ids}, partial / IDS)
 
         parts.append(load_file(cached_folder(folder / str(number), build) / IDS)["ids"])
     return torch.cat(parts)
 
 
-def _sample_blocks(
+def sample_blocks(
     model: Any, prompts: torch.Tensor, tokens: int, temperature: float, seed: int
 ) -> torch.Tensor:
     new = tokens - prompts.shape[1]

@@ -104,7 +104,7 @@ def _take_apart(tokenizer: Any) -> Vocabulary | None:
     ids: dict[str, int] = model["vocab"]
     special = {token["id"] for token in spec["added_tokens"]}
     pairs = (_split_merge(merge) for merge in model["merges"])
-    merges = _in_order([(ids[a], ids[b], ids[a + b]) for a, b in pairs], ids)
+    merges = order_merges([(ids[a], ids[b], ids[a + b]) for a, b in pairs], ids)
     made = tuple(merge for merge in merges if merge[2] not in special)
     characters = (
         i for symbol, i in ids.items() if len(symbol) == 1 and symbol != SPACE and i not in special
@@ -116,7 +116,7 @@ def _take_apart(tokenizer: Any) -> Vocabulary | None:
     )
 
 
-def _in_order(
+def order_merges(
     merges: list[tuple[int, int, int]], ids: dict[str, int]
 ) -> list[tuple[int, int, int]]:
     """Merges in order of rank, each token's after those of all that it is built from.

@@ -19,10 +19,10 @@ def metric_keys(
 
     `batches` are the labels of the batch requests.
     """
-    result = _make_up(TrialResult)
+    result = make_up_result(TrialResult)
     phases = [*EVERY_TRIALS_PHASES, *(["recover"] if recovery else [])]
     assert result.speed is not None
-    shapes = tuple(replace(_make_up(BatchSpeed), label=label) for label in batches)
+    shapes = tuple(replace(make_up_result(BatchSpeed), label=label) for label in batches)
     result = replace(result, speed=replace(result.speed, batches=shapes))
     kept = replace(
         result,
@@ -35,7 +35,7 @@ def metric_keys(
     return sorted(flatten_result(kept))
 
 
-def _make_up(kind: Any) -> Any:
+def make_up_result(kind: Any) -> Any:
     """An instance of a result type with something of the right type in every field."""
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
@@ -43,7 +43,7 @@ def _make_up(kind: Any) -> Any:
         options = [arg for arg in get_args(hints[one.name]) if arg is not type(None)]
         wanted = options[0] if isinstance(hints[one.name], UnionType) else hints[one.name]
         plain = get_origin(wanted) or wanted
-        values[one.name] = _make_up(plain) if is_dataclass(plain) else _any_value(plain)
+        values[one.name] = make_up_result(plain) if is_dataclass(plain) else _any_value(plain)
     return kind(**values)
 
 

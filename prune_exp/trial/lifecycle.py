@@ -45,13 +45,13 @@ class Lifecycle(Callback):
 
     def on_sweep_checked(self, config: Any, points: list[Any]) -> None:
         """Checks points that span the sweep, before anything is written."""
-        from prune_exp.trial.prepare import check_points
-
         del config
         with _Refusals():
             settings = [settings_of(point, checked=True) for point in points]
             for tracking in {repr(one.tracking): one.tracking for one in settings}.values():
                 check_signing_key(tracking)
+            from prune_exp.trial.prepare import check_points  # heavy: values are refused before
+
             check_points(settings)
 
     def on_study_resumed(
@@ -106,15 +106,15 @@ class Lifecycle(Callback):
 
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
         """Opens the trial's run; a single trial is checked first."""
-        from prune_exp.tracking import runs
-        from prune_exp.tracking.reaping import reap_dead_runs
-        from prune_exp.trial.prepare import prepare_trial
-
         del kwargs
         with _Refusals():
             settings = settings_of(config, checked=True)
             if self.parent_run_id is None or settings.tracking.log_models == "all":
                 check_signing_key(settings.tracking)  # elsewhere only the driver has to have it
+            from prune_exp.tracking import runs  # heavy: values are refused before
+            from prune_exp.tracking.reaping import reap_dead_runs
+            from prune_exp.trial.prepare import prepare_trial
+
             if self.parent_run_id is None:
                 prepare_trial(settings)
                 reap_dead_runs(settings.tracking)

@@ -36,7 +36,7 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
     use_store(wanted.tracking)
     trial, plan = _read_trial(wanted.run_id)
     settings = replace(restore_settings(Settings, trial.params), cache_dir=wanted.cache_dir)
-    _check_recovery(settings)
+    check_rebuildable(settings)
     cache_dir = Path(wanted.cache_dir).expanduser()
     source = find_dense_model(trial, cache_dir)
     check_text(trial, source, loading.load_tokenizer(source.folder), cache_dir)
@@ -58,7 +58,7 @@ def _read_trial(run_id: str) -> tuple[TrackedTrial, PruningPlan]:
     return trials[0], plan
 
 
-def _check_recovery(settings: Settings) -> None:
+def check_rebuildable(settings: Settings) -> None:
     if settings.recovery.name != "none":
         raise SettingError(
             f"the trial trained its model after pruning (recovery={settings.recovery.name}), which"

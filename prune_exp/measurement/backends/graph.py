@@ -43,10 +43,10 @@ def export_graph(checkpoint: Path, dtype: str) -> tuple[Any, Any]:
     free = torch.export.Dim.DYNAMIC
     shapes = ({0: free, 1: free}, [{0: free, 2: free}] * (2 * layers))
     with torch.no_grad():
-        return model, torch.export.export(_module(model), (ids, past), dynamic_shapes=shapes)
+        return model, torch.export.export(_make_module(model), (ids, past), dynamic_shapes=shapes)
 
 
-def _module(model: Any) -> Any:
+def _make_module(model: Any) -> Any:
     import torch
 
     class WithPast(torch.nn.Module):

@@ -9,7 +9,7 @@ Step = Callable[[Any, list[Any]], tuple[Any, list[Any]]]
 """Ids [batch, new] and keys and values, to logits [batch, vocab] and keys and values."""
 
 
-def greedy(
+def make_greedy(
     step: Step, empty: Callable[[int], list[Any]], size_of: Callable[[list[Any]], int]
 ) -> Generate:
     """Generation by `step`, from `empty` keys and values of a batch; `size_of` counts bytes."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.measurement.backends.graph import export_graph, names_of
-from prune_exp.measurement.backends.greedy import greedy
+from prune_exp.measurement.backends.greedy import make_greedy
 from prune_exp.measurement.backends.protocol import (
     Load,
     LoadedModel,
@@ -55,7 +55,7 @@ def load(serving: ServeSpec) -> LoadedModel:
     )
     footprint = read_footprint(serving.folder)
     return LoadedModel(
-        generate=greedy(_step(session), _empty(footprint), _size), footprint=footprint
+        generate=make_greedy(_step(session), _empty(footprint), _size), footprint=footprint
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.measurement.backends.graph import export_graph
-from prune_exp.measurement.backends.greedy import greedy
+from prune_exp.measurement.backends.greedy import make_greedy
 from prune_exp.measurement.backends.protocol import (
     Load,
     LoadedModel,
@@ -53,7 +53,7 @@ def load(serving: ServeSpec) -> LoadedModel:
         },
     )
     footprint = read_footprint(serving.folder)
-    generate = greedy(_step(compiled), _empty(footprint, serving.dtype), _size)
+    generate = make_greedy(_step(compiled), _empty(footprint, serving.dtype), _size)
     return LoadedModel(generate=generate, footprint=footprint)
 
 

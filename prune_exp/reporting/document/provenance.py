@@ -71,8 +71,8 @@ def _explain_measurement(params: dict[str, str]) -> str:
         " interquartile means over pairs of the log ratios; throughput at batch 1 counts tokens"
         " after the first. Memory is the process's peak above its level before the model loads."
         " Intervals are percentile bootstraps over pairs, Student's t where there are fewer than"
-        f" {FEW_PAIRS}, and speak of these prompts; a percentile such as p99 is that of as many requests as"
-        " there were pairs."
+        f" {FEW_PAIRS}, and speak of these prompts; a percentile such as p99 is that of as many"
+        " requests as there were pairs."
     )
 
 

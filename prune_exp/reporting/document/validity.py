@@ -31,7 +31,7 @@ def tell_selection(found: Findings) -> str | None:
 
 
 def tell_prompts(found: Findings) -> str | None:
-    """Whose latency was measured."""
+    """Which requests were timed."""
     m = found.metrics
     if "test_prompts" not in m:
         return "Speed and memory were not measured, so nothing is said about them."
@@ -45,7 +45,7 @@ def tell_prompts(found: Findings) -> str | None:
 
 
 def tell_machine(found: Findings) -> str | None:
-    """Where."""
+    """On which machine, and how both models were served."""
     if "test_prompts" not in found.metrics:
         return None
     facts = found.machine

@@ -45,7 +45,7 @@ def _draw_nominations(part: Any, kinds: list[str], plan: PruningPlan, layers: in
     for axis, kind in zip(axes, kinds, strict=True):
         voted = plan.votes[kind]
         voters = list(voted.nominated)
-        rows = _by_layer(kind, plan, layers)
+        rows = nominations_by_layer(kind, plan, layers)
         image = axis.imshow(rows, cmap=_colour_map("Blues"), vmin=0, vmax=1, aspect="auto")
         axis.set_xticks(range(len(voters)), voters, rotation=40, ha="right", rotation_mode="anchor")
         axis.set_title(UNIT_NAMES[kind], fontsize=11)
@@ -58,7 +58,7 @@ def _draw_nominations(part: Any, kinds: list[str], plan: PruningPlan, layers: in
     part.colorbar(image, ax=list(axes), shrink=0.5 if layers > 12 else 0.9, pad=0.02)
 
 
-def _by_layer(kind: str, plan: PruningPlan, layers: int) -> list[list[float]]:
+def nominations_by_layer(kind: str, plan: PruningPlan, layers: int) -> list[list[float]]:
     """Shares [layers or 1, voters]; layers that are gone have none but those of whole layers."""
     shares = list(plan.votes[kind].nominated.values())
     if kind != "layers" and kind in PER_LAYER:

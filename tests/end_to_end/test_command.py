@@ -1,0 +1,237 @@
+"""The command line as a user meets it: real processes, a real store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.cli import command, runs_in
+from support.models import make_tiny
+from support.tokenizers import make_tokenizer
+
+BAD = [
+    ("sparsity=0", "sparsity=0 is not between 0 and 1"),
+    ("sparsity=1", "sparsity=1 is not between"),
+    ("sparsity=1.2", "sparsity=1.2 is not between"),
+    ("sparsity=-0.1", "sparsity=-0.1 is not between"),
+    ("sparsity=abc", "could not be converted to Float"),
+    ("vote_threshold=0", "vote_threshold=0 is not in (0, 1]"),
+    ("vote_threshold=1.5", "vote_threshold=1.5 is not in (0, 1]"),
+    ("pruning.voters=[wnda]", "did you mean wanda?"),
+    ("sparsty=0.5", "did you mean sparsity?"),
+    ("prunin=width", "did you mean pruning?"),
+    ("pruning=widht", "did you mean width?"),
+    ("model.path=/nowhere", "/nowhere is not a folder"),
+    ("tracking.uri=http://127.0.0.1:9", "does not answer"),
+    ("tracking.root=/proc/nowhere", "cannot be written"),
+]
+
+
+@pytest.mark.parametrize(("override", "words"), BAD)
+def test_bad_input_is_one_line(
+    override: str, words: str, tiny_args: list[str], tmp_path: Path
+) -> None:
+    where = [] if "tracking.root" in override else ["hydra.run.dir=out"]
+    done = command(*tiny_args, *where, override, cwd=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 1
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("prune_exp: error: ")
+    assert words in lines[0]
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+def test_bad_checkpoints_are_named(tiny_args: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = command(*tiny_args, f"model.path={tmp_path / 'empty'}", cwd=tmp_path)
+    assert "has no config.json" in done.stderr
+    (tmp_path / "empty" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    done = command(*tiny_args, f"model.path={tmp_path / 'empty'}", cwd=tmp_path)
+    assert "'mamba' is not supported; supported are llama, mistral" in done.stderr
+    assert done.returncode == 1
+
+
+def test_config_is_shown_without_heavy_imports(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['prune_exp', '--cfg', 'job']\n"
+        "from prune_exp.trial.app import main\n"
+        "main()\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'optuna', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "vote_threshold: 0.5" in done.stdout
+
+
+def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Path) -> None:
+    done = command("-m", *tiny_args, "sparsity=0.3,0.5,0.3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    import mlflow
+    from mlflow.tracking import MlflowClient
+
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("prune_exp")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    children.sort(key=lambda run: int(run.data.tags["hydra.job.num"]))
+    assert len(runs) == 3
+    assert [run.data.params["sparsity"] for run in children] == ["0.3", "0.5"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in children:
+        data = run.data
+        assert abs(data.metrics["sparsity_achieved"] - float(data.params["sparsity"])) <= 0.005
+        assert {"speedup", "speedup_ci95_low", "memory_reduction_pct"} <= data.metrics.keys()
+        assert {"dense/bits_per_byte", "pruned/peak_memory_mib"} <= data.metrics.keys()
+        assert {i.dataset.name.split("(")[1] for i in _inputs(run)} == {
+            "calibration)",
+            "heldout)",
+        }
+    version = client.get_model_version_by_alias("pruned-tiny", "candidate")
+    names = {item.path for item in client.list_artifacts(str(version.run_id))}
+    wanted = {"report.md", "report.html", "report.json", "pareto.png", "votes.png", "roofline.png"}
+    wanted |= {"dashboard_overview.png", "detailed_comparison.png"}
+    assert wanted | {"samples.json", "voter_agreement.json", "plan.json"} <= names
+    (parent,) = [run for run in runs if run not in children]
+    assert wanted <= {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert parent.info.run_name == "sparsity=0.3,0.5"
+    assert [run.info.run_name for run in children] == ["s=0.30 t=0.50", "s=0.50 t=0.50"]
+    assert "| **s=0." in parent.data.tags["mlflow.note.content"]
+    _is_rebuilt_from_the_store(client, str(version.run_id), parent.info.run_id, tmp_path)
+    assert len(version.tags["weights_sha256"]) == 64
+    script = (
+        "import sys, mlflow\n"
+        "mlflow.set_tracking_uri(sys.argv[1])\n"
+        "m = mlflow.pyfunc.load_model('models:/pruned-tiny@candidate')\n"
+        "print(len(m.predict(['the river'])))\n"
+    )
+    fresh = subprocess.run(
+        [sys.executable, "-c", script, mlflow.get_tracking_uri()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert fresh.returncode == 0, fresh.stderr
+    assert fresh.stdout.strip() == "1"
+
+
+def _is_rebuilt_from_the_store(client: Any, best: str, root: str, folder: Path) -> None:
+    """The command makes the same report as the sweep did."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prune_exp.report", f"run_id={root}", "output=again"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 1
+    for name in ("report.json", "report.md", "report.html"):
+        stored = Path(client.download_artifacts(best, name, str(folder)))
+        assert (folder / "again" / name).read_bytes() == stored.read_bytes()
+    wrong = [sys.executable, "-m", "prune_exp.report", "run_id=nothing"]
+    done = subprocess.run(wrong, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("prune_exp.report: error: run_id=nothing is not in this store")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_failing_trial_does_not_stop_the_others(tiny_args: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", *tiny_args, "benchmark.timeout_s=1,600"]
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    _, first, second = runs_in(tmp_path)
+    assert first.info.status == "FAILED"
+    assert "MeasurementError" in first.data.tags["prune_exp.error"]
+    assert second.info.status == "FINISHED"
+
+
+def interrupt(arguments: list[str], folder: Path, checkpoint: str) -> tuple[int, str]:
+    """Sends Ctrl-C three seconds after a checkpoint appears: in the middle of its measurement."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prune_exp", *arguments],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    for _ in range(1200):
+        if list((folder / "mlruns").glob(checkpoint)) or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    time.sleep(3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_interrupt_kills_the_run_and_leaves_130(tiny_args: list[str], tmp_path: Path) -> None:
+    arguments = [*tiny_args, "benchmark.prompts=20", "benchmark.new_tokens=200"]
+    code, errors = interrupt(arguments, tmp_path, "outputs/*/*/model")
+    assert code == 130, errors
+    assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED"]
+
+
+def test_interrupt_in_a_sweep_keeps_finished_trials(tiny_args: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", *tiny_args, "benchmark.prompts=20", "benchmark.new_tokens=2,200"]
+    code, errors = interrupt(arguments, tmp_path, "sweeps/*/*/1/model")
+    assert code == 130, errors
+    assert errors.strip().splitlines()[-1].startswith("prune_exp: interrupted")
+    assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED", "FINISHED", "KILLED"]
+
+
+def test_a_disk_that_is_full_fails_the_run_and_registers_nothing(
+    tiny_args: list[str], tmp_path: Path
+) -> None:
+    make_tiny("llama", vocab=60_000).save_pretrained(tmp_path / "large")
+    make_tokenizer().save_pretrained(tmp_path / "large")
+    limited = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))\n"
+        "sys.argv[0] = 'prune_exp'\n"
+        "runpy.run_module('prune_exp', run_name='__main__')\n"
+    )
+    arguments = [*tiny_args, f"model.path={tmp_path / 'large'}", "sparsity=0.005"]
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "could not write the pruned model" in done.stderr.strip().splitlines()[-1]
+    (run,) = runs_in(tmp_path)
+    assert run.info.status == "FAILED"
+    assert "ExportError" in run.data.tags["prune_exp.error"]
+    assert not list((tmp_path / "mlruns").rglob("*.safetensors"))
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    assert not client.search_registered_models()
+
+
+def test_hydras_own_sweeper_has_a_parent_run_too(tiny_args: list[str], tmp_path: Path) -> None:
+    done = command(
+        "-m", *tiny_args, "hydra/sweeper=basic", "benchmark=off", "sparsity=0.3,0.5", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    parent, *children = runs_in(tmp_path)
+    assert [run.data.params["sparsity"] for run in children] == ["0.3", "0.5"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+
+
+def _inputs(run: Any) -> list[Any]:
+    return run.inputs.dataset_inputs

@@ -1,0 +1,80 @@
+"""Measured processes answer, count right, and are missed when they die."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from prune_exp.measurement import benchmark, worker
+from prune_exp.measurement.worker import Worker
+from prune_exp.measurement.worker_client import MeasurementError, ModelProcess
+from prune_exp.settings.groups import BenchmarkSettings
+from support.models import make_tiny
+from support.serving import eager_serving
+
+
+@pytest.mark.parametrize("turns", ["token", "request"])
+def test_measured_processes_answer_and_alternate(tiny_folder: Path, turns: str) -> None:
+    settings = BenchmarkSettings(
+        turns=turns,
+        new_tokens=4,
+        batch_rounds=2,
+        batch_sizes=[2],
+        memory_rounds=2,
+        bootstrap_resamples=100,
+    )
+    prompts = [[1, 2, 3, 4], [5, 6, 7], [8, 9, 10, 11, 12]]
+    found = benchmark.measure_pair(
+        tiny_folder, tiny_folder, dict.fromkeys(benchmark.SIDES, prompts), settings
+    )
+    order = [sample["model"] for sample in found.samples]
+    assert order == ["dense", "pruned", "pruned", "dense", "dense", "pruned"]
+    ids = {(s["prompt"], s["model"]): s["ids"] for s in found.samples}
+    assert all(
+        ids[i, "dense"] == ids[i, "pruned"] and len(ids[i, "dense"][0]) == 4 for i in (0, 1, 2)
+    )
+    assert found.bandwidth_limit_speedup == 1.0
+    assert found.dense.weights_mib == found.pruned.weights_mib
+    assert found.dense.latency_ms_p50 <= found.dense.latency_ms_p90 <= found.dense.latency_ms_p99
+
+
+def test_a_dead_process_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
+    with (
+        ModelProcess(eager_serving(tmp_path / "nothing"), 60) as process,
+        pytest.raises(MeasurementError, match="ended with code"),
+    ):
+        process.receive()
+    assert sys.executable
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2"])
+def test_the_cache_is_as_large_as_shapes_say(model_type: str, tmp_path: Path) -> None:
+    make_tiny(model_type).save_pretrained(tmp_path)
+    worker = Worker(eager_serving(tmp_path))
+    worker.generate([list(range(1, 13))] * 3, 5)
+    memory = worker.memory()
+    assert memory["kv_cache_mib"] * 2**20 == 3 * worker.served.footprint.kv_bytes(16)
+
+
+def test_the_peak_is_the_kernels_and_does_not_fall(tiny_folder: Path) -> None:
+    worker = Worker(eager_serving(tiny_folder))
+    before = worker.memory()["peak_memory_mib"]
+    big = torch.ones(64 * 2**18)
+    del big
+    assert worker.memory()["peak_memory_mib"] > before + 50
+
+
+def test_pauses_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: now[0])
+
+    def pause() -> None:
+        now[0] += 100
+
+    stamps = worker.Stamps(3, pause)
+    for work in (5, 2, 2):
+        now[0] += work
+        stamps.arrived()
+    assert stamps.times == [5, 7, 9]
+    assert stamps.paused_s == 200

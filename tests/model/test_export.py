@@ -1,0 +1,39 @@
+"""A checkpoint is written whole or not at all."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prune_exp.model import loading
+from prune_exp.model.export import ExportError, export_model, weights_sha256
+from support.models import make_tiny
+from support.tokenizers import make_tokenizer
+
+
+def test_a_full_disk_leaves_no_partial_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny("llama")
+
+    def full(_model: Any, _tokenizer: Any, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loading, "save_model", full)
+    with pytest.raises(ExportError, match="No space left"):
+        export_model(model, make_tokenizer(), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_survive_export_bit_for_bit(tmp_path: Path) -> None:
+    import torch
+
+    model = make_tiny("llama")
+    target = export_model(model, make_tokenizer(), tmp_path / "model")
+    again = loading.load_model(target)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert len(weights_sha256(target)) == 64

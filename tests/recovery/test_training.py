@@ -1,0 +1,95 @@
+"""Training keeps its budget and the best weights."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prune_exp.model import loading
+from prune_exp.recovery import checkpoints, training
+from prune_exp.recovery.training import (
+    Lessons,
+    can_afford_step,
+    learning_rate_at,
+    share_spent,
+    train,
+    validation_loss,
+)
+from support.lessons import CONTEXT, make_lessons, make_settings, make_student
+
+
+def test_the_dense_model_has_nothing_to_learn(tiny_folder: Path, tmp_path: Path) -> None:
+    lessons = make_lessons(tiny_folder, tmp_path)
+    assert validation_loss(loading.load_model(tiny_folder), lessons) == pytest.approx(0, abs=1e-3)
+    assert validation_loss(make_student(tiny_folder), lessons) > 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_helps_on_text_that_it_does_not_see(
+    dtype: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    lessons = make_lessons(tiny_folder, tmp_path / "cache", dtype=dtype)
+    student = make_student(tiny_folder)
+    done = train(student, lessons, make_settings(dtype=dtype), tmp_path / "state")
+    assert done.best_loss < 0.9 * done.first_loss
+    assert validation_loss(student, lessons) == pytest.approx(done.best_loss, rel=1e-5)
+    assert [row[0] for row in done.curve] == [10, 20, 30, 40, 50, 60]
+
+
+def test_what_does_not_help_leaves_the_model_as_it_was(tiny_folder: Path, tmp_path: Path) -> None:
+    lessons, student = make_lessons(tiny_folder, tmp_path / "cache"), make_student(tiny_folder)
+    before = checkpoints.copy_of(dict(student.named_parameters()))
+    done = train(student, lessons, make_settings(learning_rate=50.0), tmp_path / "state")
+    assert done.best_step == 0
+    assert done.best_loss == done.first_loss
+    assert all(torch.equal(value, before[name]) for name, value in student.named_parameters())
+
+
+def untaught(blocks: int) -> Lessons:
+    """Lessons of which only the order and the size matter."""
+    nobody: Any = None
+    return Lessons(
+        training=torch.zeros(blocks, CONTEXT), validation=torch.zeros(1), teacher=nobody, seed=0
+    )
+
+
+@given(st.integers(1, 4), st.integers(4, 40))
+@settings(max_examples=6, deadline=None)
+def test_a_budget_of_tokens_is_used_up_and_never_passed(batch: int, blocks: int) -> None:
+    chosen, progress = make_settings(tokens=blocks * CONTEXT, batch_blocks=batch), []
+    lessons = untaught(3)
+    now = training.Progress()
+    while can_afford_step(now, lessons, chosen):
+        now.tokens += batch * CONTEXT
+        progress.append(share_spent(now, chosen))
+    assert blocks * CONTEXT - batch * CONTEXT < now.tokens <= blocks * CONTEXT
+    assert progress == sorted(progress)
+
+
+def test_a_budget_of_minutes_ends_training_too(tiny_folder: Path, tmp_path: Path) -> None:
+    lessons, student = make_lessons(tiny_folder, tmp_path / "cache"), make_student(tiny_folder)
+    chosen = make_settings(tokens=None, minutes=1e-3)
+    done = train(student, lessons, chosen, tmp_path / "state")
+    assert done.step >= 1
+    assert share_spent(done, chosen) >= 1
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    chosen = make_settings(learning_rate=1.0, warmup_share=0.2)
+    assert learning_rate_at(0.1, chosen) == pytest.approx(0.5)
+    assert learning_rate_at(0.2, chosen) == pytest.approx(1.0)
+    assert learning_rate_at(0.6, chosen) == pytest.approx(0.5)
+    assert learning_rate_at(1.0, chosen) == pytest.approx(0.0)
+    assert learning_rate_at(0.0, replace(chosen, warmup_share=0.0)) == pytest.approx(1.0)
+
+
+def test_every_block_is_read_before_any_is_read_again() -> None:
+    lessons = untaught(7)
+    read = [block for step in range(7) for block in lessons.choose_batch(step, 3)]
+    assert read[:7] == list(range(7))
+    assert sorted(read[7:14]) == sorted(read[14:21]) == list(range(7))
+    assert read[7:14] != read[14:21]

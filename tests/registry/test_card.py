@@ -1,0 +1,62 @@
+"""What travels with a stored model."""
+
+from typing import Any
+
+import pytest
+
+from support.store import Store
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_card_says_what_was_tracked(tracked: Store) -> None:
+    from huggingface_hub import ModelCard
+
+    for sparsity in ("0.2", "0.4"):
+        card = ModelCard.load(tracked.files(sparsity) / "README.md")
+        metrics = tracked.client.get_run(tracked.run_id(sparsity)).data.metrics
+        data = card.data.to_dict()
+        assert data["library_name"] == "transformers"
+        assert data["pipeline_tag"] == "text-generation"
+        assert data["license"] == "mit"
+        assert "pruned" in data["tags"]
+        assert data["datasets"] == ["text.txt"]
+        known: Any = card.data
+        found = {one.metric_type: one.metric_value for one in known.eval_results}
+        assert found == {
+            "perplexity": metrics["pruned/perplexity"],
+            "bits_per_byte": metrics["pruned/bits_per_byte"],
+            "perplexity_ratio": metrics["perplexity_ratio"],
+        }
+        low, high = (metrics[f"speedup_ci95_{end}"] for end in ("low", "high"))
+        assert f"| {low:.3f} to {high:.3f} |" in card.text
+        for words in ("## Uses and limits", "## Procedure", "whose licence is mit"):
+            assert words in card.text
+
+
+@pytest.mark.parametrize(("kept", "words"), [(1.0, "is maintained"), (0.0, "**not maintained**")])
+def test_lost_quality_is_said_plainly(kept: float, words: str) -> None:
+    from prune_exp.registry.card import model_card
+    from prune_exp.tracking.read import TrackedTrial
+
+    metrics = {
+        "sparsity_achieved": 0.5,
+        "quality_maintained": kept,
+        "perplexity_ratio": 3.0,
+        "perplexity_ratio_ci95_low": 2.9,
+        "perplexity_ratio_ci95_high": 3.1,
+    }
+    trial = TrackedTrial(
+        run_id="1",
+        name="t",
+        status="FINISHED",
+        number=0,
+        metrics=metrics,
+        params={"model.base_model": "who/what", "data.path": "/home/me/secret place/text.txt"},
+        tags={},
+    )
+    card = model_card(trial, None)
+    assert words in card.text
+    assert card.data.base_model == "who/what"
+    assert "Speed and memory were not measured" in card.text
+    assert "/home/me" not in str(card)

@@ -1,0 +1,170 @@
+"""What the report says follows from what was measured."""
+
+import json
+import re
+import shlex
+from typing import Any
+
+import pytest
+
+from prune_exp.pruning.plan import Rehearsed
+from prune_exp.reporting.document.content import compose_document
+from prune_exp.reporting.document.elements import (
+    Cards,
+)
+from prune_exp.reporting.document.note import sweep_note
+from prune_exp.tracking.read import Choice
+from support import made_up_runs as made_up
+from support.made_up_runs import findings, trial
+from support.pages import DRAWN, section
+
+
+def test_a_card_is_good_or_bad_only_where_its_interval_says_so() -> None:
+    found = findings()
+    found.metrics.update(made_up.interval("speedup", 1.02, 0.05))
+    found.metrics.update(made_up.interval("memory_reduction_pct", -4, 1))
+    cards = compose_document(found, DRAWN).sections[1].elements[0]
+    assert isinstance(cards, Cards)
+    tones = {card.label: card.tone for card in cards.cards}
+    assert tones["Speedup"] == "plain"
+    assert tones["Memory saved"] == "bad"
+    assert tones["Latency reduction"] == "good"
+    assert tones["Perplexity ratio"] == "bad"
+
+
+def test_plots_that_are_missing_are_said_to_be() -> None:
+    drawn = DRAWN | {"roofline.png": "speed was not measured"}
+    assert "roofline.png is not drawn: speed was not measured." in section(
+        findings(), "The limit", drawn
+    )
+
+
+def test_what_went_is_told_by_kind() -> None:
+    told = section(findings(), "What was removed")
+    assert "| Whole layers | layer 1 | 20.0 % |" in told
+    assert "| MLP channels | 2 in each layer that stays | 30.0 % |" in told
+    assert "| Together |  | 50.0 % |" in told
+    masked = findings([trial(0, metrics=made_up.figures(masks=True))])
+    assert "No unit was removed: 50.0 % of the weights" in section(masked, "What was removed")
+
+
+def test_rehearsed_plans_are_told_best_first() -> None:
+    assert "rehearsed" not in section(findings(), "What was removed")
+    tried = (
+        Rehearsed(layers=(1,), channels=1200, loss_nats=3.5),
+        Rehearsed(layers=(), channels=1300, loss_nats=3.25),
+    )
+    told = section(findings(plan=made_up.plan(rehearsed=tried)), "What was removed")
+    assert "2 plans were rehearsed" in told
+    assert told.index("| none | 1,300 | 3.2500 |") < told.index("| 1 | 1,200 | 3.5000 |")
+
+
+def test_ballots_and_voters_of_one_opinion_are_told() -> None:
+    told = section(findings(), "Who voted for what")
+    assert "had to nominate 40 to 60 % of the units" in told
+    assert "one opinion" not in told
+    table = {"a": {"a": 1.0, "b": 0.97}, "b": {"a": 0.97, "b": 1.0}}
+    alike = findings(plan=made_up.plan(agreement={"mlp": table}))
+    assert "a and b rank alike (rank correlation 0.97)" in section(alike, "Who voted for what")
+    nobody = findings(plan=made_up.plan(agreement={}, votes={}))
+    assert "No voters ranked units here." in section(nobody, "Who voted for what")
+
+
+def test_outputs_that_the_store_lost_are_said_to_be_lost() -> None:
+    assert "The store does not hold them." in section(findings(samples=[]), "Sample outputs")
+    bare = findings([trial(0, metrics=made_up.figures(speed=False))], samples=[])
+    assert "speed was not measured" in section(bare, "Sample outputs")
+
+
+VALIDITY: list[tuple[dict[str, Any], dict[str, float], str, bool]] = [
+    ({}, {}, "One trial finished; nothing was chosen", True),
+    ({"trials": [trial(0), trial(1)]}, {}, "The best of 2 finished trials was chosen", True),
+    ({}, {}, "20 prompts with 32 new tokens each", True),
+    ({}, {"test_pairs": 6.0}, "Only 6 pairs of requests were timed", True),
+    ({}, {"test_pairs": 60.0}, "p99 is that of 60 requests", True),
+    ({}, {"test_pairs": 200.0}, "p99 is that of", False),
+    ({"machine": {"stopped_by": "target_ci"}}, {}, "Measuring stopped as soon as", True),
+    ({}, {}, "Measuring stopped as soon as", False),
+    ({"machine": {"load_average_end": 9.0, "cores": 2}}, {}, "load average was 9.0", True),
+    ({"machine": {"load_average_end": 2.0, "cores": 2}}, {}, "load average was", False),
+    ({}, {}, "4,096 held-out tokens of text in blocks of 512", True),
+    ({}, {}, "Every trial used one seed (0)", True),
+    ({}, made_up.figures(recovery=True), "a faster or quieter machine comes to more steps", False),
+    ({}, {"weights_zeroed_pct": 50.0}, "Weights were set to zero and are still there", True),
+    ({}, {}, "Weights were set to zero", False),
+    ({"trials": [trial(0), trial(1, status="FAILED")]}, {}, "1 of 2 trials did not finish", True),
+]
+
+
+@pytest.mark.parametrize(("changes", "metrics", "words", "said"), VALIDITY)
+def test_limits_follow_from_what_was_measured(
+    changes: dict[str, Any], metrics: dict[str, float], words: str, said: bool
+) -> None:
+    trials = changes.get("trials", [trial(0)])
+    trials = [trial(0, metrics=made_up.figures() | metrics), *trials[1:]]
+    given: dict[str, Any] = changes | {"trials": trials}
+    told = section(findings(**given), "Limits of validity")
+    assert (words in told) == said, told
+
+
+def test_more_limits() -> None:
+    bare = findings([trial(0, metrics=made_up.figures(speed=False, quality=False))])
+    told = section(bare, "Limits of validity")
+    assert "Speed and memory were not measured" in told
+    assert "Quality was not measured" in told
+    assert "fp32" not in told
+    two = [trial(0), trial(1)]
+    two[1].params["seed"] = "1"
+    assert "2 seeds ran in this sweep" in section(findings(two), "Limits of validity")
+    timed = trial(0, metrics=made_up.figures(recovery=True))
+    timed.params["recovery.minutes"] = "15.0"
+    assert "a faster or quieter machine" in section(findings([timed]), "Limits of validity")
+    asked = findings(two)
+    object.__setattr__(asked, "best", Choice(trial=two[0], rule="asked for by its id"))
+    assert "whoever picks one by the figures" in section(asked, "Limits of validity")
+
+
+def commands(found: Any) -> list[list[str]]:
+    text = section(found, "How to reproduce")
+    fenced = text.partition("```\n")[2].partition("\n```")[0]
+    return [words for line in fenced.split("\n") if (words := shlex.split(line, comments=True))]
+
+
+def test_command_lines_are_quoted_for_a_shell() -> None:
+    given = ["model.path='/a b;rm -rf ~'", "pruning.voters=[wanda,obs]", "sparsity=0.5"]
+    one = trial(0, tags={"prune_exp.overrides": json.dumps(given)})
+    sweep, alone, again, model = commands(findings([one]))
+    assert sweep == ["python", "-m", "prune_exp", "-m", "sparsity=0.3,0.5"]
+    assert alone == ["python", "-m", "prune_exp", *given]
+    assert again == ["python", "-m", "prune_exp.report", f"run_id={one.run_id}", "output=report"]
+    assert model[2] == "prune_exp.rebuild"
+
+
+def test_without_a_command_line_every_setting_is_given() -> None:
+    one = trial(0, tags={})
+    one.params["model.path"] = "/it's a \\ folder, ${no}/"
+    (_, alone, *_) = commands(findings([one]))
+    assert "sparsity=0.5" in alone
+    assert 'pruning.voters=["wanda", "gradient"]' in alone
+    assert "model.hub_id=null" in alone
+
+
+def test_secrets_are_not_in_the_command() -> None:
+    given = ["model.hub_token=abc", "tracking.uri=postgresql://u:hunter2@host/db"]
+    from prune_exp.tracking.naming import remember_overrides
+
+    one = trial(0, tags={"prune_exp.overrides": remember_overrides(given)})
+    text = section(findings([one]), "How to reproduce")
+    assert "abc" not in text
+    assert "hunter2" not in text
+    assert "stands in its place" in text.replace("\\", "")
+
+
+def test_a_note_fits_into_a_tag_and_names_the_best() -> None:
+    many = [trial(i, 0.5, name=f"s=0.50 t=0.50 depth_share=0.{i:03d}") for i in range(300)]
+    best = Choice(trial=many[250], rule="the best quality")
+    text = sweep_note(many, best)
+    assert len(text) <= 8000
+    assert "depth_share=0.250" in text
+    assert re.search(r"\d+ more trials are in report\.md", text)
+    assert "No trial finished" in sweep_note([trial(0, status="FAILED", metrics={})], None)

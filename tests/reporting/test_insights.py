@@ -1,0 +1,206 @@
+"""No claim without its measurement."""
+
+import pytest
+
+from prune_exp.reporting import insights as rules
+from prune_exp.reporting.insights import (
+    RULES,
+    conclude,
+    list_insights,
+    tell_load_at_start,
+    tell_speed,
+)
+from support import made_up_runs as made_up
+
+
+def figures(low: float, value: float, high: float, maintained: float = 1.0) -> dict[str, float]:
+    return {
+        "sparsity_requested": 0.5,
+        "params_pruned_pct": 50.0,
+        "speedup": value,
+        "speedup_ci95_low": low,
+        "speedup_ci95_high": high,
+        "perplexity_ratio": 1.05,
+        "perplexity_ratio_ci95_low": 1.0,
+        "perplexity_ratio_ci95_high": 1.1,
+        "quality_maintained": maintained,
+    }
+
+
+@pytest.mark.parametrize(
+    ("interval", "word"),
+    [
+        ((1.1, 1.2, 1.3), "faster"),
+        ((0.9, 1.05, 1.2), "No difference"),
+        ((0.7, 0.8, 0.9), "slower"),
+    ],
+)
+def test_speed_words_follow_the_interval(interval: tuple[float, float, float], word: str) -> None:
+    sentence = tell_speed(figures(*interval))
+    assert sentence is not None
+    assert word in sentence
+    assert ("faster" in conclude(figures(*interval))) == (word == "faster")
+
+
+def test_maintained_is_never_said_of_what_is_not() -> None:
+    bad = figures(1.1, 1.2, 1.3, maintained=0.0)
+    for text in (" ".join(list_insights(bad)), conclude(bad)):
+        assert "not maintained" in text
+        assert " is maintained" not in text
+
+
+def test_training_is_told_and_told_as_it_went() -> None:
+    trained = {
+        "recovery/steps": 200.0,
+        "recovery/tokens": 102400.0,
+        "recovery/seconds": 900.0,
+        "recovery/best_step": 160.0,
+        "recovery/validation_kl_before": 0.9,
+        "recovery/validation_kl_after": 0.6,
+    }
+    assert "trained" not in " ".join(list_insights(figures(1.1, 1.2, 1.3)))
+    told = " ".join(list_insights(figures(1.1, 1.2, 1.3) | trained))
+    assert "not that of pruning alone" in told
+    assert "102,400 tokens for 15.0 minutes" in told
+    vain = " ".join(list_insights(figures(1.1, 1.2, 1.3) | trained | {"recovery/best_step": 0.0}))
+    assert "did not help" in vain
+    assert "fell from" not in vain
+
+
+def test_nothing_measured_nothing_claimed() -> None:
+    bare = {"sparsity_requested": 0.5, "params_pruned_pct": 50.0}
+    text = " ".join(list_insights(bare)) + conclude(bare)
+    assert "not measured" in text
+    assert "x faster" not in text
+
+
+@pytest.mark.parametrize(
+    ("load", "use", "warned"),
+    [(0.1, 3.0, False), (1.0, 3.0, False), (1.5, 3.0, True), (0.1, 60.0, True)],
+)
+def test_a_busy_machine_is_warned_of(load: float, use: float, warned: bool) -> None:
+    """One per core is what the trial's own pruning leaves behind."""
+    m = figures(1.1, 1.2, 1.3)
+    m |= {"machine/load_per_core_start": load, "machine/busy_pct_start": use}
+    assert (tell_load_at_start(m) is not None) == warned
+    assert ("Warning: the machine was busy" in " ".join(list_insights(m))) == warned
+
+
+OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
+    ("tell_text_speed", {}, None),
+    ("tell_text_speed", {"text_speedup": 1.0}, None),
+    (
+        "tell_text_speed",
+        {"text_speedup": 1.1, "pruned/bytes_per_token": 3.0},
+        "25.0 % fewer bytes of text",
+    ),
+    ("tell_memory", {}, "Memory was not measured."),
+    (
+        "tell_memory",
+        made_up.interval("memory_reduction_pct", 20, 1),
+        "20.0 % lower (95 % interval 19.0",
+    ),
+    ("tell_memory", made_up.interval("memory_reduction_pct", -7, 1), "7.0 % higher than the dense"),
+    ("tell_memory", made_up.interval("memory_reduction_pct", 1, 2), "No difference in peak memory"),
+    ("tell_quality", {}, "Quality was not measured"),
+    (
+        "tell_quality",
+        made_up.interval("perplexity_ratio", 1.05, 0.01) | {"quality_maintained": 1.0},
+        "Quality is maintained: held-out perplexity is 1.05x",
+    ),
+    (
+        "tell_quality",
+        made_up.interval("perplexity_ratio", 2.5, 0.1) | {"quality_maintained": 0.0},
+        "Quality is not maintained: held-out perplexity is 2.50x",
+    ),
+    ("tell_agreement", {}, None),
+    ("tell_agreement", {"top1_agreement": 0.625}, "first at 62.5 % of held-out positions"),
+    ("tell_share_of_limit", {}, None),
+    (
+        "tell_share_of_limit",
+        {"share_of_limit": 0.8, "bandwidth_limit_speedup": 2.0},
+        "80 % of that was reached",
+    ),
+    ("tell_where_memory_goes", {}, None),
+    (
+        "tell_where_memory_goes",
+        {
+            "saved/peak_memory_mib": 5.0,
+            "saved/weights_mib": 8.0,
+            "saved/kv_cache_mib": 0.0,
+            "saved/buffers_mib": -3.0,
+        },
+        "+5.0 MiB were saved: weights +8.0, keys and values +0.0, buffers -3.0",
+    ),
+    ("tell_bandwidth", {}, None),
+    (
+        "tell_bandwidth",
+        {"dense/share_of_bandwidth": 0.5, "pruned/share_of_bandwidth": 0.4},
+        "50 % (dense) and 40 % (pruned) of the 10.0 GB/s",
+    ),
+    (
+        "tell_bandwidth",
+        {"dense/share_of_bandwidth": 1.2, "pruned/share_of_bandwidth": 0.9},
+        "measured too low",
+    ),
+    (
+        "tell_sparsity",
+        {"params_pruned_pct": 50.2},
+        "50.2 % of all parameters are gone, as requested",
+    ),
+    ("tell_sparsity", {"params_pruned_pct": 31.0}, "are gone; 50.0 % were requested"),
+    (
+        "tell_sparsity",
+        {"weights_zeroed_pct": 50.0},
+        "none is gone: zeros are stored and multiplied",
+    ),
+    ("tell_where_parameters_went", {}, None),
+    (
+        "tell_where_parameters_went",
+        {"removed_pct/layers": 20.0, "removed_pct/heads": 0.0, "removed_pct/mlp": 30.0},
+        "by kind: whole layers 20.0, MLP channels 30.0.",
+    ),
+    ("tell_recovery", {}, None),
+    ("tell_speed", {}, "Speed was not measured"),
+    ("tell_load_at_start", {}, None),
+]
+"""Every rule with every outcome, but for those tested above."""
+
+
+@pytest.mark.parametrize(("name", "given", "said"), OUTCOMES)
+def test_every_outcome_of_every_rule(name: str, given: dict[str, float], said: str | None) -> None:
+    m = {
+        "sparsity_requested": 0.5,
+        "params_pruned_pct": 50.0,
+        "dense/bytes_per_token": 4.0,
+        "pruned/bytes_per_token": 4.0,
+        "text_speedup_ci95_low": 1.0,
+        "text_speedup_ci95_high": 1.2,
+        "machine/read_bandwidth_gb_per_s": 10.0,
+    }
+    sentence = getattr(rules, name)(m | given)
+    if said is None:
+        assert sentence is None
+    else:
+        assert said in sentence
+
+
+def test_no_rule_is_left_untested() -> None:
+    assert {rule.__name__ for rule in RULES} == {name for name, _, _ in OUTCOMES}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            figures(1.1, 1.2, 1.3),
+            "is faster (1.20x) and smaller. Its quality on held-out text is m",
+        ),
+        (figures(0.9, 1.0, 1.1), "smaller, but no speedup was shown"),
+        (figures(0.7, 0.8, 0.9), "smaller, and slower (0.80x)"),
+        (figures(1.1, 1.2, 1.3) | {"weights_zeroed_pct": 50.0}, "faster (1.20x) and not smaller"),
+        (figures(0.9, 1.0, 1.1) | {"weights_zeroed_pct": 50.0}, "is not smaller, its zeros are"),
+    ],
+)
+def test_the_conclusion_claims_what_was_shown(change: dict[str, float], said: str) -> None:
+    assert said in conclude(change)

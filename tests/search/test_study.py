@@ -1,0 +1,105 @@
+"""A study knows what is left, keeps to its space, and refuses other settings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prune_exp.search import study as studies
+from prune_exp.search.space import SearchRange, Space
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import SearchSettings
+
+
+def space(listed: dict[str, tuple[str, ...]], *searched: str) -> Space:
+    one = SearchRange(low=0.1, high=0.9, integer=False, log=False)
+    return Space(fixed=(), listed=listed, searched=dict.fromkeys(searched, one))
+
+
+def new_study(tmp_path: Path, name: str = "s", **settings: Any) -> Any:
+    search = SearchSettings(study_name=name, **settings)
+    return studies.open_study(search, tmp_path, name, {"cost": "minimize"}, {"a": "1"})
+
+
+def test_lists_multiply_and_each_point_is_left_until_it_has_a_result(tmp_path: Path) -> None:
+    grid = space({"sparsity": ("0.3", "0.5"), "seed": ("0", "1")})
+    study = new_study(tmp_path)
+    rows = studies.remaining_rows(study, grid, n_trials=1)
+    assert [(row["sparsity"], row["seed"]) for row in rows] == [
+        ("0.3", "0"),
+        ("0.3", "1"),
+        ("0.5", "0"),
+        ("0.5", "1"),
+    ]
+    for trial in studies.ask_trials(study, grid, rows[:2]):
+        studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    (lost,) = studies.ask_trials(study, grid, rows[2:3])
+    studies.tell_trial(study, lost.number, {"cost": float("nan")}, {"cost": "minimize"}, {})
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert "cost is nan" in study.trials[2].user_attrs[studies.ERROR]
+    assert studies.remaining_rows(study, grid, n_trials=1) == rows[2:]
+
+
+def test_a_search_counts_all_trials_but_interrupted_ones_and_deals_lists_in_turn(
+    tmp_path: Path,
+) -> None:
+    mixed = space({"seed": ("0", "1")}, "sparsity")
+    study = new_study(tmp_path)
+    rows = studies.remaining_rows(study, mixed, n_trials=5)
+    assert [row["seed"] for row in rows] == ["0", "1", "0", "1", "0"]
+    first, second, third = studies.ask_trials(study, mixed, rows[:3])
+    assert [t.params["seed"] for t in (first, second, third)] == ["0", "1", "0"]
+    assert all(0.1 <= t.params["sparsity"] <= 0.9 for t in (first, second, third))
+    studies.tell_trial(study, first.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    studies.tell_trial(study, second.number, None, {"cost": "minimize"}, {}, "it broke")
+    studies.interrupt_trial(study, third.number)
+    assert [row["seed"] for row in studies.remaining_rows(study, mixed, n_trials=5)] == [
+        "0",
+        "1",
+        "0",
+    ]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "gp", "qmc"])
+def test_every_sampler_keeps_to_the_space_and_does_not_repeat_itself(
+    sampler: str, tmp_path: Path
+) -> None:
+    inside = space({}, "sparsity", "vote_threshold")
+    seen = set()
+    for _start in range(2):
+        study = new_study(tmp_path, sampler=sampler)
+        for trial in studies.ask_trials(study, inside, [{}, {}, {}]):
+            seen.add(trial.params["sparsity"])
+            assert all(0.1 <= value <= 0.9 for value in trial.params.values())
+            studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    assert len(seen) == 6
+
+
+def test_constraints_decide_what_is_feasible(tmp_path: Path) -> None:
+    from prune_exp.search.summary import describe_trial
+
+    study = new_study(tmp_path)
+    inside = space({}, "sparsity")
+    for cost, ratio in ((1.0, 9.0), (2.0, 3.0)):
+        (trial,) = studies.ask_trials(study, inside, [{}])
+        found = {"cost": cost, "ratio": ratio}
+        studies.tell_trial(study, trial.number, found, {"cost": "minimize"}, {"ratio": 5.0})
+    assert [studies.is_feasible(trial) for trial in study.trials] == [False, True]
+    assert study.best_trial.number == 1
+    assert "infeasible" in describe_trial(study, 0, ["cost"])
+    assert "best so far: trial 1" in describe_trial(study, 1, ["cost"])
+
+
+def test_a_study_of_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
+    new_study(tmp_path)
+    with pytest.raises(SettingError, match="a was 1 and is 2"):
+        studies.open_study(SearchSettings(), tmp_path, "s", {"cost": "minimize"}, {"a": "2"})
+
+
+def test_one_driver_at_a_time(tmp_path: Path) -> None:
+    with (
+        studies.sole_driver(tmp_path, "s"),
+        pytest.raises(SettingError, match="another process"),
+        studies.sole_driver(tmp_path, "s"),
+    ):
+        pass

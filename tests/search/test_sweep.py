@@ -1,0 +1,93 @@
+"""Sweeps go on where they stopped and say in one line what they cannot do."""
+
+from pathlib import Path
+
+import pytest
+
+from prune_exp.search.space import read_space
+from prune_exp.trial.app import check_numbers
+from support.cli import command, runs_in
+from support.studies import sparsities, states
+
+CHEAP = ("benchmark=off", "search.objectives=[weights_read_ratio,bits_per_byte_increase]")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_objective_that_is_no_number_fails_the_trial(value: float) -> None:
+    with pytest.raises(ValueError, match=r"speedup is (nan|inf)"):
+        check_numbers({"speedup": value, "other": value}, ["speedup", "latency_ratio"])
+    check_numbers({"speedup": 1.0, "other": value}, ["speedup"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search.objectives=[latency_ratoi]"], "did you mean latency_ratio?"),
+        (["search.constraints=[perplexity_rato:2]"], "did you mean perplexity_ratio?"),
+        (["search.constraints=[speedup]"], "is not metric:most"),
+        (["search.objectives=[speedup:maximise]"], "did you mean maximize?"),
+        (["benchmark=off"], "search.objectives=latency_ratio is unknown"),
+        (["search.sampler=tpa"], "did you mean tpe?"),
+        (["sparsity=interval(0.3,1.2)"], "sparsity=1.2 is not between"),
+        (["sparsity=interval(0.6,0.2)"], "low < high"),
+        (["search.n_trials=0"], "use search.n_trials=1 or more"),
+    ],
+)
+def test_bad_searches_are_one_line(
+    arguments: list[str], words: str, tiny_args: list[str], tmp_path: Path
+) -> None:
+    done = command("-m", *tiny_args, "hydra.sweep.dir=out", *arguments, cwd=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 1
+    assert len(lines) == 1, done.stderr
+    assert words in lines[0]
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_a_search_goes_on_where_it_stopped(tiny_args: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", *tiny_args, *CHEAP, "search.study_name=X", "sparsity=interval(0.2,0.6)"]
+    done = command(*arguments, "search.n_trials=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Pareto front" in done.stdout
+    assert "trial 1: sparsity=" in done.stderr
+    first = runs_in(tmp_path)
+    done = command(*arguments, "search.n_trials=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parent, *children = runs_in(tmp_path)
+    assert parent.info.run_id == first[0].info.run_id
+    assert sparsities(children)[:2] == sparsities(first[1:])
+    assert len(set(sparsities(children))) == 3
+    assert states(tmp_path, "X") == ["COMPLETE"] * 3
+    plots = {path.name for path in (tmp_path / "mlruns" / "sweeps").glob("*/*/optuna/*.png")}
+    assert {"pareto_front.png", "history_weights_read_ratio.png"} <= plots
+    done = command(*arguments, "search.n_trials=3", "seed=1", cwd=tmp_path)
+    assert "seed was 0 and is 1" in done.stderr
+    assert done.returncode == 1
+
+
+def test_the_configured_space_is_searched_by_m_alone(tiny_args: list[str], tmp_path: Path) -> None:
+    done = command("-m", *tiny_args, "experiment=search", "search.n_trials=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pruning.depth_share=" in done.stderr
+    (_, child) = runs_in(tmp_path)
+    assert 0.1 <= float(child.data.params["sparsity"]) <= 0.6
+
+
+def test_a_value_on_the_command_line_is_never_searched_over() -> None:
+    default = ["sparsity=interval(0.1,0.7)", "vote_threshold=interval(0.2,1.0)"]
+    given = read_space(["model=folder", "sparsity=0.5"], default, None)
+    assert given.rows == [{}]
+    assert not given.searched
+    assert given.fixed == ("model=folder", "sparsity=0.5")
+    assert read_space(["model=folder"], default, None).searched.keys() == {
+        "sparsity",
+        "vote_threshold",
+    }
+
+
+def test_a_sweep_stops_after_enough_failures(tiny_args: list[str], tmp_path: Path) -> None:
+    arguments = ["benchmark.timeout_s=1", "search.max_failures=1", "sparsity=0.3,0.5,0.7"]
+    done = command("-m", *tiny_args, *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "stopped after 1 failed trials" in done.stderr
+    assert len(runs_in(tmp_path)) == 2

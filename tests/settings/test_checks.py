@@ -1,0 +1,121 @@
+"""Settings that cannot work are refused before anything is loaded or written."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prune_exp.settings.checks import check_settings
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import (
+    DataSettings,
+    ModelSettings,
+    TrackingSettings,
+)
+from prune_exp.settings.schema import Settings
+from support.cli import command
+from support.lessons import CONTEXT, make_settings
+from support.settings import settings_for
+
+
+@pytest.mark.parametrize("name", ["a' or name != '", "../../up", "a/b", "a:b", "", "a\nb"])
+def test_names_that_reach_beyond_are_refused(name: str) -> None:
+    settings = Settings(model=ModelSettings(name=name, package="p"))
+    settings.pruning.voters, settings.data.path = ["wanda"], "text"
+    with pytest.raises(SettingError, match="is no name"):
+        check_settings(settings)
+    settings.model.name = "fine"
+    settings.tracking = TrackingSettings(registered_model=name)
+    with pytest.raises(SettingError, match="is no name"):
+        check_settings(settings)
+
+
+def test_a_hub_model_needs_a_revision() -> None:
+    settings = Settings(model=ModelSettings(hub_id="who/what"))
+    settings.pruning.voters, settings.data.path = ["wanda"], "text"
+    with pytest.raises(SettingError, match=r"pin one with model\.revision=COMMIT"):
+        check_settings(settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_sizes": []}, "batch_sizes is empty"),
+        ({"batch_sizes": [8, 0]}, "batch_sizes=0 is too small"),
+        ({"target_ci_pct": 0.0}, "target_ci_pct=0 is too small"),
+        ({"budget_s": -1.0}, "budget_s=-1 is too small"),
+    ],
+)
+def test_impossible_measurements_are_refused(change: dict[str, object], words: str) -> None:
+    settings = Settings(model=ModelSettings(path="m"), data=DataSettings(path="t"))
+    settings.pruning.voters = ["wanda"]
+    check_settings(settings)
+    for name, value in change.items():
+        setattr(settings.benchmark, name, value)
+    with pytest.raises(SettingError, match=words):
+        check_settings(settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "distil"}, "did you mean distill?"),
+        ({"tokens": None}, "needs a budget"),
+        ({"tokens": CONTEXT - 1}, "less than one step"),
+        ({"text": "all"}, "recovery.text=all is unknown"),
+        ({"dtype": "float16"}, "did you mean bfloat16?"),
+        ({"warmup_share": 1.0}, "not in [0, 1)"),
+        ({"learning_rate": 0.0}, "recovery.learning_rate=0 is too small"),
+        ({"minutes": 0.0}, "recovery.minutes=0 is too small"),
+        ({"lora_rank": -1}, "recovery.lora_rank=-1 is too small"),
+    ],
+)
+def test_wrong_settings_are_refused(changes: dict[str, Any], words: str, tiny_folder: Path) -> None:
+    whole = Settings(recovery=make_settings(**changes))
+    whole.model.path = str(tiny_folder)
+    whole.data.path, whole.pruning.voters = "text.txt", ["wanda"]
+    with pytest.raises(SettingError) as refusal:
+        check_settings(whole)
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    check_settings(replace(whole, recovery=make_settings()))
+
+
+def test_masks_are_not_trained_over(tiny_folder: Path) -> None:
+    whole = Settings(recovery=make_settings())
+    whole.model.path, whole.data.path = str(tiny_folder), "text.txt"
+    whole.pruning.voters, whole.pruning.method = ["wanda"], "weight_masks"
+    with pytest.raises(SettingError, match="would fill the zeros"):
+        check_settings(whole)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["pruning.rehearse=[1.5]"], "pruning.rehearse holds 1.5"),
+        (["pruning.rehearse=[0.3]", "pruning.refit=false"], "pruning.refit=true"),
+        (["pruning.rehearse=[0.3]", "data.calibration_blocks=1"], "data.calibration_blocks=2"),
+    ],
+)
+def test_what_cannot_be_rehearsed_is_refused(
+    given: list[str], said: str, tiny_args: list[str], tmp_path: Path
+) -> None:
+    done = command(*tiny_args, *given, cwd=tmp_path)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"calibration": "model"}, "use one of documents, generated"),
+        ({"generation_temperature": 0.0}, "use data.generation_temperature=0.01 or more"),
+    ],
+)
+def test_wrong_settings_of_generated_text_are_refused(
+    changes: dict[str, Any], words: str, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=words):
+        check_settings(settings_for(tiny_folder, text_file, tmp_path, **changes))

@@ -1,0 +1,1 @@
+"""What tests share: tiny models, texts, stores, commands and kills."""

@@ -1,0 +1,53 @@
+"""Commands as a user types them, and what they leave in the store."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def small_trial(model: Path, text: Path, cache: Path) -> list[str]:
+    """Overrides for a trial of a tiny model on a short text."""
+    return [
+        "model=folder",
+        f"model.path={model}",
+        "model.name=tiny",
+        "data=file",
+        f"data.path={text}",
+        "data.context_tokens=32",
+        "data.calibration_blocks=6",
+        "data.gradient_blocks=2",
+        "data.heldout_blocks=6",
+        "benchmark=quick",
+        "benchmark.prompts=3",
+        "benchmark.new_tokens=4",
+        "benchmark.bootstrap_resamples=200",
+        f"cache_dir={cache}",
+    ]
+
+
+def command(
+    *args: str, cwd: Path, timeout: float = 300, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m prune_exp` as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "prune_exp", *args],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | (env or {}),
+        check=False,
+    )
+
+
+def runs_in(folder: Path, uri: str | None = None) -> list[Any]:
+    """All runs of the store under a folder, the sweep's own first, then by trial number."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri or f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("prune_exp")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    return sorted(runs, key=lambda run: int(run.data.tags.get("hydra.job.num", -1)))

@@ -1,0 +1,116 @@
+"""One tracked sweep for all tests that need stored models, made once a session."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.cli import command, small_trial
+from support.keys import write_keys
+
+LOOSE: dict[str, Any] = {
+    "blocks": 20,
+    "resamples": 200,
+    "max_perplexity_ratio": 100.0,
+    "min_speedup": 0.0,
+    "min_memory_reduction_pct": -1000.0,
+    "champion_max_perplexity_ratio": 100.0,
+    "champion_min_speedup": 0.0,
+}
+"""Limits that any tiny model meets: what a tiny model's clocks say is not what is tested."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """A folder with a store of two trials, sparsity 0.2 and 0.4, both with their models, signed."""
+
+    root: Path
+    cache: Path
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI."""
+        return f"sqlite:///{self.root / 'mlruns' / 'mlflow.db'}"
+
+    @property
+    def client(self) -> Any:
+        """An MLflow client on it."""
+        import mlflow
+        from mlflow.tracking import MlflowClient
+
+        mlflow.set_tracking_uri(self.uri)
+        return MlflowClient()
+
+    def run_id(self, sparsity: str) -> str:
+        """The trial of a sparsity."""
+        with sqlite3.connect(self.root / "mlruns" / "mlflow.db") as database:
+            asked = "select run_uuid from params where key = 'sparsity' and value = ?"
+            return database.execute(asked, (sparsity,)).fetchone()[0]
+
+    def files(self, sparsity: str) -> Path:
+        """Where the store keeps the checkpoint of a trial."""
+        uri = self.client.get_run(self.run_id(sparsity)).data.tags["prune_exp.model_uri"]
+        name = uri.removeprefix("models:/")
+        return self.root / "mlruns" / "artifacts" / "models" / name / "artifacts" / "model"
+
+    def call(self, module: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Runs `python -m prune_exp.<module>` as a user does."""
+        return subprocess.run(
+            [sys.executable, "-m", f"prune_exp.{module}", *args, f"cache_dir={self.cache}"],
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ | env,
+            check=False,
+        )
+
+    def promote(self, *, limits: dict[str, Any] | None = None, **wanted: Any) -> int:
+        """Promotes in this process; returns the exit code."""
+        from prune_exp.registry.promotion import promote_model
+        from prune_exp.settings.command_schemas import LimitSettings, PromoteSettings
+        from prune_exp.settings.groups import TrackingSettings
+
+        return promote_model(
+            PromoteSettings(
+                limits=LimitSettings(**LOOSE | (limits or {})),
+                tracking=TrackingSettings(root=str(self.root / "mlruns")),
+                cache_dir=str(self.cache),
+                **wanted,
+            )
+        )
+
+    def tags(self, version: str) -> dict[str, str]:
+        """A version's tags."""
+        return dict(self.client.get_model_version("pruned-tiny", version).tags)
+
+    def alias(self, name: str) -> str | None:
+        """The version that an alias of the tiny model points at."""
+        from prune_exp.registry.candidates import version_at
+
+        assert self.client is not None
+        return version_at("pruned-tiny", name)
+
+
+def make_store(root: Path, model: Path, text: Path) -> Store:
+    """Runs the sweep."""
+    args = [
+        *small_trial(model, text, root / "cache"),
+        *("model.license=mit", "tracking.log_models=all"),
+        f"tracking.signing_key={write_keys(root)}",
+        *("benchmark.prompts=2", "benchmark.new_tokens=2"),
+    ]
+    done = command("-m", *args, "sparsity=0.2,0.4", cwd=root)
+    assert done.returncode == 0, done.stderr
+    return Store(root=root, cache=root / "cache")
+
+
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)

@@ -1,0 +1,113 @@
+"""Tokenizers, learnt or put together on the spot."""
+
+import random
+from typing import Any
+
+WORDS = [
+    "the",
+    "a",
+    "river",
+    "stone",
+    "bridge",
+    "old",
+    "new",
+    "runs",
+    "stands",
+    "falls",
+    "over",
+    "under",
+    "quickly",
+    "slowly",
+    "and",
+    "but",
+]
+
+
+def make_tokenizer() -> Any:
+    """A byte-level tokenizer: 256 byte tokens after one special token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {"<end>": 0} | {symbol: i + 1 for i, symbol in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", bos_token="<end>", pad_token="<end>"
+    )
+
+
+def make_bpe_tokenizer(size: int = 300) -> Any:
+    """A byte-level BPE tokenizer with real merges, learnt from made-up words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    chance = random.Random(1)
+    text = [" ".join(chance.choices(WORDS, k=20)) for _ in range(50)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", bos_token="<end>", pad_token="<end>"
+    )
+
+
+def make_fallback_tokenizer(kind: str = "gemma", size: int = 700) -> Any:
+    """A BPE tokenizer of characters that falls back on bytes, as SentencePiece makes them.
+
+    `kind` is how it marks spaces: as Gemma does, or as Llama 2 does, in the old or new way. Where
+    two tokens join to a third there is a merge, so that most tokens are made in several ways.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers import models as kinds
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = _pieces(size)
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in pieces
+        for cut in range(1, len(piece))
+        if not piece.startswith("<") and {piece[:cut], piece[cut:]} <= set(vocab)
+    ]
+    tokenizer = Tokenizer(
+        kinds.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    mark, steps = normalizers.Replace(" ", "\u2581"), [decoders.Replace("\u2581", " ")]
+    steps += [decoders.ByteFallback(), decoders.Fuse()]
+    if kind == "metaspace":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        first = [normalizers.Prepend("\u2581")] if kind == "llama2" else []
+        tokenizer.normalizer = normalizers.Sequence([*first, mark])
+    tokenizer.decoder = decoders.Sequence(
+        steps if kind == "gemma" else [*steps, decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in pieces[:4]])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])]
+    )
+    names = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def _pieces(size: int) -> list[str]:
+    """Special tokens, bytes, characters, and parts of words by how often they are seen."""
+    from collections import Counter
+
+    chance, seen = random.Random(2), Counter()
+    for word in chance.choices([*WORDS, "é", "你好"], k=500):
+        marked = f"\u2581{word}"
+        seen.update(marked[a:b] for a in range(len(marked)) for b in range(a + 2, len(marked) + 1))
+    characters = sorted({*"".join(WORDS), *"\u2581\n<>0x.,é你好"})
+    fixed = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
+    common = [piece for piece, _ in seen.most_common(size - len(fixed) - len(characters))]
+    return [*fixed, *common, *characters]

@@ -1,0 +1,59 @@
+"""Text is split by document, and its bytes are counted."""
+
+from pathlib import Path
+
+import pytest
+
+from prune_exp.model import loading
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import DataSettings
+from prune_exp.text.corpus import load_corpus
+from prune_exp.trial.prepare import prepare_trial
+from support.models import make_tiny
+from support.settings import settings_for
+from support.tokenizers import make_fallback_tokenizer
+
+
+def test_corpus_splits_by_document_and_counts_bytes(tiny_folder: Path, text_file: Path) -> None:
+    from prune_exp.model.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(tiny_folder)
+    data = DataSettings(path=str(text_file), context_tokens=32, calibration_blocks=8)
+    data.heldout_blocks = 8
+    corpus = load_corpus(data, tokenizer, seed=0)
+    assert corpus.calibration.ids.shape == (8, 32)
+    # one token is one byte with this tokenizer
+    assert corpus.heldout.bytes_scored == 8 * 31
+    other = load_corpus(data, tokenizer, seed=1)
+    assert other.heldout.digest == corpus.heldout.digest
+    assert other.calibration.digest != corpus.calibration.digest
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "holds no text"), ("short", "blocks of 32")])
+def test_too_little_text_is_refused(
+    tiny_folder: Path, tmp_path: Path, text: str, words: str
+) -> None:
+    from prune_exp.model.loading import load_tokenizer
+
+    path = tmp_path / "t.txt"
+    path.write_text(text, encoding="utf-8")
+    data = DataSettings(path=str(path), context_tokens=32)
+    with pytest.raises(SettingError, match=words):
+        load_corpus(data, load_tokenizer(tiny_folder), seed=0)
+
+
+def test_blocks_of_a_model_that_wants_a_first_token_have_it(
+    text_file: Path, tmp_path: Path
+) -> None:
+    """And its bytes do not count: all other tokens are predicted."""
+    tokenizer = make_fallback_tokenizer("gemma")
+    loading.save_model(
+        make_tiny("gemma3_text", vocab=len(tokenizer)), tokenizer, tmp_path / "model"
+    )
+    settings = settings_for(tmp_path / "model", text_file, tmp_path, calibration="documents")
+    corpus = prepare_trial(settings).dense.corpus
+    for text in (corpus.calibration, corpus.heldout):
+        assert set(text.ids[:, 0].tolist()) == {tokenizer.bos_token_id}
+        assert (text.ids[:, 1:] != tokenizer.bos_token_id).all()
+        read = "".join(tokenizer.batch_decode(text.ids[:, 1:]))
+        assert text.bytes_scored == len(read.encode())

@@ -1,0 +1,142 @@
+"""Fewer tokens: every string still encodes, and the model computes what it did."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prune_exp.measurement import quality
+from prune_exp.model import loading
+from prune_exp.model.architectures import shape_of
+from prune_exp.pruning import surgery
+from prune_exp.pruning.consensus import Ballot, condemn
+from prune_exp.settings.errors import SettingError
+from prune_exp.text.corpus import TokenBlocks, token_frequency
+from prune_exp.text.token_bytes import recoder_of
+from prune_exp.text.tokenizer import (
+    count_removable_tokens,
+    order_scores,
+    read_vocabulary,
+    trim_tokenizer,
+)
+from support.models import make_tiny
+from support.plans import empty_plan
+from support.tokenizers import WORDS, make_bpe_tokenizer, make_tokenizer
+
+TOKENIZER = make_bpe_tokenizer()
+
+
+RECODER = recoder_of(TOKENIZER)
+
+
+VOCABULARY = read_vocabulary(TOKENIZER)
+
+
+TEXT = " ".join(WORDS)
+
+
+def lowest(count: int, seed: int = 0) -> list[int]:
+    """The first `count` tokens to go under random opinions."""
+    noise = torch.rand(len(TOKENIZER), generator=torch.Generator().manual_seed(seed))
+    return order_scores(noise, VOCABULARY).argsort()[:count].tolist()
+
+
+@given(st.integers(0, len(VOCABULARY.removable)), st.integers(0, 5), st.text(max_size=30))
+@settings(max_examples=30, deadline=None)
+def test_every_string_survives_any_cut(count: int, seed: int, text: str) -> None:
+    trimmed, kept = trim_tokenizer(TOKENIZER, lowest(count, seed))
+    assert len(kept) == len(trimmed) == len(TOKENIZER) - count
+    data = text.encode("utf-8", errors="ignore")
+    recoder = recoder_of(trimmed)
+    assert recoder.bytes_of(recoder.ids_of(data)) == data
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.floats(0.1, 1), st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_what_stays_can_be_built_from_what_stays(
+    seeds: list[int], threshold: float, count: int
+) -> None:
+    scores = {}
+    for place, seed in enumerate(seeds):
+        noise = torch.rand(len(TOKENIZER), generator=torch.Generator().manual_seed(seed))
+        scores[str(place)] = order_scores(noise, VOCABULARY)[None]
+    gone = set(
+        condemn(scores, count, Ballot(kind="adaptive", vote_threshold=threshold))[0]
+        .nonzero()
+        .flatten()
+        .tolist()
+    )
+    assert gone <= set(VOCABULARY.removable)
+    for left, right, made in VOCABULARY.merges:
+        if made not in gone:
+            assert not {left, right} & gone
+
+
+def test_bytes_inside_a_character_are_encoded() -> None:
+    half = "é".encode()[1:] + b" the" + "è".encode()[:1]
+    assert RECODER.bytes_of(RECODER.ids_of(half)) == half
+
+
+def test_tokens_never_seen_go_first_and_the_last_merged_of_them_first() -> None:
+    frequency = token_frequency(["the river"], TOKENIZER, len(TOKENIZER))
+    order = order_scores(frequency, VOCABULARY).argsort()
+    first, second = order[:2].tolist()
+    assert frequency[first] == frequency[second] == 0
+    made = [merge[2] for merge in VOCABULARY.merges]
+    assert made.index(first) > made.index(second)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_logits_are_the_dense_models_at_the_tokens_left(tie: bool, tmp_path: Path) -> None:
+    gone = lowest(30)
+    trimmed, kept = trim_tokenizer(TOKENIZER, gone)
+    dense = make_tiny("llama", tie=tie)
+    pruned = surgery.carry_out_plan(
+        make_tiny("llama", tie=tie), empty_plan(tokens=tuple(gone)), None
+    )
+    ids = torch.tensor(trimmed(TEXT)["input_ids"])[None]
+    expected = dense(torch.tensor(kept)[ids]).logits[..., kept]
+    assert torch.allclose(pruned(ids).logits, expected, atol=1e-4)
+    shape, whole = shape_of(pruned), shape_of(dense)
+    assert whole.params_total - shape.params_total == 30 * whole.params_token
+    loading.save_model(pruned, trimmed, tmp_path)
+    again = loading.load_model(tmp_path)
+    assert torch.allclose(again(ids).logits, expected, atol=1e-4)
+    assert loading.load_tokenizer(tmp_path)(TEXT)["input_ids"] == ids[0].tolist()
+    assert again.config.eos_token_id == trimmed.eos_token_id == again.generation_config.eos_token_id
+
+
+def test_quality_through_other_tokens_is_the_same_when_they_are_the_same(tmp_path: Path) -> None:
+    ids = torch.tensor(TOKENIZER(TEXT * 6)["input_ids"])[:160].view(4, 40)
+    size = len(RECODER.bytes_of(ids[:, 1:].flatten().tolist()))
+    text = TokenBlocks(ids=ids, bytes_scored=size, digest="d", source="s")
+    base = quality.dense_baseline(make_tiny("llama"), "m", text, cache_dir=tmp_path)
+    other = make_tiny("llama", seed=1)
+    plain = quality.compare_quality(other, base, text, max_perplexity_ratio=1.1, resamples=100)
+    across = quality.compare_quality(
+        other,
+        base,
+        text,
+        max_perplexity_ratio=1.1,
+        resamples=100,
+        reencode=lambda block: (1, block),
+    )
+    assert across.pruned.bits_per_byte == pytest.approx(plain.pruned.bits_per_byte, rel=1e-5)
+    assert across.pruned.bytes_per_token == plain.pruned.bytes_per_token
+    assert across.kl_to_dense is None
+    assert plain.kl_to_dense is not None
+
+
+def test_other_tokenizers_are_refused() -> None:
+    from tokenizers import Tokenizer
+    from tokenizers import models as kinds
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(kinds.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert count_removable_tokens(tokenizer) == 0
+    assert count_removable_tokens(make_tokenizer()) == 0
+    with pytest.raises(SettingError, match="leave vocab out of"):
+        read_vocabulary(tokenizer)

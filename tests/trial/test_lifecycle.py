@@ -1,0 +1,44 @@
+"""What happens around a trial happens where it should."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from prune_exp.search.sweeper import register_sweeper
+from prune_exp.settings.config_tree import conf_dir
+from prune_exp.settings.schema import Settings, store_schema
+from prune_exp.trial.lifecycle import Lifecycle
+
+
+@pytest.mark.parametrize(
+    ("log_models", "needed"), [("all", True), ("best", False), ("none", False)]
+)
+def test_only_who_signs_needs_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_models: str, needed: bool
+) -> None:
+    started: list[Settings] = []
+    monkeypatch.setattr(
+        "prune_exp.tracking.runs.start_trial", lambda settings, *_, **__: started.append(settings)
+    )
+    lifecycle = Lifecycle()
+    lifecycle.parent_run_id = "the driver's"
+    config = composed(f"tracking.log_models={log_models}", "tracking.signing_key=none.pem")
+    config.hydra.runtime.output_dir = str(tmp_path)
+    if needed:
+        with pytest.raises(SystemExit):
+            lifecycle.on_job_start(config)
+    else:
+        lifecycle.on_job_start(config)
+    assert bool(started) is not needed
+
+
+def composed(*overrides: str) -> DictConfig:
+    store_schema()
+    register_sweeper()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = hydra.compose("config", [*overrides, "hydra.job.num=1"], return_hydra_config=True)
+    OmegaConf.set_readonly(config, False)
+    OmegaConf.set_readonly(config.hydra, False)
+    return config

@@ -1,0 +1,59 @@
+"""The self-check measures as a trial does and judges as it says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from prune_exp.measurement.records import Interval
+from prune_exp.trial.self_check import least_containing, sum_up
+from support.models import make_tiny
+from support.tokenizers import make_tokenizer
+
+
+def test_the_self_check_goes_the_way_of_a_trial(tmp_path: Path) -> None:
+    make_tiny("llama").save_pretrained(tmp_path / "m")
+    make_tokenizer().save_pretrained(tmp_path / "m")
+    arguments = ["--repetitions", "1", "model=folder", f"model.path={tmp_path / 'm'}"]
+    arguments += [f"cache_dir={tmp_path}", "benchmark.prompts=4", "benchmark.new_tokens=3"]
+    arguments += ["benchmark.max_rounds=2", "benchmark.min_pairs=6", "benchmark.threads=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "prune_exp.self_check", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 1)
+    first, last = done.stdout.strip().splitlines()
+    assert first.startswith("1: ratio ")
+    assert "95 % interval" in first
+    assert any(f"stopped by {why}" in first for why in ("rounds", "target_ci"))
+    assert last.startswith(("1 of 1 intervals", "0 of 1 intervals"))
+    assert ("not passed" in last) == (done.returncode == 1)
+    assert {path.name for path in tmp_path.iterdir()} <= {"m", "digests"}
+
+
+def test_a_wrong_override_of_the_self_check_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prune_exp.self_check", "benchmark.thread=2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "did you mean benchmark.threads?" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_sum_ups() -> None:
+    good = Interval(value=1.0, low=0.99, high=1.02)
+    off = Interval(value=1.03, low=1.01, high=1.05)
+    wide = Interval(value=1.0, low=0.9, high=1.1)
+    assert sum_up([good])[1]
+    assert not sum_up([off])[1]
+    assert not sum_up([wide])[1]
+    assert least_containing(20) == 16
+    assert sum_up([good] * 17 + [off] * 3)[1]
+    assert not sum_up([good] * 15 + [off] * 5)[1]
+    assert "17 of 20 intervals contain 1.00" in sum_up([good] * 17 + [off] * 3)[0]
