@@ -37,11 +37,11 @@ run: $(STAMP) ## prune SmolLM2-135M at three sparsities, measure, report, regist
 	@$(BIN)/python --version
 	$(BIN)/python -m prune_exp -m sparsity=0.3,0.5,0.7
 
-test: $(STAMP) ## the tests, without the slow ones on the real model
+test: $(STAMP) ## the fast tests
 	@$(BIN)/python --version
 	$(BIN)/python -m pytest
 
-test-slow: $(STAMP) ## promotion, kills and launchers, on a tiny model
+test-slow: $(STAMP) ## promotion, stored models, kills and launchers, on a tiny model
 	$(BIN)/python -m pytest -m slow
 
 test-real: $(VENV)/.gemma ## end to end on SmolLM2-135M and Gemma 3 270M

@@ -1,7 +1,7 @@
 """Our clocks and memory beside optimum-benchmark's, on one checkpoint and one shape of request.
 
 `pip install --no-deps optimum-benchmark colorlog flatten-dict` and `pip install datasets`, then on
-an idle machine `PEER_CHECKPOINT=DIR pytest -m peer -n 0 -s tests/test_peer_benchmark.py`; a tiny
+an idle machine `PEER_CHECKPOINT=DIR pytest -m peer -n 0 -s tests/measurement/test_peer_benchmark.py`; a tiny
 model without PEER_CHECKPOINT. Ratios are printed, ours over theirs.
 """
 

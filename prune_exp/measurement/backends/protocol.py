@@ -41,7 +41,7 @@ class ServeSpec:
 
 
 def from_line(text: str) -> ServeSpec:
-    """What `Serving.line` wrote."""
+    """What `ServeSpec.to_line` wrote."""
     return ServeSpec(**json.loads(text))
 
 
