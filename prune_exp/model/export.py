@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,23 @@ class ExportError(RuntimeError):
 
 
 def export_model(model: Any, tokenizer: Any, target: Path) -> Path:
-    """Writes a stock checkpoint to `target`, whole or not at all.
+    """Writes a stock checkpoint to `target`, whole or not at all, and over nothing.
 
     Raises:
-        ExportError: writing failed, for instance because the disk is full.
+        ExportError: `target` is there already, or writing failed, for instance because the disk
+            is full.
     """
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if target.exists() or target.is_symlink():
+        raise ExportError(f"{target} is there already, and nothing is written over it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        loading.save_model(model, tokenizer, partial)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, Exception):
-            raise ExportError(f"could not write the pruned model to {target}: {error}") from error
-        raise
+        loading.save_model(model, tokenizer, scratch / target.name)
+        os.replace(scratch / target.name, target)
+    except Exception as error:
+        raise ExportError(f"could not write the pruned model to {target}: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 

@@ -5,11 +5,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prune_exp.machine.device import choose_device
 from prune_exp.measurement.benchmark import measure_pair
 from prune_exp.measurement.intervals import exp_mean_difference
 from prune_exp.measurement.prompts import read_prompts, tokenize_prompts
-from prune_exp.measurement.quality import block_losses
+from prune_exp.measurement.quality import Reencode, block_losses
 from prune_exp.measurement.records import Interval
 from prune_exp.model import loading
 from prune_exp.model.sources import ModelSource
@@ -73,6 +75,13 @@ class Evidence:
         return load_reserved(data_of(trial), self.tokenizer, blocks=self.limits.blocks)
 
     @cached_property
+    def own_ids(self) -> torch.Tensor:
+        """The first block of `text` in the candidate's own tokens [1, tokens]."""
+        reencode = self._reencoder_to(loading.load_tokenizer(self.candidate.folder))
+        ids = self.text.ids[0]
+        return (ids if reencode is None else reencode(ids)[1])[None]
+
+    @cached_property
     def dense_losses(self) -> list[float]:
         """Mean loss of each block of `text`, in nats."""
         return block_losses(self._load(self.source.folder), self.text)[0]
@@ -105,13 +114,16 @@ class Evidence:
         ).speedup
 
     def _losses_of(self, folder: Path) -> list[float]:
-        own = loading.load_tokenizer(folder)
-        reencode = None
-        if own.get_vocab() != self.tokenizer.get_vocab():
-            for tokenizer in (own, self.tokenizer):
-                read_vocabulary(tokenizer)
-            reencode = make_reencoder(self.tokenizer, own)
+        reencode = self._reencoder_to(loading.load_tokenizer(folder))
         return block_losses(self._load(folder), self.text, reencode)[0]
+
+    def _reencoder_to(self, own: Any) -> Reencode | None:
+        """From the dense model's ids to another tokenizer's; None where they are the same."""
+        if own.get_vocab() == self.tokenizer.get_vocab():
+            return None
+        for tokenizer in (own, self.tokenizer):
+            read_vocabulary(tokenizer)
+        return make_reencoder(self.tokenizer, own)
 
     def _load(self, folder: Path) -> Any:
         return loading.load_model(folder, device=self.device)

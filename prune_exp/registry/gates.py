@@ -72,7 +72,7 @@ def memory(case: Evidence) -> Verdict:
 
 def reload(case: Evidence) -> Verdict:
     """Stock transformers in a fresh process makes the same logits of the stored files."""
-    difference = logit_difference(case.candidate.folder, case.text.ids[:1])
+    difference = logit_difference(case.candidate.folder, case.own_ids)
     most = case.limits.max_logit_difference
     return _make_verdict(
         "reload",

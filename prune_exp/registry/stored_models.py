@@ -5,7 +5,8 @@ import logging
 import os
 import shutil
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ DESCRIPTION = (
     "Pruned language models, a version for each that was stored. Alias candidate: the latest best"
     " one; champion: the one that passed all gates. Each version's source run has the report."
 )
+SHARD_SIZE = "MLFLOW_HUGGINGFACE_MODEL_MAX_SHARD_SIZE"
 NEW_TOKENS = 32
 """Tokens that the stored model generates unless told otherwise."""
 
@@ -83,24 +85,27 @@ def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = N
     client = MlflowClient()
     ended = client.get_run(trial.run_id).info.end_time
     run = nullcontext() if inside else mlflow.start_run(run_id=trial.run_id, nested=True)
-    with run:
-        uri = _log_checkpoint(checkpoint, card, signing_key)
-    client.set_tag(trial.run_id, tags.FILES_SHA256, folder_sha256(checkpoint))
-    client.set_tag(trial.run_id, tags.MODEL_URI, uri)
-    if not inside:
-        client.set_terminated(trial.run_id, "FINISHED", ended)
+    try:
+        with run:
+            uri = _log_checkpoint(checkpoint, card, signing_key)
+        client.set_tag(trial.run_id, tags.FILES_SHA256, folder_sha256(checkpoint))
+        client.set_tag(trial.run_id, tags.MODEL_URI, uri)
+    finally:
+        if not inside:  # MLflow had opened it again; the trial's result stands whatever happened
+            client.set_terminated(trial.run_id, "FINISHED", ended)
     return uri
 
 
 def _log_checkpoint(checkpoint: Path, card: Any, signing_key: str | None) -> str:
     """Stores a checkpoint with the open run, loadable by transformers and pyfunc.
 
-    MLflow writes the weights anew; the checkpoint's own files then replace what it wrote.
+    MLflow writes the weights anew, into files of the same names; the checkpoint's own then replace
+    what it wrote.
     """
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
     text = Schema([ColSpec(DataType.string)])
     params = ParamSchema([ParamSpec("max_new_tokens", DataType.integer, NEW_TOKENS)])
-    with silence_transformers():
+    with silence_transformers(), _unsharded():
         info = flavor.log_model(
             transformers_model={
                 "model": load_model(checkpoint),
@@ -120,6 +125,20 @@ def _log_checkpoint(checkpoint: Path, card: Any, signing_key: str | None) -> str
             sign_folder(Path(stage) / "model", signing_key, Path(stage) / SIGNATURE)
         MlflowClient().log_model_artifacts(info.model_id, stage)
     return info.model_uri
+
+
+@contextmanager
+def _unsharded() -> Iterator[None]:
+    """Has MLflow cut weights into files where `save_pretrained` does."""
+    before = os.environ.get(SHARD_SIZE)
+    os.environ[SHARD_SIZE] = "50GB"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SHARD_SIZE]
+        else:
+            os.environ[SHARD_SIZE] = before
 
 
 def register_candidate(trial: TrackedTrial, model_uri: str, name: str) -> str:

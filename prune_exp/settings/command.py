@@ -18,6 +18,8 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """What the user has not set already."""
+NOT_FOR_US = ("MLFLOW_RUN_ID",)
+"""What would make MLflow write into a run that is not ours."""
 
 
 @contextmanager
@@ -31,6 +33,9 @@ def end_in_one_line(program: str, *, schema: type = Settings, kept: str = "") ->
     os.environ["HYDRA_FULL_ERROR"] = "1"
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for name in NOT_FOR_US:
+        if os.environ.pop(name, None):
+            print(f"note: {name} is set, and not used: runs are made anew", file=sys.stderr)
     try:
         yield
     except KeyboardInterrupt:

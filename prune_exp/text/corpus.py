@@ -1,5 +1,6 @@
 """Text to blocks of tokens. Calibration and held-out text never share a document."""
 
+import json
 import random
 import re
 from collections.abc import Iterable, Sequence
@@ -60,15 +61,43 @@ def text_path(settings: DataSettings) -> Path:
 
 
 def split_into_documents(text: str) -> list[str]:
-    """Splits text at `<doc>` tags, or else at blank lines; drops short paragraphs (headings)."""
+    """Splits text at `<doc>` tags, or else at blank lines; drops short paragraphs (headings).
+
+    Where neither is there, every line is a document. Of JSON lines the field `text` is read.
+
+    Raises:
+        SettingError: a JSON line has no such field.
+    """
     articles = ARTICLE.findall(text)
     if not articles:
-        return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+        parts = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+        if len(parts) != 1:
+            return parts
+        lines = [line.strip() for line in parts[0].splitlines() if line.strip()]
+        return _read_json_lines(lines) if lines[0].startswith("{") else lines
     kept = (
         "\n".join(line for line in article.splitlines() if len(line) >= SHORTEST_PARAGRAPH)
         for article in articles
     )
     return [article for article in kept if article]
+
+
+def _read_json_lines(lines: list[str]) -> list[str]:
+    """The field `text` of every line; the lines themselves where the first is no JSON object."""
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if number == 1:
+                return lines
+            raise SettingError(f"data.path: line {number} is no JSON, as line 1 is") from None
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise SettingError(
+                f'data.path: line {number} is JSON without a text: {{"text": "..."}} is read'
+            )
+        found.append(record["text"].strip())
+    return [one for one in found if one]
 
 
 def load_corpus(settings: DataSettings, tokenizer: Any, *, seed: int) -> Corpus:

@@ -22,18 +22,30 @@ def process_tags() -> dict[str, str]:
 
 
 def is_dead(process: str) -> bool:
-    """Whether the process of a run has gone; false for what another machine runs."""
-    host, pid, started = process.split(" ")
+    """Whether the process of a run has gone.
+
+    False for what another machine runs, and for a tag that is not one of ours.
+    """
+    try:
+        host, pid, started = process.split(" ")
+        identifier = int(pid)
+        start = float(started)
+    except ValueError:
+        return False
     if host != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1
+        return abs(psutil.Process(identifier).create_time() - start) > 1
     except psutil.NoSuchProcess:
         return True
 
 
 def reap_dead_runs(tracking: TrackingSettings) -> None:
-    """Marks runs as FAILED whose process was killed: nothing else would ever end them.
+    """Ends runs whose process was killed: nothing else would ever do so.
+
+    A trial with its result was killed while its model was being stored: it is FINISHED and keeps
+    its checkpoint. Others are FAILED, and of what they left only a folder below `tracking.root`
+    is removed.
 
     Raises:
         SettingError: as `open_store` does.
@@ -42,12 +54,22 @@ def reap_dead_runs(tracking: TrackingSettings) -> None:
     client = MlflowClient()
     asked = "attributes.status = 'RUNNING'"
     for run in client.search_runs([experiment_id], asked, max_results=1000):
-        process = run.data.tags.get(tags.PROCESS)
-        if process is not None and is_dead(process):
-            fail_run(run.info.run_id, "interrupted: the process was killed", interrupted=True)
-            folder = run.data.tags.get(tags.FOLDER)
-            if folder and run.data.tags.get(tags.ROLE) == "trial":
-                shutil.rmtree(Path(folder) / "model", ignore_errors=True)
+        found = run.data.tags
+        if not is_dead(found.get(tags.PROCESS, "")):
+            continue
+        if tags.WEIGHTS_SHA256 in found:
+            client.set_terminated(run.info.run_id, "FINISHED")
+            continue
+        fail_run(run.info.run_id, "interrupted: the process was killed", interrupted=True)
+        if found.get(tags.ROLE) == "trial" and found.get(tags.FOLDER):
+            remove_below(Path(found[tags.FOLDER]) / "model", tracking)
+
+
+def remove_below(folder: Path, tracking: TrackingSettings) -> None:
+    """Removes a folder that a tag names, unless it lies anywhere but below `tracking.root`."""
+    root = Path(tracking.root).expanduser().resolve()
+    if folder.resolve().is_relative_to(root) and folder.resolve() != root:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def fail_run(run_id: str, reason: str, *, interrupted: bool = False) -> None:

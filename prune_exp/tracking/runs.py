@@ -110,10 +110,32 @@ def environment_tags() -> dict[str, str]:
 
 
 def _git_commit() -> str:
+    """The commit of this package's checkout, `-dirty` after it where files differ from it.
+
+    `none` where the package is not in a checkout of its own, or where there is no git.
+    """
+    module = Path(__file__)
+    try:
+        tracked = _ask_git("ls-files", "--error-unmatch", module.name, folder=module.parent)
+        commit = _ask_git("rev-parse", "HEAD", folder=module.parent)
+        changed = _ask_git("status", "--porcelain", "--untracked-files=no", folder=module.parent)
+    except OSError:
+        return "none"
+    if tracked is None or commit is None:
+        return "none"
+    return f"{commit}-dirty" if changed else commit
+
+
+def _ask_git(*arguments: str, folder: Path) -> str | None:
+    """What git says in a folder; None where it refuses.
+
+    Raises:
+        OSError: git is not installed.
+    """
     asked = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
-    return asked.stdout.strip() if asked.returncode == 0 else "none"
+    return asked.stdout.strip() if asked.returncode == 0 else None
 
 
 def log_result(result: TrialResult, folder: Path) -> None:
@@ -127,15 +149,15 @@ def log_result(result: TrialResult, folder: Path) -> None:
         mlflow.log_text(json.dumps(list(result.speed.samples), indent=1), "samples.json")
         mlflow.log_dict(result.speed.facts, "machine.json")
         mlflow.set_tags(_measurement_tags(result.speed.facts))
-    mlflow.set_tags(
-        {
-            tags.WEIGHTS_SHA256: result.weights_sha256,
-            tags.MODEL_DIGEST: result.model_digest,
-            tags.CHECKPOINT: str(folder / "model"),
-        }
-    )
     _log_curve(result)
     _log_texts(result)
+    mlflow.set_tags(  # last: whoever finds them knows that the result is whole
+        {
+            tags.MODEL_DIGEST: result.model_digest,
+            tags.CHECKPOINT: str(folder / "model"),
+            tags.WEIGHTS_SHA256: result.weights_sha256,
+        }
+    )
 
 
 def _log_curve(result: TrialResult) -> None:

@@ -27,7 +27,8 @@ def open_store(tracking: TrackingSettings) -> str:
     A database that several processes create at once breaks for good, hence the lock.
 
     Raises:
-        SettingError: the folder is not writable, or the server does not answer.
+        SettingError: the folder is not writable, the server does not answer, or the experiment
+            was deleted.
     """
     uri = store_uri(tracking)
     mlflow.set_tracking_uri(uri)
@@ -77,6 +78,12 @@ def _check_answers(uri: str) -> None:
 
 def _experiment_id(name: str, artifacts: str | None) -> str:
     found = mlflow.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise SettingError(
+            f"tracking.experiment={name} was deleted in this store; restore it (mlflow experiments"
+            f" restore --experiment-id {found.experiment_id}), or give another"
+            " tracking.experiment=NAME"
+        )
     if found is not None:
         return found.experiment_id
     return mlflow.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS)

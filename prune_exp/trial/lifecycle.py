@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from prune_exp.machine.device import choose_device, describe_device
 from prune_exp.registry.signing import check_signing_key
 from prune_exp.settings.checks import settings_of
+from prune_exp.settings.errors import SettingError
 from prune_exp.settings.explanation import explain_error
 from prune_exp.settings.params import flatten_settings
 from prune_exp.settings.redaction import redact_files
@@ -120,6 +121,7 @@ class Lifecycle(Callback):
                 reap_dead_runs(settings.tracking)
             number = config.hydra.job.get("num") if self.parent_run_id else 0
             folder = Path(config.hydra.runtime.output_dir)
+            check_output_folder(folder)
             redact_files(folder / ".hydra")
             overrides = list(config.hydra.overrides.task)
             params = flatten_settings(settings)
@@ -164,6 +166,16 @@ class Lifecycle(Callback):
             failed = report_and_register(settings, self.parent_run_id, folder)
         if failed or self.lost:
             raise SystemExit(1)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raises SettingError where the trial would meet a `model` folder that it did not make."""
+    target = folder / "model"
+    if target.exists() or target.is_symlink():
+        raise SettingError(
+            f"{target} is there already, and the trial would write its own; leave out hydra.run.dir"
+            " and hydra.sweep.dir, or give folders without one"
+        )
 
 
 class _Refusals:

@@ -28,6 +28,23 @@ def test_a_full_disk_leaves_no_partial_checkpoint(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_nothing_is_written_over(kind: str, tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    if kind == "folder":
+        target.mkdir()
+        (target / "mine").write_text("mine", encoding="utf-8")
+    elif kind == "file":
+        target.write_text("mine", encoding="utf-8")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        target.symlink_to(tmp_path / "elsewhere")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ExportError, match="there already"):
+        export_model(make_tiny("llama"), make_tokenizer(), target)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_weights_survive_export_bit_for_bit(tmp_path: Path) -> None:
     import torch
 

@@ -1,5 +1,6 @@
 """Stored models are the trial's bytes, only data, and nothing else is removed."""
 
+import errno
 import json
 import os
 import pickle
@@ -7,11 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
+from mlflow.tracking import MlflowClient
 
+from prune_exp.registry import stored_models
 from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.tracking.read import read_run
+from prune_exp.tracking.store import open_store
+from support.cli import command, runs_in, small_trial
 from support.hostile import SNITCH, Bomb
+from support.models import make_tiny
 from support.store import Store
+from support.tokenizers import make_bpe_tokenizer
 
 ALLOWED = {".safetensors", ".json", ".md", ".txt", ".yaml", ".jinja", ".sig", ""}
 
@@ -113,3 +123,47 @@ def test_a_tag_cannot_have_other_folders_removed(tmp_path: Path) -> None:
     assert inside.exists()
     discard_checkpoint(trial(str(inside)), [root])
     assert not inside.exists()
+
+
+@pytest.mark.slow
+def test_a_trimmed_model_stored_in_several_files_is_promoted(
+    text_file: Path, tmp_path: Path
+) -> None:
+    """MLflow's own limit is 500 MB a file; here a setting of it stands in for a large model."""
+    model = tmp_path / "model"
+    make_tiny("llama").save_pretrained(model)
+    make_bpe_tokenizer().save_pretrained(model)
+    args = [*small_trial(model, text_file, tmp_path / "cache"), "benchmark=off"]
+    how = ["pruning=vocab", "pruning.vocab_share=0.9", "sparsity=0.1", "pruning.keep_share=0"]
+    done = command(
+        *args, *how, cwd=tmp_path, env={"MLFLOW_HUGGINGFACE_MODEL_MAX_SHARD_SIZE": "20KB"}
+    )
+    assert done.returncode == 0, done.stderr
+    made = Store(root=tmp_path, cache=tmp_path / "cache")
+    (run,) = runs_in(tmp_path)
+    assert run.data.metrics["pruned/vocabulary"] < 300
+    judged = ["integrity", "reload"]
+    assert made.promote(gates=judged, run_id=run.info.run_id) == 0
+    kept = json.loads(made.tags("1")["gate.reload"])
+    assert kept["figures"]["max_logit_difference"] == 0
+
+
+def test_a_model_that_cannot_be_stored_leaves_its_trial_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = TrackingSettings(root=str(tmp_path / "mlruns"))
+    experiment = open_store(tracking)
+    run_id = MlflowClient().create_run(experiment).info.run_id
+    MlflowClient().set_terminated(run_id, "FINISHED", 12345)
+    monkeypatch.setattr(stored_models, "write_card", lambda *_: None)
+
+    def full(*_: object) -> str:
+        assert mlflow.get_run(run_id).info.status == "RUNNING"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stored_models, "_log_checkpoint", full)
+    with pytest.raises(OSError, match="No space"):
+        stored_models.log_model(read_run(run_id), tmp_path)
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    assert mlflow.get_run(run_id).info.end_time == 12345
+    assert mlflow.active_run() is None

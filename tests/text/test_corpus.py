@@ -1,5 +1,6 @@
 """Text is split by document, and its bytes are counted."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from prune_exp.model import loading
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings
-from prune_exp.text.corpus import load_corpus
+from prune_exp.text.corpus import load_corpus, split_into_documents
 from prune_exp.trial.prepare import prepare_trial
 from support.models import make_tiny
 from support.settings import settings_for
@@ -57,3 +58,21 @@ def test_blocks_of_a_model_that_wants_a_first_token_have_it(
         assert (text.ids[:, 1:] != tokenizer.bos_token_id).all()
         read = "".join(tokenizer.batch_decode(text.ids[:, 1:]))
         assert text.bytes_scored == len(read.encode())
+
+
+def test_lines_are_documents_where_nothing_else_parts_them() -> None:
+    assert split_into_documents("one\ntwo\r\nthree\n") == ["one", "two", "three"]
+    assert split_into_documents("one\nstill one\n\ntwo") == ["one\nstill one", "two"]
+
+
+def test_json_lines_give_their_texts() -> None:
+    lines = [json.dumps({"id": i, "text": f"Text {i}\nof two lines."}) for i in range(3)]
+    assert split_into_documents("\n".join(lines)) == [f"Text {i}\nof two lines." for i in range(3)]
+    assert split_into_documents("{not json\nat all") == ["{not json", "at all"]
+    for wrong, said in (
+        ('{"content": "x"}', "line 4 is JSON without a text"),
+        ("plain", "line 4 is no JSON"),
+        ("[1, 2]", "line 4 is JSON without a text"),
+    ):
+        with pytest.raises(SettingError, match=said):
+            split_into_documents("\n".join([*lines, wrong]))

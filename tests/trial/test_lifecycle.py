@@ -1,15 +1,18 @@
 """What happens around a trial happens where it should."""
 
+import shutil
 from pathlib import Path
 
 import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from prune_exp.machine.cache import folder_sha256
 from prune_exp.search.sweeper import register_sweeper
 from prune_exp.settings.config_tree import conf_dir
 from prune_exp.settings.schema import Settings, store_schema
 from prune_exp.trial.lifecycle import Lifecycle
+from support.cli import command, small_trial
 
 
 @pytest.mark.parametrize(
@@ -42,3 +45,19 @@ def composed(*overrides: str) -> DictConfig:
     OmegaConf.set_readonly(config, False)
     OmegaConf.set_readonly(config.hydra, False)
     return config
+
+
+@pytest.mark.parametrize("kind", ["single", "sweep"])
+def test_a_checkpoint_of_the_users_is_never_written_over(
+    kind: str, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """hydra.run.dir=. in a project that keeps its model in ./model, as many do."""
+    project = tmp_path / ("0" if kind == "sweep" else ".")
+    shutil.copytree(tiny_folder, project / "model")
+    before = folder_sha256(project / "model")
+    args = small_trial(project / "model", text_file, tmp_path / "cache")
+    where = ["hydra.run.dir=."] if kind == "single" else ["-m", "hydra.sweep.dir=.", "sparsity=0.3"]
+    done = command(*where, *args, "benchmark=off", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "model is there already" in done.stderr
+    assert folder_sha256(project / "model") == before

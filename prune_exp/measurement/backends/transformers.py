@@ -74,6 +74,7 @@ def _generate_growing(model: Any) -> Generate:
                 max_new_tokens=new_tokens,
                 min_new_tokens=new_tokens,
                 do_sample=False,
+                use_cache=True,  # some checkpoints forbid it in their config
                 pad_token_id=0,
                 streamer=_Streamer(arrived),
                 return_dict_in_generate=True,

@@ -1,5 +1,6 @@
 """Every backend says the same tokens."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,18 @@ def greedy_tokens(model: Any, ids: list[list[int]]) -> list[list[int]]:
 
 def nothing() -> None:
     pass
+
+
+def test_a_checkpoint_that_forbids_the_cache_is_served_with_one(tmp_path: Path) -> None:
+    """Training with gradient checkpointing leaves `use_cache: false` in config.json."""
+    model = make_tiny("llama")
+    model.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"use_cache": False}))
+    tokens, held = serve(tmp_path, tmp_path).generate(PROMPTS, NEW, nothing)
+    assert tokens == greedy_tokens(model, PROMPTS)
+    assert held > 0
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])

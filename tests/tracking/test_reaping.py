@@ -1,0 +1,94 @@
+"""Runs of killed processes are ended, and nothing of anybody else's is touched."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.tracking import tags
+from prune_exp.tracking.reaping import is_dead, process_tags, reap_dead_runs
+from prune_exp.tracking.store import open_store
+
+DEAD = f"{socket.gethostname()} 999999999 0.00"
+
+
+@pytest.fixture
+def tracking(tmp_path: Path) -> TrackingSettings:
+    return TrackingSettings(root=str(tmp_path / "mlruns"))
+
+
+def left_running(tracking: TrackingSettings, **given: str) -> str:
+    """A trial's run that nobody has ended."""
+    experiment = open_store(tracking)
+    kept = {tags.ROLE: "trial", tags.PROCESS: DEAD} | {
+        getattr(tags, k): v for k, v in given.items()
+    }
+    return MlflowClient().create_run(experiment, tags=kept).info.run_id
+
+
+def checkpoint_in(folder: Path) -> Path:
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "config.json").write_text("{}", encoding="utf-8")
+    return folder / "model"
+
+
+def run_of(run_id: str) -> Any:
+    return mlflow.get_run(run_id)
+
+
+def test_a_killed_trial_fails_and_what_it_left_goes(tracking: TrackingSettings) -> None:
+    model = checkpoint_in(Path(tracking.root) / "outputs" / "1")
+    run_id = left_running(tracking, FOLDER=str(model.parent))
+    reap_dead_runs(tracking)
+    assert run_of(run_id).info.status == "FAILED"
+    assert tags.INTERRUPTED in run_of(run_id).data.tags
+    assert not model.exists()
+
+
+def test_a_trial_killed_while_its_model_was_stored_keeps_both(tracking: TrackingSettings) -> None:
+    model = checkpoint_in(Path(tracking.root) / "outputs" / "1")
+    run_id = left_running(tracking, FOLDER=str(model.parent), WEIGHTS_SHA256="0" * 64)
+    reap_dead_runs(tracking)
+    assert run_of(run_id).info.status == "FINISHED"
+    assert tags.ERROR not in run_of(run_id).data.tags
+    assert model.is_dir()
+
+
+@pytest.mark.parametrize("where", ["project", "mlruns/../project", "mlruns-of-others"])
+def test_a_folder_elsewhere_is_never_removed(
+    where: str, tracking: TrackingSettings, tmp_path: Path
+) -> None:
+    Path(tracking.root).mkdir()
+    model = checkpoint_in(tmp_path / where)
+    run_id = left_running(tracking, FOLDER=str(tmp_path / where))
+    reap_dead_runs(tracking)
+    assert run_of(run_id).info.status == "FAILED"
+    assert model.is_dir()
+
+
+def test_a_link_out_of_the_root_is_not_followed(tracking: TrackingSettings, tmp_path: Path) -> None:
+    model = checkpoint_in(tmp_path / "project")
+    outputs = Path(tracking.root) / "outputs"
+    outputs.mkdir(parents=True)
+    (outputs / "1").symlink_to(tmp_path / "project")
+    left_running(tracking, FOLDER=str(outputs / "1"))
+    reap_dead_runs(tracking)
+    assert model.is_dir()
+
+
+@pytest.mark.parametrize("process", ["x", "", "host 1", "host one 2.0", "host 1 noon", "a b c d"])
+def test_a_tag_that_is_none_of_ours_is_left_alone(process: str, tracking: TrackingSettings) -> None:
+    assert not is_dead(process)
+    run_id = left_running(tracking, PROCESS=process)
+    reap_dead_runs(tracking)
+    assert run_of(run_id).info.status == "RUNNING"
+
+
+def test_a_living_process_is_not_reaped(tracking: TrackingSettings) -> None:
+    run_id = left_running(tracking, PROCESS=process_tags()[tags.PROCESS])
+    reap_dead_runs(tracking)
+    assert run_of(run_id).info.status == "RUNNING"
