@@ -55,6 +55,9 @@ def describe_settings() -> str:
         if is_dataclass(kind):
             parts.append(f"### {name}\n\n{_options(name)}".rstrip())
             parts.append(_table(list(_settings_of(kind, composed[name], f"{name}."))))
+    parts.append(
+        f"### experiment\n\nNone by default; each sets several of the above.\n\n{_options('experiment')}"
+    )
     for command, kind in COMMANDS.items():
         composed = _compose(command)
         rows = [
@@ -136,7 +139,9 @@ def _options(group: str) -> str:
         lines = path.read_text(encoding="utf-8").splitlines()
         comment = []
         for line in lines:
-            if not line.startswith("# ") or line.startswith("# @package"):
+            if line.startswith("# @package"):
+                continue
+            if not line.startswith("# "):
                 break
             comment.append(line.removeprefix("# "))
         rows.append(f"- `{group}={path.stem}`" + (f": {' '.join(comment)}" if comment else ""))

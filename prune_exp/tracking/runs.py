@@ -169,8 +169,7 @@ def _log_curve(result: TrialResult) -> None:
 
 def _measurement_tags(facts: dict[str, Any]) -> dict[str, str]:
     """What a timing depends on, beside the versions and the commit that every run has."""
-    names = ("stopped_by", "processor", "cores", "threads", "governor")
-    return {f"{tags.PREFIX}{name}": str(facts[name]) for name in names}
+    return {f"{tags.PREFIX}{name}": str(facts[name]) for name in tags.MEASUREMENT_FACTS}
 
 
 def _log_texts(result: TrialResult) -> None:

@@ -30,6 +30,9 @@ MODEL_URI = f"{PREFIX}model_uri"
 FILES_SHA256 = f"{PREFIX}files_sha256"
 """Of trials whose weights are stored: digest of all files of the stored checkpoint."""
 
+MEASUREMENT_FACTS = ("stopped_by", "processor", "cores", "threads", "governor")
+"""What a timing depends on; each is a tag after `PREFIX`."""
+
 DEVICE = "device"
 GIT_COMMIT = "git_commit"
 VERSION_PREFIX = "version."

@@ -1,8 +1,8 @@
 """Our clocks and memory beside optimum-benchmark's, on one checkpoint and one shape of request.
 
 `pip install --no-deps optimum-benchmark colorlog flatten-dict` and `pip install datasets`, then on
-an idle machine `PEER_CHECKPOINT=DIR pytest -m peer -n 0 -s tests/measurement/test_peer_benchmark.py`; a tiny
-model without PEER_CHECKPOINT. Ratios are printed, ours over theirs.
+an idle machine `PEER_CHECKPOINT=DIR pytest -m peer -n 0 -s tests/measurement`; a tiny model without
+PEER_CHECKPOINT. Ratios are printed, ours over theirs.
 """
 
 import json
