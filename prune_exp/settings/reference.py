@@ -55,9 +55,8 @@ def describe_settings() -> str:
         if is_dataclass(kind):
             parts.append(f"### {name}\n\n{_options(name)}".rstrip())
             parts.append(_table(list(_settings_of(kind, composed[name], f"{name}."))))
-    parts.append(
-        f"### experiment\n\nNone by default; each sets several of the above.\n\n{_options('experiment')}"
-    )
+    parts.append("### experiment\n\nNone by default; each sets several of the above.")
+    parts.append(_options("experiment"))
     for command, kind in COMMANDS.items():
         composed = _compose(command)
         rows = [
