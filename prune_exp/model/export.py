@@ -9,6 +9,8 @@ from typing import Any
 from prune_exp.machine.cache import digest_of, file_sha256
 from prune_exp.model import loading
 
+PARTIAL = ".partial"
+
 
 class ExportError(RuntimeError):
     """The pruned model could not be written."""
@@ -24,7 +26,7 @@ def export_model(model: Any, tokenizer: Any, target: Path) -> Path:
     if target.exists() or target.is_symlink():
         raise ExportError(f"{target} is there already, and nothing is written over it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=PARTIAL, dir=target.parent))
     try:
         loading.save_model(model, tokenizer, scratch / target.name)
         os.replace(scratch / target.name, target)
@@ -33,6 +35,12 @@ def export_model(model: Any, tokenizer: Any, target: Path) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def discard_partial(target: Path) -> None:
+    """Removes what an export to `target` left that was killed."""
+    for folder in target.parent.glob(f".{target.name}-*{PARTIAL}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def weights_sha256(checkpoint: Path) -> str:

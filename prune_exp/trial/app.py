@@ -20,9 +20,10 @@ def run_job(config: Any) -> dict[str, float]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from prune_exp.model.export import discard_partial
     from prune_exp.tracking import runs
     from prune_exp.tracking.metrics import flatten_result
-    from prune_exp.trial.isolated import run_isolated
+    from prune_exp.trial.isolated import TrialDied, run_isolated
     from prune_exp.trial.run import describe_redundant_voters, run_trial
 
     settings = read_config(config)
@@ -33,6 +34,9 @@ def run_job(config: Any) -> dict[str, float]:
         runs.log_result(result, folder)
         if settings.tracking.log_models == "all":
             store_weights(settings.tracking.signing_key)
+    except TrialDied:
+        discard_partial(folder / "model")
+        raise
     except KeyboardInterrupt:
         runs.end_open_runs("KILLED")
         raise

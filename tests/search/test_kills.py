@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from support.cli import command, runs_in
 from support.kills import start
@@ -44,6 +45,8 @@ def test_a_killed_trial_fails_in_both_stores_and_the_others_go_on(
         ("prune_exp.pruning.surgery:carry_out_plan", "driver", 0),
         ("prune_exp.tracking.runs:end_trial", "self after", 1),
         ("prune_exp.search.study:tell_trial", "self after", 1),
+        ("prune_exp.registry.stored_models:_log_checkpoint", "self", 2),
+        ("prune_exp.registry.stored_models:_log_checkpoint", "self after", 2),
         ("prune_exp.reporting.write:write_report", "self", 2),
     ],
 )
@@ -68,3 +71,6 @@ def test_a_killed_driver_loses_nothing_that_had_finished(
     assert "RUNNING" not in states(tmp_path, "X")
     assert states(tmp_path, "X").count("COMPLETE") == 2
     assert list((tmp_path / "mlruns" / "sweeps").glob("*/*/report.md"))
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    best = str(client.get_model_version_by_alias("pruned-tiny", "candidate").run_id)
+    assert sparsities([client.get_run(best)]) == ["0.3"], "the best one is registered"
