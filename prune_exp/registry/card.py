@@ -147,7 +147,7 @@ def _describe_procedure(trial: TrackedTrial, plan: PruningPlan | None) -> str:
     data = _data_of(trial)
     lines = [
         f"method {pruning.method}, ballot {pruning.ballot}, vote threshold"
-        f" {float(params['vote_threshold']):g}, requested sparsity {float(params['sparsity']):g},"
+        f" {float(params.get('vote_threshold', '0.5')):g}, requested sparsity {float(params.get('sparsity', '0.5')):g},"
         f" voters {', '.join(pruning.voters)}",
         *_describe_plan(plan),
         f"refit by least squares: {'yes' if pruning.refit else 'no'};"
