@@ -145,10 +145,11 @@ def _describe_procedure(trial: TrackedTrial, plan: PruningPlan | None) -> str:
     params = trial.params
     pruning = _pruning_of(trial)
     data = _data_of(trial)
+    threshold = float(params.get("vote_threshold", "0.5"))
+    sparsity = float(params.get("sparsity", "0.5"))
     lines = [
-        f"method {pruning.method}, ballot {pruning.ballot}, vote threshold"
-        f" {float(params.get('vote_threshold', '0.5')):g}, requested sparsity {float(params.get('sparsity', '0.5')):g},"
-        f" voters {', '.join(pruning.voters)}",
+        f"method {pruning.method}, ballot {pruning.ballot}, vote threshold {threshold:g},"
+        f" requested sparsity {sparsity:g}, voters {', '.join(pruning.voters)}",
         *_describe_plan(plan),
         f"refit by least squares: {'yes' if pruning.refit else 'no'};"
         f" training afterwards: {params.get('recovery.name', 'none')}",
