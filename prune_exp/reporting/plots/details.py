@@ -134,7 +134,7 @@ def _draw_improvements(axis: Any, metrics: Metrics) -> None:
         [value - end for value, end in zip(values, low, strict=True)],
         [end - value for value, end in zip(values, high, strict=True)],
     ]
-    names = [figure.short_name.replace(" ", "\n") for figure in gains]
+    names = ["\n".join(figure.short_name.replace(", ", ",\n").rsplit(" ", 1)) for figure in gains]
     axis.bar(names, values, yerr=errors, color=PRUNED, capsize=5, width=0.6)
     axis.axhline(0, color=INK, linewidth=0.8)
     edge = max(WIDEST, 3 * max(map(abs, values)))
