@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ def cached_folder(target: Path, build: Callable[[Path], None]) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return target
+
+
+def remove_below(folder: Path, roots: Iterable[Path]) -> None:
+    """Removes a folder, unless it lies anywhere but below one of the roots; links are followed."""
+    target = folder.resolve()
+    if any(target.is_relative_to(root.resolve()) and target != root.resolve() for root in roots):
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

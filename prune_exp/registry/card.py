@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from prune_exp import __version__
 from prune_exp.measurement.records import Interval
 from prune_exp.pruning.plan import PruningPlan
+from prune_exp.registry.origin import data_of
 from prune_exp.settings.groups import DataSettings, ModelSettings, PruningSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.tracking.figures import key_figures
@@ -38,7 +39,7 @@ def write_card(trial: TrackedTrial, plan: PruningPlan | None, folder: Path) -> A
 def model_card(trial: TrackedTrial, plan: PruningPlan | None) -> Any:
     """The card (a `huggingface_hub.ModelCard`), all of it from what was tracked."""
     model = _model_of(trial)
-    text = text_name(_data_of(trial))
+    text = text_name(data_of(trial))
     name = f"{model.name}-pruned"
     found = _evaluation_results(trial, text)
     data = ModelCardData(
@@ -66,10 +67,6 @@ def model_card(trial: TrackedTrial, plan: PruningPlan | None) -> Any:
 
 def _model_of(trial: TrackedTrial) -> ModelSettings:
     return restore_settings(ModelSettings, trial.params, "model")
-
-
-def _data_of(trial: TrackedTrial) -> DataSettings:
-    return restore_settings(DataSettings, trial.params, "data")
 
 
 def _pruning_of(trial: TrackedTrial) -> PruningSettings:
@@ -144,7 +141,7 @@ def _evaluation_results(trial: TrackedTrial, text: str) -> list[Any]:
 def _describe_procedure(trial: TrackedTrial, plan: PruningPlan | None) -> str:
     params = trial.params
     pruning = _pruning_of(trial)
-    data = _data_of(trial)
+    data = data_of(trial)
     threshold = float(params.get("vote_threshold", "0.5"))
     sparsity = float(params.get("sparsity", "0.5"))
     lines = [

@@ -18,7 +18,7 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from prune_exp.machine.cache import folder_sha256
+from prune_exp.machine.cache import folder_sha256, remove_below
 from prune_exp.model.loading import load_model, load_tokenizer, silence_transformers
 from prune_exp.registry.card import summarize_trial, write_card
 from prune_exp.registry.signing import SIGNATURE, sign_folder
@@ -54,9 +54,7 @@ def checkpoint_of(trial: TrackedTrial) -> Path:
 
 def discard_checkpoint(trial: TrackedTrial, roots: list[Path]) -> None:
     """Removes what a trial left, unless its tag points anywhere but below one of the roots."""
-    folder = checkpoint_of(trial).resolve()
-    if any(folder.is_relative_to(root.resolve()) and folder != root.resolve() for root in roots):
-        shutil.rmtree(folder, ignore_errors=True)
+    remove_below(checkpoint_of(trial), roots)
 
 
 def can_store(trial: TrackedTrial) -> bool:

@@ -75,6 +75,16 @@ KEY_FIGURES = (
 )
 
 
+HEADLINE = (
+    "speedup",
+    "latency_reduction_pct",
+    "memory_reduction_pct",
+    "throughput_gain_pct",
+    "perplexity_ratio",
+)
+"""What is shown first, as cards."""
+
+
 def key_figures(*keys: str) -> tuple[Figure, ...]:
     """Some of the key figures, by their metrics' names, in the order given."""
     by_key = {figure.key: figure for figure in KEY_FIGURES}

@@ -1,13 +1,13 @@
 """Runs that nothing would ever end: their process was killed, or their launcher lost them."""
 
 import os
-import shutil
 import socket
 from pathlib import Path
 
 import psutil
 from mlflow.tracking import MlflowClient
 
+from prune_exp.machine.cache import remove_below
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
@@ -62,20 +62,14 @@ def reap_dead_runs(tracking: TrackingSettings) -> None:
             continue
         fail_run(run.info.run_id, "interrupted: the process was killed", interrupted=True)
         if found.get(tags.ROLE) == "trial" and found.get(tags.FOLDER):
-            remove_below(Path(found[tags.FOLDER]) / "model", tracking)
-
-
-def remove_below(folder: Path, tracking: TrackingSettings) -> None:
-    """Removes a folder that a tag names, unless it lies anywhere but below `tracking.root`."""
-    root = Path(tracking.root).expanduser().resolve()
-    if folder.resolve().is_relative_to(root) and folder.resolve() != root:
-        shutil.rmtree(folder, ignore_errors=True)
+            root = Path(tracking.root).expanduser()
+            remove_below(Path(found[tags.FOLDER]) / "model", [root])
 
 
 def fail_run(run_id: str, reason: str, *, interrupted: bool = False) -> None:
     """Marks a run as FAILED from outside, with the reason in a tag."""
     client = MlflowClient()
-    client.set_tag(run_id, tags.ERROR, redact(reason)[:5000])
+    client.set_tag(run_id, tags.ERROR, redact(reason)[: tags.LONGEST])
     if interrupted:
         client.set_tag(run_id, tags.INTERRUPTED, "true")
     client.set_terminated(run_id, "FAILED")

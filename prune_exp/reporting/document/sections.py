@@ -17,15 +17,9 @@ from prune_exp.reporting.document.elements import (
 from prune_exp.reporting.document.findings import Findings, Metrics
 from prune_exp.reporting.document.trials import TRIAL_HEAD, place_of, show_value, trial_rows
 from prune_exp.reporting.insights import SUMMARY, conclude, list_insights
-from prune_exp.tracking.figures import KEY_FIGURES, Figure, key_figures
+from prune_exp.tracking.figures import HEADLINE, KEY_FIGURES, Figure, key_figures
 
-CARDS = key_figures(
-    "speedup",
-    "latency_reduction_pct",
-    "memory_reduction_pct",
-    "throughput_gain_pct",
-    "perplexity_ratio",
-)
+CARDS = key_figures(*HEADLINE)
 DETAILS = (
     ("Average latency (ms)", "latency_ms_mean", ".1f"),
     ("Latency p50 (ms)", "latency_ms_p50", ".1f"),

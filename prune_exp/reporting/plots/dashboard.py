@@ -12,15 +12,9 @@ from prune_exp.reporting.plots.style import (
     draw_pair,
     draw_panels,
 )
-from prune_exp.tracking.figures import key_figures
+from prune_exp.tracking.figures import HEADLINE, key_figures
 
-CARDS = key_figures(
-    "speedup",
-    "latency_reduction_pct",
-    "memory_reduction_pct",
-    "throughput_gain_pct",
-    "perplexity_ratio",
-)
+CARDS = key_figures(*HEADLINE)
 PAIRS = (
     ("Latency, median", "ms", "latency_ms_p50"),
     ("Peak memory", "MiB", "peak_memory_mib"),
