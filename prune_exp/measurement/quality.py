@@ -1,8 +1,8 @@
 """How much of the dense model's language is left, on held-out text."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from prune_exp.machine.cache import cached_folder, digest_of
 from prune_exp.machine.device import cache_key
 from prune_exp.measurement.intervals import exp_mean_difference
-from prune_exp.measurement.records import Quality, QualityComparison
+from prune_exp.measurement.records import DomainQuality, Quality, QualityComparison
 from prune_exp.model.architectures import decoder_of, head_of
 from prune_exp.model.next_tokens import NextTokens, divergence, split_tokens
 from prune_exp.text.corpus import TokenBlocks
@@ -72,69 +72,115 @@ def compare_quality(
 ) -> QualityComparison:
     """Measures a pruned model against the dense one on the same blocks [blocks, tokens].
 
+    The figures are those of the domains that are to be kept; every domain has its own as well.
     With `reencode` the pruned model has a vocabulary of its own: it reads the same bytes as its
     own tokens, its loss is still counted per token of the dense model's, and distributions over
     different vocabularies are not compared.
     """
-    if reencode is not None:
-        return _compare_across(pruned, dense, text, reencode, max_perplexity_ratio, resamples)
-    losses = []
-    total_divergence = 0.0
-    total_agreed = 0
+    if reencode is None:
+        judged = _judge_blocks(pruned, dense, text)
+    else:
+        losses, own_tokens = block_losses(pruned, text, reencode)
+        judged = [
+            _JudgedBlock(loss=loss, own_tokens=own, divergence=math.nan, agreed=0)
+            for loss, own in zip(losses, own_tokens, strict=True)
+        ]
+    scored = _ScoredText(
+        judged=judged,
+        dense_losses=dense.losses.tolist(),
+        predicted=text.ids.shape[1] - 1,
+        resamples=resamples,
+    )
+    spans = list(text.spans())
+    kept = [row for domain, rows in spans if domain.kept for row in rows]
+    whole = scored.compare(kept, sum(domain.bytes_scored for domain, _ in spans if domain.kept))
+    tokens = len(kept) * scored.predicted
+    divergence = sum(judged[row].divergence for row in kept)
+    agreed = sum(judged[row].agreed for row in kept)
+    return QualityComparison(
+        dense=whole.dense,
+        pruned=whole.pruned,
+        perplexity_ratio=whole.perplexity_ratio,
+        kl_to_dense=None if reencode is not None else divergence / tokens,
+        top1_agreement=None if reencode is not None else agreed / tokens,
+        max_perplexity_ratio=max_perplexity_ratio,
+        domains={
+            domain.name: replace(scored.compare(rows, domain.bytes_scored), kept=domain.kept)
+            for domain, rows in spans
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _JudgedBlock:
+    """What a pruned model makes of one block."""
+
+    loss: float
+    """Mean loss per token of the dense model's tokenizer, in nats."""
+    own_tokens: int
+    """Tokens of the model's own that are predicted."""
+    divergence: float
+    """Summed KL(dense || pruned); NaN across vocabularies."""
+    agreed: int
+    """Positions where both models rank the same token first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ScoredText:
+    """Both models' figures, block by block."""
+
+    judged: list[_JudgedBlock]
+    dense_losses: list[float]
+    predicted: int
+    """Tokens of the dense model's tokenizer that are predicted in a block."""
+    resamples: int
+
+    def compare(self, rows: Sequence[int], bytes_scored: int) -> DomainQuality:
+        """Both models on some of the blocks."""
+        ours = [self.judged[row].loss for row in rows]
+        theirs = [self.dense_losses[row] for row in rows]
+        own_tokens = sum(self.judged[row].own_tokens for row in rows)
+        tokens = len(rows) * self.predicted
+        return DomainQuality(
+            dense=_quality_of(theirs, bytes_scored, tokens, tokens),
+            pruned=_quality_of(ours, bytes_scored, tokens, own_tokens),
+            perplexity_ratio=exp_mean_difference(ours, theirs, resamples=self.resamples),
+            kept=True,
+        )
+
+
+def _judge_blocks(pruned: Any, dense: DenseBaseline, text: TokenBlocks) -> list[_JudgedBlock]:
+    """A pruned model that has the dense one's vocabulary, block by block."""
+    found = []
     blocks = zip(text.ids, dense.hidden, strict=True)
     for ids, hidden in tqdm(blocks, "quality", total=len(text.ids), unit="block"):
         expected = NextTokens(hidden=hidden, head=dense.head)
-        loss, summed_divergence, agreed = compare_block(pruned, ids, expected)
-        losses.append(loss / (len(ids) - 1))
-        total_divergence += summed_divergence
-        total_agreed += agreed
-    tokens = text.ids[:, 1:].numel()
-    return QualityComparison(
-        dense=_quality_of(dense.losses.tolist(), text, tokens),
-        pruned=_quality_of(losses, text, tokens),
-        perplexity_ratio=exp_mean_difference(losses, dense.losses.tolist(), resamples=resamples),
-        kl_to_dense=total_divergence / tokens,
-        top1_agreement=total_agreed / tokens,
-        max_perplexity_ratio=max_perplexity_ratio,
-    )
-
-
-def _compare_across(
-    pruned: Any,
-    dense: DenseBaseline,
-    text: TokenBlocks,
-    reencode: Reencode,
-    max_perplexity_ratio: float,
-    resamples: int,
-) -> QualityComparison:
-    losses, own_tokens = block_losses(pruned, text, reencode)
-    ratio = exp_mean_difference(losses, dense.losses.tolist(), resamples=resamples)
-    return QualityComparison(
-        dense=_quality_of(dense.losses.tolist(), text, text.ids[:, 1:].numel()),
-        pruned=_quality_of(losses, text, own_tokens),
-        perplexity_ratio=ratio,
-        kl_to_dense=None,
-        top1_agreement=None,
-        max_perplexity_ratio=max_perplexity_ratio,
-    )
+        loss, divergence, agreed = compare_block(pruned, ids, expected)
+        predicted = len(ids) - 1
+        found.append(
+            _JudgedBlock(
+                loss=loss / predicted, own_tokens=predicted, divergence=divergence, agreed=agreed
+            )
+        )
+    return found
 
 
 def block_losses(
     model: Any, text: TokenBlocks, reencode: Reencode | None = None
-) -> tuple[list[float], int]:
+) -> tuple[list[float], list[int]]:
     """Mean loss of each block per token of the text's tokenizer, in nats, and tokens predicted.
 
     The tokens predicted are the model's own: others than the text's with `reencode`.
     """
     losses = []
-    own_tokens = 0
+    own_tokens = []
     for block in tqdm(text.ids, "quality", unit="block"):
         first, ids = reencode(block) if reencode is not None else (1, block)
         after = NextTokens(hidden=_final_hidden(model, ids), head=head_of(model).weight)
         log_probs = after.log_probs(slice(first - 1, len(ids) - 1))
         loss = _sum_loss(log_probs, ids[first:])
         losses.append(loss / (len(block) - 1))
-        own_tokens += len(ids) - first
+        own_tokens.append(len(ids) - first)
     return losses, own_tokens
 
 
@@ -166,13 +212,14 @@ def _sum_loss(log_probs: torch.Tensor, targets: torch.Tensor) -> float:
     return -float(log_probs.gather(-1, wanted).double().sum())
 
 
-def _quality_of(losses: list[float], text: TokenBlocks, own_tokens: int) -> Quality:
+def _quality_of(
+    losses: Sequence[float], bytes_scored: int, tokens: int, own_tokens: int
+) -> Quality:
     """Quality from each block's loss per token of the dense tokenizer, in nats."""
     mean = sum(losses) / len(losses)
-    tokens = text.ids[:, 1:].numel()
     return Quality(
-        bits_per_byte=mean * tokens / math.log(2) / text.bytes_scored,
+        bits_per_byte=mean * tokens / math.log(2) / bytes_scored,
         perplexity=math.exp(min(mean, LARGEST_LOSS)),
-        bytes_per_token=text.bytes_scored / own_tokens,
+        bytes_per_token=bytes_scored / own_tokens,
         tokens=tokens,
     )

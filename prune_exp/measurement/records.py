@@ -234,8 +234,29 @@ class Quality:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DomainQuality:
+    """Both models on the held-out blocks of one kind of text."""
+
+    dense: Quality
+    pruned: Quality
+    perplexity_ratio: Interval
+    kept: bool
+    """Whether a model that loses this text has not kept its quality."""
+
+    def metrics(self, name: str) -> Flat:
+        """Its figures under names that begin with `domain/<name>`."""
+        prefix = f"domain/{name}"
+        return {
+            f"{prefix}/dense_bits_per_byte": self.dense.bits_per_byte,
+            f"{prefix}/pruned_bits_per_byte": self.pruned.bits_per_byte,
+            f"{prefix}/tokens": self.dense.tokens,
+            f"{prefix}/kept": self.kept,
+        } | self.perplexity_ratio.metrics(f"{prefix}/perplexity_ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
 class QualityComparison:
-    """Both models on the same held-out blocks."""
+    """Both models on the same held-out blocks, those of all domains that are to be kept."""
 
     dense: Quality
     pruned: Quality
@@ -245,8 +266,21 @@ class QualityComparison:
     top1_agreement: float | None
     """Share of positions where both rank the same token first; None across vocabularies."""
     max_perplexity_ratio: float
+    domains: dict[str, DomainQuality] = field(default_factory=dict)
+    """By the name of the text, those that need not be kept included."""
+
+    @property
+    def lost(self) -> list[str]:
+        """Domains, kept ones first, on which the upper end is beyond the configured limit."""
+        beyond = [
+            name
+            for name, domain in self.domains.items()
+            if not domain.perplexity_ratio.high <= self.max_perplexity_ratio
+        ]
+        return sorted(beyond, key=lambda name: not self.domains[name].kept)
 
     @property
     def maintained(self) -> bool:
-        """True when even the upper end of the interval is within the configured limit."""
-        return self.perplexity_ratio.high <= self.max_perplexity_ratio
+        """True when even the upper end is within the limit, on every domain to be kept."""
+        whole = self.perplexity_ratio.high <= self.max_perplexity_ratio
+        return whole and not any(self.domains[name].kept for name in self.lost)

@@ -9,6 +9,18 @@ from dataclasses import dataclass
 import torch
 
 CHUNK_TOKENS = 128
+TINY = 1e-30
+"""Probabilities below that count as that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergedTokens:
+    """Tokens that are counted as others."""
+
+    places: torch.Tensor
+    """The place of each token among the others [vocab]."""
+    count: int
+    """How many others there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +31,21 @@ class NextTokens:
     """Final hidden states [tokens, hidden]."""
     head: torch.Tensor
     """Language-model head [vocab, hidden]."""
+    merged: "MergedTokens | None" = None
+    """How tokens are counted together; None: each by itself."""
 
     def log_probs(self, rows: slice) -> torch.Tensor:
-        """Log-probabilities [chunk, vocab] in fp32 after some of the tokens."""
+        """Log-probabilities [chunk, vocab] in fp32 after some of the tokens.
+
+        Of merged tokens [chunk, merged tokens].
+        """
         states = self.hidden[rows].to(device=self.head.device, dtype=self.head.dtype)
-        return (states @ self.head.T).float().log_softmax(-1)
+        if self.merged is None:
+            return (states @ self.head.T).float().log_softmax(-1)
+        by_token = (self.head @ states.T).float().softmax(0)  # [vocab, chunk]: rows are summed fast
+        summed = by_token.new_zeros(self.merged.count, len(states))
+        summed.index_add_(0, self.merged.places, by_token)
+        return summed.clamp_min_(TINY).log_().T
 
 
 def split_tokens(count: int, chunk: int = CHUNK_TOKENS) -> Iterator[slice]:

@@ -4,7 +4,7 @@ Expensive once, kept on disk by digest; voting afterwards is quick.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,55 +24,11 @@ from prune_exp.model.architectures import (
 )
 from prune_exp.pruning.layer_stream import LayerStream, watch_modules
 from prune_exp.pruning.moments import INVERSE_DAMPING, Moments
+from prune_exp.pruning.statistics import Statistics, tensors_of
 from prune_exp.pruning.taylor import taylor_effects
 from prune_exp.text.corpus import Corpus, token_frequency
 
 VERSION = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """Per-feature facts; a feature is an MLP channel, or one of a head's `head_dim` outputs.
-
-    L layers, W channels, Q query heads, K key/value heads, D = head_dim, V tokens.
-    """
-
-    mlp_weight_norm: torch.Tensor
-    """Norm of each channel's rows of gate and up and column of down [L, W]."""
-    mlp_down_norm_sq: torch.Tensor
-    """Squared norm of each channel's column of down [L, W]."""
-    mlp_activation_mean_sq: torch.Tensor
-    """Mean squared activation [L, W]."""
-    mlp_activation_mean: torch.Tensor
-    """Mean activation [L, W]."""
-    mlp_inverse_moment_diag: torch.Tensor
-    """Diagonal of the inverse of the damped second moment of the activations [L, W]."""
-    mlp_taylor: torch.Tensor
-    """Mean over blocks of |sum of activation * gradient| [L, W]."""
-    heads_weight_norm: torch.Tensor
-    """Norm of each query head's weights, with its share of its key/value head [L, Q]."""
-    heads_out_norm_sq: torch.Tensor
-    """Squared norm of each column of the output projection [L, Q, D]."""
-    heads_activation_mean_sq: torch.Tensor
-    """Mean squared activation [L, Q, D]."""
-    heads_activation_mean: torch.Tensor
-    """Mean activation [L, Q, D]."""
-    heads_inverse_moment_diag: torch.Tensor
-    """Diagonal of the inverse second moment [L, Q, D]."""
-    heads_taylor: torch.Tensor
-    """Mean over blocks of |sum of activation * gradient| per head [L, Q]."""
-    layers_cosine_distance: torch.Tensor
-    """Mean 1 - cosine of a layer's input and output [L]."""
-    layers_input_norm_sq: torch.Tensor
-    """Mean squared norm of a layer's input [L]."""
-    vocab_norm_sq: torch.Tensor
-    """Squared norm of each token's embedding [V]."""
-    vocab_frequency: torch.Tensor
-    """Share of each token in the text that calibrates [V]."""
-    vocab_taylor: torch.Tensor
-    """Mean over blocks of |sum of a token's weights * their gradients| [V]."""
-    kv_heads: torch.Tensor
-    """Number of key/value heads, a scalar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +74,7 @@ def calibrate_model(
     Tokens are counted in all documents that calibrate, everything else comes from the blocks.
     """
     text = corpus.calibration
-    texts = (text.digest, digest_of(corpus.documents))
+    texts = (text.digest, digest_of([(part.documents, part.share) for part in corpus.parts]))
     device = cache_key(model.device)
     key = digest_of(VERSION, model_digest, texts, asdict(reading), INVERSE_DAMPING, *device)
 
@@ -126,13 +82,13 @@ def calibrate_model(
         def keep(index: int, hidden: torch.Tensor) -> None:
             save_file({"hidden": hidden.bfloat16()}, folder / f"{index}.safetensors")
 
-        frequency = token_frequency(corpus.documents, tokenizer, model.config.vocab_size)
+        frequency = token_frequency(corpus.parts, tokenizer, model.config.vocab_size)
         statistics = compute_statistics(model, text.ids, frequency, reading, keep)
-        tensors = {f.name: getattr(statistics, f.name).contiguous() for f in fields(statistics)}
-        save_file(tensors, folder / "statistics.safetensors")
+        save_file(tensors_of(statistics), folder / "statistics.safetensors")
 
     folder = cached_folder(cache_dir / "calibration" / key, build)
-    statistics = Statistics(**load_file(folder / "statistics.safetensors"))
+    tensors: dict[str, Any] = load_file(folder / "statistics.safetensors")
+    statistics = Statistics(**tensors)
     return Calibration(statistics=statistics, stream=folder)
 
 
@@ -160,9 +116,9 @@ def compute_statistics(
         hidden = torch.cat([seen, unseen])
         keep(index + 1, hidden)
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    tensors: dict[str, Any] = stacked | taylor_effects(model, ids[: reading.gradient_blocks])
     return Statistics(
-        **stacked,
-        **taylor_effects(model, ids[: reading.gradient_blocks]),
+        **tensors,
         kv_heads=torch.tensor(layers_of(model)[0].heads.groups),
         vocab_norm_sq=model.get_input_embeddings().weight.square().sum(1),
         vocab_frequency=frequency,

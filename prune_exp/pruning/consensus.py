@@ -205,13 +205,14 @@ def make_plan(
     *,
     sparsity: float,
     ballot: Ballot,
+    token_ballot: Ballot,
     head_unit: str,
     layers: tuple[int, ...] | None = None,
 ) -> PruningPlan:
     """Turns scores by kind of unit into a plan. Layers go first; the others vote in those left.
 
-    With `layers` it is those that go, whatever the vote on layers says. `head_unit` is
-    `pruning.head_unit`.
+    With `layers` it is those that go, whatever the vote on layers says. Tokens have a ballot of
+    their own. `head_unit` is `pruning.head_unit`.
     """
     given = None if layers is None else _mask_of(layers, shape.layers)
     by_kind = {
@@ -223,7 +224,7 @@ def make_plan(
     in_kept = _select_layers(scores["mlp"], kept)
     by_kind["mlp"] = decide_on_kind("mlp", in_kept, allocation.channels, ballot)
     if allocation.tokens:
-        by_kind["vocab"] = decide_on_kind("vocab", scores["vocab"], allocation.tokens, ballot)
+        by_kind["vocab"] = decide_on_kind("vocab", scores["vocab"], allocation.tokens, token_ballot)
     heads = _query_heads(by_kind["heads"].gone, shape, head_unit)
     return PruningPlan(
         sparsity_requested=sparsity,

@@ -52,6 +52,17 @@ class Rehearsed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgedVote:
+    """A way to decide on tokens, judged by documents that no voter has read."""
+
+    name: str
+    """Who decides: `expected alone`, `3 of 5 agree`, `mean rank`."""
+    lost_pct: float
+    """Percentage of those documents' tokens that it would cut to pieces."""
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruningPlan:
     """Which units go. Indices are those of the dense model."""
 
@@ -77,6 +88,8 @@ class PruningPlan:
     """Who nominated what was removed, by kind of unit; kinds that lost nothing are not in it."""
     rehearsed: tuple[Rehearsed, ...] = ()
     """What was tried before this plan was chosen; empty when the vote decided alone."""
+    judged_tokens: tuple[JudgedVote, ...] = ()
+    """Ways to decide on tokens, the chosen one among them; empty where nothing was judged."""
 
     @property
     def changes_blocks(self) -> bool:
@@ -100,6 +113,7 @@ class PruningPlan:
                 "voters": {k: tuple(v) for k, v in data["voters"].items()},
                 "tokens": tuple(data["tokens"]),
                 "votes": {k: _read_votes(v) for k, v in data.get("votes", {}).items()},
+                "judged_tokens": tuple(JudgedVote(**one) for one in data.get("judged_tokens", ())),
                 "rehearsed": tuple(_read_rehearsed(one) for one in data.get("rehearsed", ())),
             }
         )

@@ -10,17 +10,20 @@ from prune_exp.machine.device import bfloat16_on
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.pruning import surgery, weight_masks
 from prune_exp.pruning.allocation import NOTHING, allocate_budget
-from prune_exp.pruning.calibration import Calibration, ReadingSettings, Statistics, calibrate_model
+from prune_exp.pruning.calibration import Calibration, ReadingSettings, calibrate_model
 from prune_exp.pruning.consensus import Ballot, make_plan
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.refit import RefitSettings
 from prune_exp.pruning.rehearsal import BLOCKS, best_rehearsed, closest_run
+from prune_exp.pruning.statistics import Statistics
+from prune_exp.pruning.token_statistics import describe_tokens
+from prune_exp.pruning.token_vote import TokenVote, vote_on_tokens
 from prune_exp.pruning.voters import score_units
 from prune_exp.settings.choices import UNITS
 from prune_exp.settings.groups import PruningSettings
 from prune_exp.text.corpus import retokenize
-from prune_exp.text.tokenizer import order_scores, read_vocabulary, trim_tokenizer
+from prune_exp.text.tokenizer import trim_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ def prune_model(request: PruningRequest, inputs: Inputs, model: Any, watch: Stop
         with watch.phase("prune"):
             return _mask_weights(request, inputs, model)
     with watch.phase("calibrate"):
-        calibration = _calibrate_dense(request, inputs, model)
+        calibration = _calibrate_for_vote(request, inputs, model)
     with watch.phase("vote"):
         plan = vote_on_plan(request, inputs, calibration.statistics)
     if request.pruning.rehearse:
@@ -121,6 +124,15 @@ def _calibrate_dense(request: PruningRequest, inputs: Inputs, model: Any) -> Cal
     )
 
 
+def _calibrate_for_vote(request: PruningRequest, inputs: Inputs, model: Any) -> Calibration:
+    """The calibration, with what is known of tokens where some of them are to go."""
+    calibration = _calibrate_dense(request, inputs, model)
+    if not allocate_budget(inputs.shape, request.sparsity, request.pruning).tokens:
+        return calibration
+    tokens = describe_tokens(model, calibration, inputs.tokenizer)
+    return replace(calibration, statistics=replace(calibration.statistics, tokens=tokens))
+
+
 def _rehearse_plans(
     request: PruningRequest,
     inputs: Inputs,
@@ -155,28 +167,31 @@ def vote_on_plan(
     """Scores every unit and lets the voters decide, but not on `layers` where those are given."""
     pruning = request.pruning
     allocation = allocate_budget(inputs.shape, request.sparsity, pruning)
-    kinds = [kind for kind in UNITS if kind != "vocab" or allocation.tokens]
     scores = {
         kind: score_units(
             pruning.voters, statistics, kind, head_unit=pruning.head_unit, seed=request.seed
         )
-        for kind in kinds
+        for kind in UNITS
+        if kind != "vocab"
     }
+    ballot = Ballot(kind=pruning.ballot, vote_threshold=request.vote_threshold)
+    tokens: TokenVote | None = None
+    token_ballot = ballot
     if allocation.tokens:
-        vocabulary = read_vocabulary(inputs.tokenizer)
-        scores["vocab"] = {
-            name: order_scores(values[0], vocabulary)[None]
-            for name, values in scores["vocab"].items()
-        }
-    return make_plan(
+        tokens = vote_on_tokens(request, inputs, statistics, allocation.tokens)
+        scores["vocab"] = tokens.scores
+        token_ballot = replace(ballot, vote_threshold=tokens.vote_threshold)
+    plan = make_plan(
         scores,
         inputs.shape,
         allocation,
         sparsity=request.sparsity,
-        ballot=Ballot(kind=pruning.ballot, vote_threshold=request.vote_threshold),
+        ballot=ballot,
+        token_ballot=token_ballot,
         head_unit=pruning.head_unit,
         layers=layers,
     )
+    return plan if tokens is None else replace(plan, judged_tokens=tokens.judged)
 
 
 def _trim_vocabulary(

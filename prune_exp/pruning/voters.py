@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import torch
 
-from prune_exp.pruning.calibration import Statistics
+from prune_exp.pruning.statistics import Statistics
 from prune_exp.settings.choices import check_one_of
 from prune_exp.settings.errors import SettingError
 
+ZIPF_OFFSET = 50.0
+"""Zipf's law with Mandelbrot's offset: the most frequent tokens are less frequent than 1 / rank."""
 Voter = Callable[[Statistics, str, int], torch.Tensor | None]
 
 
@@ -93,6 +95,43 @@ def similarity(stats: Statistics, kind: str, seed: int) -> torch.Tensor | None:
     return stats.layers_cosine_distance[None] if kind == "layers" else None
 
 
+def expected(stats: Statistics, kind: str, seed: int) -> torch.Tensor | None:
+    """How often a token is needed: half as counted, half as the dense model expects it.
+
+    The model knows tokens that the text could have needed and did not; judges tokens only.
+    """
+    del seed
+    if kind != "vocab" or stats.tokens is None:
+        return None
+    return (0.5 * (stats.vocab_frequency + stats.tokens.expected))[None]
+
+
+def merges(stats: Statistics, kind: str, seed: int) -> torch.Tensor | None:
+    """The order in which the tokenizer made its tokens: the earliest were the most frequent.
+
+    Knows the text that the tokenizer was made from (arXiv:1508.07909), and no other; judges tokens
+    only.
+    """
+    del seed
+    if kind != "vocab" or stats.tokens is None:
+        return None
+    return -stats.tokens.place[None].double()
+
+
+def script(stats: Statistics, kind: str, seed: int) -> torch.Tensor | None:
+    """The frequency of a token by Zipf's law in its script, times how much that script is needed.
+
+    Judges tokens only.
+    """
+    needed = expected(stats, kind, seed)
+    if needed is None or stats.tokens is None:
+        return None
+    number = stats.tokens.script + 1
+    share = torch.zeros(int(number.max()) + 1, dtype=torch.float64)
+    share.index_add_(0, number, needed[0].double())
+    return (share[number] / (stats.tokens.place.clamp_min(0) + ZIPF_OFFSET))[None]
+
+
 def random(stats: Statistics, kind: str, seed: int) -> torch.Tensor:
     """A control: knows nothing."""
     shape = magnitude(stats, kind, seed).shape
@@ -106,6 +145,9 @@ VOTERS: dict[str, Voter] = {
     "fluctuation": fluctuation,
     "obs": obs,
     "similarity": similarity,
+    "expected": expected,
+    "merges": merges,
+    "script": script,
     "random": random,
 }
 

@@ -1,7 +1,7 @@
 """Training after pruning: the pruned model learns the dense one's distributions."""
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,9 @@ import torch
 from filelock import FileLock
 
 from prune_exp.machine.cache import digest_of
+from prune_exp.machine.device import bfloat16_on
 from prune_exp.model.architectures import head_of
+from prune_exp.model.next_tokens import MergedTokens
 from prune_exp.pruning.inputs import Inputs
 from prune_exp.pruning.pruner import Pruned
 from prune_exp.recovery.record import Recovery
@@ -20,7 +22,7 @@ from prune_exp.settings.groups import RecoverySettings
 from prune_exp.text.corpus import all_blocks
 from prune_exp.text.generation import generate_blocks
 from prune_exp.text.records import TextUsed
-from prune_exp.text.token_bytes import recoder_of
+from prune_exp.text.token_bytes import first_pieces, recoder_of
 
 PROMPT_TOKENS = 8
 
@@ -41,6 +43,7 @@ def recover(
     A trial that was killed goes on where its last judgement left it. `dense_head` is the dense
     model's language-model head [vocab, hidden].
     """
+    recovery = _choose_dtype(recovery, pruned.model.device)
     lessons = prepare_lessons(recovery, inputs, pruned, dense_head)
     texts = _texts_used(inputs, lessons)
     identity = _identify_training(recovery, inputs, pruned)
@@ -52,25 +55,39 @@ def recover(
     return Recovered(record=_record_of(progress), texts=texts)
 
 
+def _choose_dtype(recovery: RecoverySettings, device: Any) -> RecoverySettings:
+    """The settings with a type in place of auto."""
+    reduced = bfloat16_on(device, recovery.dtype)
+    return replace(recovery, dtype="bfloat16" if reduced else "float32")
+
+
 def prepare_lessons(
     recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, dense_head: torch.Tensor
 ) -> Lessons:
     """The blocks to train and to judge on, in the pruned model's ids, with their teacher."""
     split = split_documents(inputs.corpus.documents, pruned.tokenizer, recovery)
-    kept = None if pruned.kept is None else torch.tensor(pruned.kept)
-    head = dense_head if kept is None else dense_head[kept]
     return Lessons(
         training=_training_blocks(recovery, inputs, pruned, split),
         validation=split.validation,
         teacher=Teacher(
             source=inputs.source,
-            head=head.to(getattr(torch, recovery.dtype)),
-            kept=kept,
+            head=dense_head.to(getattr(torch, recovery.dtype)),
+            kept=None if pruned.kept is None else torch.tensor(pruned.kept),
+            merged=_merge_removed(inputs, pruned, len(dense_head)),
             dtype=recovery.dtype,
             cache_dir=inputs.cache_dir,
         ),
         seed=pruned.request.seed,
     )
+
+
+def _merge_removed(inputs: Inputs, pruned: Pruned, dense_vocab: int) -> MergedTokens | None:
+    """Which of the student's tokens begins each of the dense model's; None where all are left."""
+    if pruned.kept is None:
+        return None
+    places = first_pieces(inputs.tokenizer, pruned.tokenizer, pruned.kept, dense_vocab)
+    nowhere = places == len(pruned.kept)
+    return MergedTokens(places=places.masked_fill(nowhere, 0), count=len(pruned.kept))
 
 
 def _training_blocks(

@@ -12,6 +12,7 @@ from prune_exp.machine.cache import cached_folder, digest_of
 from prune_exp.machine.device import autocast, cache_key
 from prune_exp.model.architectures import decoder_of
 from prune_exp.model.loading import load_model
+from prune_exp.model.next_tokens import MergedTokens, NextTokens
 from prune_exp.model.sources import ModelSource
 
 VERSION = 1
@@ -30,12 +31,18 @@ class Teacher:
 
     source: ModelSource
     head: torch.Tensor
-    """The dense model's head at the tokens that the student knows [vocab, hidden]; softmax over
-    them is the dense distribution given that one of them follows."""
+    """The dense model's head [dense vocab, hidden]."""
     kept: torch.Tensor | None
     """The dense ids of the student's tokens [vocab]; None when they are the same."""
+    merged: MergedTokens | None
+    """Where the student's tokens are fewer: the probability of one that is gone is counted for the
+    student's token that begins it."""
     dtype: str
     cache_dir: Path
+
+    def expect(self, states: torch.Tensor) -> NextTokens:
+        """What the dense model expects by its final hidden states [tokens, hidden]."""
+        return NextTokens(hidden=states, head=self.head, merged=self.merged)
 
     def states(self, blocks: torch.Tensor, wanted: list[int]) -> torch.Tensor:
         """Hidden states of some of the `blocks` [blocks, tokens] -> [wanted, tokens, hidden]."""

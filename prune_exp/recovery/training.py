@@ -105,11 +105,10 @@ def learning_rate_at(share: float, settings: RecoverySettings) -> float:
 def validation_loss(student: Any, lessons: Lessons) -> float:
     """Mean KL(dense || student) per token of the validation blocks, in nats."""
     blocks = lessons.validation
-    dense_head = lessons.teacher.head
-    head = head_of(student).weight.detach().to(dense_head.dtype)
+    head = head_of(student).weight.detach().to(lessons.teacher.head.dtype)
     total = 0.0
     for index, ids in enumerate(blocks.to(head.device)):
-        dense = NextTokens(hidden=lessons.teacher.states(blocks, [index])[0], head=dense_head)
+        dense = lessons.teacher.expect(lessons.teacher.states(blocks, [index])[0])
         with torch.no_grad(), autocast(head.device, lessons.teacher.dtype):
             hidden = decoder_of(student)(input_ids=ids[None], use_cache=False).last_hidden_state[0]
         total += sum_divergence(dense, NextTokens(hidden=hidden, head=head))
@@ -222,7 +221,7 @@ def _descend_once(run: TrainingRun, ids: torch.Tensor, states: torch.Tensor) -> 
         with autocast(ids.device, run.settings.dtype):
             hidden = decoder_of(run.student)(input_ids=ids, use_cache=False).last_hidden_state
         loss = distillation_loss(
-            NextTokens(hidden=states.flatten(0, 1), head=run.lessons.teacher.head),
+            run.lessons.teacher.expect(states.flatten(0, 1)),
             NextTokens(hidden=hidden.flatten(0, 1), head=head_of(run.student).weight),
         )
         loss.backward()

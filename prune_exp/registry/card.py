@@ -12,6 +12,7 @@ from prune_exp.pruning.plan import PruningPlan
 from prune_exp.registry.origin import data_of
 from prune_exp.settings.groups import DataSettings, ModelSettings, PruningSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
+from prune_exp.tracking.domains import join_words, list_losses, read_domains
 from prune_exp.tracking.figures import key_figures
 from prune_exp.tracking.read import TrackedTrial
 
@@ -39,7 +40,7 @@ def write_card(trial: TrackedTrial, plan: PruningPlan | None, folder: Path) -> A
 def model_card(trial: TrackedTrial, plan: PruningPlan | None) -> Any:
     """The card (a `huggingface_hub.ModelCard`), all of it from what was tracked."""
     model = _model_of(trial)
-    text = text_name(data_of(trial))
+    text = data_of(trial).text_name
     name = f"{model.name}-pruned"
     found = _evaluation_results(trial, text)
     data = ModelCardData(
@@ -78,12 +79,6 @@ def base_model(model: ModelSettings) -> str | None:
     return model.base_model or model.hub_id
 
 
-def text_name(data: DataSettings) -> str:
-    """Name of the text that calibrated and judged; of a file of the user's, without its folder."""
-    path = Path(str(data.path)).name
-    return f"{data.package}/{path}" if data.package else path
-
-
 def summarize_trial(trial: TrackedTrial) -> str:
     """What was removed and whether quality was maintained, in a few sentences."""
     metrics = trial.metrics
@@ -97,10 +92,14 @@ def summarize_trial(trial: TrackedTrial) -> str:
     quality = restore_settings(QualitySettings, trial.params, "quality")
     ratio = Interval.read(metrics, "perplexity_ratio")
     verdict = "maintained" if trial.maintained else "**not maintained**"
+    limit = quality.max_perplexity_ratio
+    domains = read_domains(metrics)
+    kept = join_words([one.name for one in domains if one.kept])
+    lost = list_losses(domains, limit)
     return text + (
-        f" Quality is {verdict}: held-out perplexity is {ratio.value:.3f} times the dense model's,"
-        f" with an upper end of {ratio.high:.3f} against a limit of"
-        f" {quality.max_perplexity_ratio:g}."
+        f" Quality{' on ' if kept else ''}{kept} is {verdict}: held-out perplexity is"
+        f" {ratio.value:.3f} times the dense model's, with an upper end of {ratio.high:.3f} against"
+        f" a limit of {limit:g}.{' ' if lost else ''}{lost or ''}"
     )
 
 
@@ -119,7 +118,7 @@ def license_note(model: ModelSettings) -> str:
 
 def _calibration_text(data: DataSettings) -> str:
     written = data.calibration == "generated"
-    return "that the dense model wrote" if written else f"of {text_name(data)}"
+    return "that the dense model wrote" if written else f"of {data.text_name}"
 
 
 def _evaluation_results(trial: TrackedTrial, text: str) -> list[Any]:
@@ -151,7 +150,7 @@ def _describe_procedure(trial: TrackedTrial, plan: PruningPlan | None) -> str:
         f"refit by least squares: {'yes' if pruning.refit else 'no'};"
         f" training afterwards: {params.get('recovery.name', 'none')}",
         f"calibration on {data.calibration_blocks} blocks of {data.context_tokens} tokens"
-        f" {_calibration_text(data)}, judged on {data.heldout_blocks} others of {text_name(data)}",
+        f" {_calibration_text(data)}, judged on {data.heldout_blocks} others of {data.text_name}",
         f"MLflow run {trial.run_id}; prune_exp {__version__},"
         f" torch {version('torch')}, transformers {version('transformers')}",
     ]
@@ -183,6 +182,12 @@ def _results_table(trial: TrackedTrial) -> str:
                 f"| {figure.name} | {found.value:.3f}{figure.unit} |"
                 f" {found.low:.3f} to {found.high:.3f} |"
             )
+    for one in read_domains(metrics):
+        found = one.perplexity_ratio
+        rows.append(
+            f"| Perplexity ratio on {one.name} | {found.value:.3f}x |"
+            f" {found.low:.3f} to {found.high:.3f} |"
+        )
     rows += [f"| {name} | {metrics[key]:.3f} | |" for _, key, name in JUDGED[:2] if key in metrics]
     text = "\n".join(rows)
     return text if "speedup" in metrics else text + "\n\nSpeed and memory were not measured."

@@ -16,9 +16,9 @@ from prune_exp.measurement.records import Interval
 from prune_exp.model import loading
 from prune_exp.model.sources import ModelSource
 from prune_exp.registry.candidates import Candidate
-from prune_exp.registry.origin import check_text, data_of, find_dense_model
+from prune_exp.registry.origin import check_text, data_of, find_dense_model, judged_on
 from prune_exp.settings.command_schemas import LimitSettings
-from prune_exp.settings.groups import BenchmarkSettings, QualitySettings
+from prune_exp.settings.groups import BenchmarkSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.text.corpus import TokenBlocks, load_reserved
 from prune_exp.text.token_bytes import make_reencoder
@@ -46,8 +46,7 @@ class Evidence:
     @property
     def quality_limit(self) -> float:
         """Up to which perplexity ratio the candidate's trial called its quality maintained."""
-        params = self.candidate.trial.params
-        return restore_settings(QualitySettings, params, "quality").max_perplexity_ratio
+        return judged_on(self.candidate.trial).max_perplexity_ratio
 
     @cached_property
     def source(self) -> ModelSource:
@@ -65,14 +64,16 @@ class Evidence:
 
     @cached_property
     def text(self) -> TokenBlocks:
-        """Blocks that no trial used, in the dense model's tokens.
+        """Blocks of every text to be kept that no trial used, in the dense model's tokens.
 
         Raises:
             SettingError: the text is missing, too short, or not the one that the trial used.
         """
         trial = self.candidate.trial
         check_text(trial, self.source, self.tokenizer, self.cache_dir)
-        return load_reserved(data_of(trial), self.tokenizer, blocks=self.limits.blocks)
+        return load_reserved(
+            data_of(trial), judged_on(trial), self.tokenizer, blocks=self.limits.blocks
+        )
 
     @cached_property
     def own_ids(self) -> torch.Tensor:
@@ -100,6 +101,15 @@ class Evidence:
     def perplexity_ratio(self, ours: list[float], theirs: list[float]) -> Interval:
         """Perplexity over another's, paired by block."""
         return exp_mean_difference(ours, theirs, resamples=self.limits.resamples)
+
+    def ratio_by_domain(self) -> dict[str, Interval]:
+        """Perplexity over the dense model's on every text that is to be kept, by its name."""
+        return {
+            domain.name: self.perplexity_ratio(
+                [self.losses[row] for row in rows], [self.dense_losses[row] for row in rows]
+            )
+            for domain, rows in self.text.spans()
+        }
 
     def champion_speedup(self) -> Interval:
         """The champion's latency over the candidate's, prompt by prompt on this machine."""

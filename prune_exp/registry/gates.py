@@ -84,15 +84,27 @@ def reload(case: Evidence) -> Verdict:
 
 
 def quality(case: Evidence) -> Verdict:
-    """Not worse than the dense model, beyond a margin, on text that no search saw."""
+    """Not worse than the dense model, beyond a margin, on any text to be kept; no search saw it."""
     limit = case.limits.max_perplexity_ratio or case.quality_limit
     ratio = case.perplexity_ratio(case.losses, case.dense_losses)
+    by_domain = case.ratio_by_domain()
+    worst = max(by_domain, key=lambda name: by_domain[name].high)
+    where = ""
+    if len(by_domain) > 1:
+        where = f" (on {worst}, the worst of {', '.join(by_domain)}:"
+        where += f" {_show_interval(by_domain[worst])})"
+    figures = {
+        key: value
+        for name, found in by_domain.items()
+        for key, value in _interval_figures(f"{name}/perplexity_ratio", found).items()
+    }
     return _make_verdict(
         "quality",
-        ratio.high <= limit,
+        max(ratio.high, by_domain[worst].high) <= limit,
         f"perplexity on {len(case.losses)} blocks that no trial used is"
-        f" {_show_interval(ratio)} times the dense model's; the upper end may be {limit:g}",
+        f" {_show_interval(ratio)} times the dense model's{where}; the upper end may be {limit:g}",
         **_interval_figures("perplexity_ratio", ratio),
+        **figures,
         blocks=len(case.losses),
         limit=limit,
     )

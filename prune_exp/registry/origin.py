@@ -6,7 +6,7 @@ from typing import Any
 from prune_exp.machine.device import choose_device
 from prune_exp.model.sources import ModelSource, locate_model
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.groups import DataSettings, ModelSettings
+from prune_exp.settings.groups import DataSettings, ModelSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.text.corpus import load_corpus
 from prune_exp.text.generated_text import Author, complete_corpus
@@ -35,6 +35,11 @@ def data_of(trial: TrackedTrial) -> DataSettings:
     return restore_settings(DataSettings, trial.params, "data")
 
 
+def judged_on(trial: TrackedTrial) -> QualitySettings:
+    """Which kinds of text a trial was judged on, and how much it may have lost."""
+    return restore_settings(QualitySettings, trial.params, "quality")
+
+
 def check_text(trial: TrackedTrial, source: ModelSource, tokenizer: Any, cache_dir: Path) -> None:
     """Raises SettingError unless the text gives the blocks that a trial recorded."""
     data = data_of(trial)
@@ -47,7 +52,8 @@ def check_text(trial: TrackedTrial, source: ModelSource, tokenizer: Any, cache_d
         seed=seed,
         cache_dir=cache_dir,
     )
-    corpus = complete_corpus(load_corpus(data, tokenizer, seed=seed), data, author)
+    corpus = load_corpus(data, judged_on(trial), tokenizer, seed=seed)
+    corpus = complete_corpus(corpus, data, author)
     found = {"calibration": corpus.calibration.digest, "heldout": corpus.heldout.digest}
     recorded = text_digests(trial.run_id)
     for role, digest in found.items():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from prune_exp.measurement.records import Interval
 from prune_exp.pruning.plan import UNIT_NAMES
+from prune_exp.tracking.domains import join_words, list_losses, read_domains
 
 Metrics = dict[str, float]
 Rule = Callable[[Metrics], str | None]
@@ -53,13 +54,21 @@ def tell_memory(m: Metrics) -> str | None:
 
 
 def tell_quality(m: Metrics) -> str | None:
-    """Maintained only when the whole interval of the perplexity ratio is within the limit."""
+    """Maintained only when the whole interval is within the limit, on every text to be kept.
+
+    Other kinds of text on which the model lost more than that are named at once.
+    """
     if "perplexity_ratio" not in m:
         return "Quality was not measured, so nothing is claimed about it."
     ratio = f"{m['perplexity_ratio']:.2f}x the dense model's"
     where = _show_interval(m, "perplexity_ratio", ".2f")
     verdict = "maintained" if m["quality_maintained"] else "not maintained"
-    return f"Quality is {verdict}: held-out perplexity is {ratio} ({where})."
+    domains = read_domains(m)
+    kept = [one.name for one in domains if one.kept]
+    on = f" on {join_words(kept)}" if kept else ""
+    sentence = f"Quality{on} is {verdict}: held-out perplexity is {ratio} ({where})."
+    lost = list_losses(domains, m["max_perplexity_ratio"]) if domains else None
+    return sentence if lost is None else f"{sentence} {lost}"
 
 
 def tell_agreement(m: Metrics) -> str | None:
@@ -204,7 +213,9 @@ def _conclude_on_quality(m: Metrics) -> str:
     if "perplexity_ratio" not in m:
         return "Its quality was not measured."
     if m["quality_maintained"]:
-        return "Its quality on held-out text is maintained."
+        kept = [one.name for one in read_domains(m) if one.kept]
+        on = f" of {join_words(kept)}" if kept else ""
+        return f"Its quality on held-out text{on} is maintained."
     return (
         "Its quality on held-out text is not maintained: perplexity is"
         f" {m['perplexity_ratio']:.2f}x the dense model's. Do not use it in the dense model's place"

@@ -13,6 +13,7 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
 from prune_exp.settings.params import flatten_settings
 from prune_exp.settings.schema import Settings
+from prune_exp.text.domains import list_judged_files
 from prune_exp.tracking.metrics import metric_keys
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def objectives_of(settings: Settings, *, searching: bool) -> dict[str, str]:
         quality=settings.quality.enabled,
         recovery=settings.recovery.name != "none",
         batches=list(settings.benchmark.batches),
+        domains=[one.file.name for one in list_judged_files(settings.data, settings.quality)],
     )
     directions = settings.search.directions
     if not searching:

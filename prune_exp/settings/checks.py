@@ -171,5 +171,11 @@ def _check_sources(settings: Settings) -> None:
         raise SettingError(
             f"model.hub_id={model.hub_id} has no revision; pin one with model.revision=COMMIT"
         )
-    if settings.data.path is None:
-        raise SettingError("the text needs a file: data=wikipedia, or data=file data.path=FILE")
+    data = settings.data
+    if data.path is None and not data.mix:
+        raise SettingError("the text needs a file: data=mixed, or data=file data.path=FILE")
+    if data.path is not None and data.mix:
+        raise SettingError(
+            f"data.path={data.path} and data.mix={','.join(data.mix)} are both given; leave one"
+            " out, as data.path=null or data.mix=[] does"
+        )

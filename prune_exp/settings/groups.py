@@ -1,6 +1,7 @@
 """What a user may set, one dataclass a group of `conf/`; every room is given its own group."""
 
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from prune_exp.settings.choices import UNITS
 from prune_exp.settings.errors import SettingError
@@ -30,6 +31,13 @@ class DataSettings:
     """Installed Python package that carries the text."""
     path: str | None = None
     """A UTF-8 text file, or with `package` the file's path inside the package."""
+    mix: list[str] = field(default_factory=list)
+    """Several files in place of `path`, each with its share of the calibration text, such as
+    `[a.txt:2, b.txt:1]`; `pkg://PACKAGE/FILE` names a file inside an installed package."""
+    stretch_characters: int | None = None
+    """Text that only blank lines part is cut at line ends into stretches of at least so many
+    characters, which count as documents: so no article whose paragraphs stand apart both calibrates
+    and judges. Null: every blank line parts two documents."""
     calibration: str = "documents"
     """Where calibration text comes from. documents: the file. generated: the dense model writes it.
     Held-out text is always the file's."""
@@ -44,7 +52,16 @@ class DataSettings:
     gradient_blocks: int = 4
     """How many of the calibration blocks also get a backward pass (the slow part)."""
     heldout_blocks: int = 32
-    """Blocks that quality is measured on; no document gives blocks to both."""
+    """Blocks of every kind of text that quality is measured on; no document gives blocks to both.
+    Files of a mix and further domains may have fewer, but not fewer than 12."""
+
+    @property
+    def text_name(self) -> str:
+        """What the text is called, without the user's folders."""
+        if self.mix:
+            return " + ".join(PurePath(entry).name.partition(":")[0] for entry in self.mix)
+        name = PurePath(str(self.path)).name
+        return f"{self.package}/{name}" if self.package else name
 
 
 @dataclass(kw_only=True)
@@ -130,9 +147,9 @@ class RecoverySettings:
     lora_rank: int = 0
     """Rank of adapters that are trained in place of the weights and merged before export; 0 trains
     all weights."""
-    dtype: str = "bfloat16"
-    """Type of the matrix products in training: float32 or bfloat16, which is faster where the
-    processor has it. Weights stay in fp32."""
+    dtype: str = "auto"
+    """Type of the matrix products in training: float32, bfloat16, or auto, which is bfloat16 where
+    the processor computes in it; elsewhere it is several times slower. Weights stay in fp32."""
     generated_blocks: int = 64
     """Blocks that the dense model writes, each from the first tokens of a training block."""
     generation_temperature: float = 1.0
@@ -213,7 +230,14 @@ class QualitySettings:
     enabled: bool = True
     """Measure quality on held-out text; without it nothing is called maintained."""
     max_perplexity_ratio: float = 1.1
-    """Quality counts as maintained up to this perplexity, as a multiple of the dense model's."""
+    """Quality counts as maintained up to this perplexity, as a multiple of the dense model's, on
+    every text of `keep_on`."""
+    domains: list[str] = field(default_factory=list)
+    """Files of further kinds of text that are judged beside those that calibrate;
+    `pkg://PACKAGE/FILE` names a file inside an installed package."""
+    keep_on: list[str] = field(default_factory=list)
+    """Texts, by their file's name without the ending, on which quality must be maintained; those
+    that calibrate when empty."""
 
 
 @dataclass(kw_only=True)

@@ -22,6 +22,7 @@ def _list_minima(settings: Settings) -> list[tuple[str, float | None, float]]:
         ("data.voting_blocks", data.voting_blocks, 1),
         ("data.gradient_blocks", data.gradient_blocks, 1),
         ("data.heldout_blocks", data.heldout_blocks, 2),
+        ("data.stretch_characters", data.stretch_characters, 1),
         ("pruning.masks", settings.pruning.masks, 2),
         ("pruning.elite", settings.pruning.elite, 1),
         ("pruning.width_multiple", settings.pruning.width_multiple, 1),

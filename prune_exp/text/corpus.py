@@ -1,26 +1,33 @@
-"""Text to blocks of tokens. Calibration and held-out text never share a document."""
+"""Documents to blocks of tokens. Calibration and held-out text never share a document."""
 
-import json
-import random
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from prune_exp.machine.cache import digest_of
-from prune_exp.machine.packages import package_file
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.groups import DataSettings
+from prune_exp.settings.groups import DataSettings, QualitySettings
+from prune_exp.text.documents import TextFile, deal_documents, list_calibration_files
+from prune_exp.text.domains import JudgedFile, list_judged_files
 
-ARTICLE = re.compile(r"<doc [^>]*>\n?(.*?)</doc>", re.DOTALL)
 SEPARATOR = "\n\n"
 """Between two documents."""
-SHORTEST_PARAGRAPH = 80
-HELD_OUT_EVERY = 5
-RESERVED = 1
+FEWEST_BLOCKS = 12
+"""Of a domain that has fewer than are asked for; below that an interval says too little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """One kind of text among some blocks, which hold those of every kind one after another."""
+
+    name: str
+    blocks: int
+    bytes_scored: int
+    """As that of all blocks."""
+    kept: bool
+    """Whether a model that loses this text has not kept its quality."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,29 @@ class TokenBlocks:
     """UTF-8 bytes of the tokens that are predicted, all but the first of each block."""
     digest: str
     source: str
+    domains: tuple[Domain, ...] = ()
+    """The kinds of text, in the order of their blocks; none where nobody asks for kinds."""
+
+    def spans(self) -> Iterator[tuple[Domain, range]]:
+        """Every domain with the rows of its blocks; text without domains is one, to be kept."""
+        whole = Domain(
+            name="heldout", blocks=len(self.ids), bytes_scored=self.bytes_scored, kept=True
+        )
+        start = 0
+        for domain in self.domains or (whole,):
+            yield domain, range(start, start + domain.blocks)
+            start += domain.blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationPart:
+    """What one file gives to calibration."""
+
+    documents: tuple[str, ...]
+    source: str
+    """The file's name."""
+    share: float = 1.0
+    """Share of the calibration blocks that come from it, among those of all files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,113 +71,134 @@ class Corpus:
 
     calibration: TokenBlocks
     heldout: TokenBlocks
-    documents: tuple[str, ...] = ()
+    parts: tuple[CalibrationPart, ...] = ()
     """Everything that calibration may read, the documents beyond its blocks included."""
 
-
-def text_path(settings: DataSettings) -> Path:
-    """Finds the text file.
-
-    Raises:
-        SettingError: it is not there.
-    """
-    path = str(settings.path)
-    if settings.package is not None:
-        return package_file(settings.package, path, setting="data.package")
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise SettingError(f"data.path={file} is not a file; give a UTF-8 text file")
-    return file
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """All documents that calibrate, those of several files spread evenly."""
+        order = spread_evenly([len(part.documents) for part in self.parts])
+        return tuple(self.parts[at].documents[place] for at, place in order)
 
 
-def split_into_documents(text: str) -> list[str]:
-    """Splits text at `<doc>` tags, or else at blank lines; drops short paragraphs (headings).
-
-    Where neither is there, every line is a document. Of JSON lines the field `text` is read.
-
-    Raises:
-        SettingError: a JSON line has no such field.
-    """
-    articles = ARTICLE.findall(text)
-    if not articles:
-        parts = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
-        if len(parts) != 1:
-            return parts
-        lines = [line.strip() for line in parts[0].splitlines() if line.strip()]
-        return _read_json_lines(lines) if lines[0].startswith("{") else lines
-    kept = (
-        "\n".join(line for line in article.splitlines() if len(line) >= SHORTEST_PARAGRAPH)
-        for article in articles
-    )
-    return [article for article in kept if article]
-
-
-def _read_json_lines(lines: list[str]) -> list[str]:
-    """The field `text` of every line; the lines themselves where the first is no JSON object."""
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if number == 1:
-                return lines
-            raise SettingError(f"data.path: line {number} is no JSON, as line 1 is") from None
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise SettingError(
-                f'data.path: line {number} is JSON without a text: {{"text": "..."}} is read'
-            )
-        found.append(record["text"].strip())
-    return [one for one in found if one]
-
-
-def load_corpus(settings: DataSettings, tokenizer: Any, *, seed: int) -> Corpus:
+def load_corpus(
+    data: DataSettings, quality: QualitySettings, tokenizer: Any, *, seed: int
+) -> Corpus:
     """Cuts calibration and held-out blocks of tokens from documents that the two do not share.
 
-    Every fifth document is held out, the next one is reserved for a last judgement that no search
-    has seen, the rest calibrates. The seed reorders calibration documents only, so that quality
-    is always measured on the same blocks. With `data.calibration=generated` no document calibrates:
-    there are no calibration blocks until the model has written them.
+    Of every file each fifth document is held out, the next one is reserved for a last judgement
+    that no search has seen, the rest calibrates. The seed reorders calibration documents only, so
+    that quality is always measured on the same blocks. With `data.calibration=generated` no
+    document calibrates: there are no calibration blocks until the model has written them.
 
     Raises:
-        SettingError: the file is missing, empty, not UTF-8, or too short.
+        SettingError: a file is missing, empty, not UTF-8, too short, or one that is given twice.
     """
-    file = text_path(settings)
-    parts = _read_documents(file)
-    held_out = parts[::HELD_OUT_EVERY]
-    rest = [p for i, p in enumerate(parts) if i % HELD_OUT_EVERY not in (0, RESERVED)]
-    random.Random(seed).shuffle(rest)
-    context = settings.context_tokens
-    wanted = settings.calibration_blocks
-    if settings.calibration == "generated":
-        rest = []
-        wanted = 0
-    return Corpus(
-        calibration=_cut_blocks(rest, tokenizer, wanted, context, file),
-        heldout=_cut_blocks(held_out, tokenizer, settings.heldout_blocks, context, file),
-        documents=tuple(rest),
+    judged = list_judged_files(data, quality)
+    heldout = _join_domains(
+        [_cut_domain(one, data, tokenizer, data.heldout_blocks, "heldout") for one in judged]
     )
+    parts: tuple[CalibrationPart, ...] = ()
+    if data.calibration != "generated":
+        parts = tuple(_read_part(file, seed) for file in list_calibration_files(data))
+    return Corpus(calibration=cut_calibration(parts, data, tokenizer), heldout=heldout, parts=parts)
 
 
-def load_reserved(settings: DataSettings, tokenizer: Any, *, blocks: int) -> TokenBlocks:
-    """Cuts blocks from the documents that neither calibrate nor are held out in trials.
+def load_reserved(
+    data: DataSettings, quality: QualitySettings, tokenizer: Any, *, blocks: int
+) -> TokenBlocks:
+    """Cuts blocks of every kept domain from documents that no trial reads or is judged on.
 
     Raises:
         SettingError: as `load_corpus` does.
     """
-    file = text_path(settings)
-    reserved = _read_documents(file)[RESERVED::HELD_OUT_EVERY]
-    return _cut_blocks(reserved, tokenizer, blocks, settings.context_tokens, file, "limits.blocks")
+    kept = [one for one in list_judged_files(data, quality) if one.kept]
+    return _join_domains([_cut_domain(one, data, tokenizer, blocks, "reserved") for one in kept])
 
 
-def _read_documents(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise SettingError(f"data.path={file} is not UTF-8 text; convert it first") from None
-    parts = split_into_documents(text)
-    if not parts:
-        raise SettingError(f"data.path={file} holds no text; give a file with text in it")
-    return parts
+def _read_part(file: TextFile, seed: int) -> CalibrationPart:
+    dealt = deal_documents(file, seed=seed)
+    return CalibrationPart(documents=dealt.calibration, source=file.path.name, share=file.share)
+
+
+def cut_calibration(
+    parts: Sequence[CalibrationPart], data: DataSettings, tokenizer: Any
+) -> TokenBlocks:
+    """Blocks of every part by its share, spread evenly, so that the first ones are a mix too.
+
+    Raises:
+        SettingError: a part is too short.
+    """
+    counts = share_out(data.calibration_blocks, [part.share for part in parts])
+    cut = [
+        _cut_blocks(part.documents, tokenizer, count, data.context_tokens, part.source)
+        for part, count in zip(parts, counts, strict=True)
+    ]
+    order = spread_evenly(counts)
+    rows = [cut[at].ids[place] for at, place in order]
+    ids = torch.stack(rows) if rows else torch.zeros(0, data.context_tokens, dtype=torch.long)
+    return TokenBlocks(
+        ids=ids,
+        bytes_scored=sum(one.bytes_scored for one in cut),
+        digest=digest_of(ids.flatten().tolist()),
+        source=", ".join(part.source for part in parts),
+    )
+
+
+def _cut_domain(
+    judged: JudgedFile, data: DataSettings, tokenizer: Any, wanted: int, role: str
+) -> TokenBlocks:
+    """Blocks of a file's held-out or reserved documents.
+
+    Where it may be short it gives what it has, but no fewer than FEWEST_BLOCKS.
+    """
+    file = judged.file
+    dealt = deal_documents(file)
+    counts = "data.heldout_blocks" if role == "heldout" else "limits.blocks"
+    text = _cut_blocks(
+        getattr(dealt, role),
+        tokenizer,
+        wanted,
+        data.context_tokens,
+        file.path.name,
+        counts=counts,
+        fewest=FEWEST_BLOCKS if judged.may_be_short else wanted,
+    )
+    domain = Domain(
+        name=file.name,
+        blocks=len(text.ids),
+        bytes_scored=text.bytes_scored,
+        kept=judged.kept,
+    )
+    return replace(text, domains=(domain,))
+
+
+def _join_domains(texts: Sequence[TokenBlocks]) -> TokenBlocks:
+    """The blocks of all domains, one after another."""
+    ids = torch.cat([text.ids for text in texts])
+    return TokenBlocks(
+        ids=ids,
+        bytes_scored=sum(text.bytes_scored for text in texts),
+        digest=digest_of(ids.flatten().tolist()),
+        source=", ".join(text.source for text in texts),
+        domains=tuple(domain for text in texts for domain in text.domains),
+    )
+
+
+def share_out(count: int, shares: Sequence[float]) -> list[int]:
+    """A count dealt out by shares that add up to 1; the largest remainders are rounded up."""
+    exact = [count * share for share in shares]
+    dealt = [int(one + 1e-9) for one in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda at: dealt[at] - exact[at])
+    for at in by_remainder[: count - sum(dealt) if shares else 0]:
+        dealt[at] += 1
+    return dealt
+
+
+def spread_evenly(counts: Sequence[int]) -> list[tuple[int, int]]:
+    """(row, place) of every one of `counts[row]` things, so that every stretch is a fair mix."""
+    places = [(at, place) for at, count in enumerate(counts) for place in range(count)]
+    return sorted(places, key=lambda one: ((one[1] + 0.5) / counts[one[0]], one[0]))
 
 
 def token_ids(text: str, tokenizer: Any) -> list[int]:
@@ -183,13 +234,26 @@ def documents_for(documents: Iterable[str], tokenizer: Any, tokens: int) -> int 
     return None
 
 
-def token_frequency(documents: Sequence[str], tokenizer: Any, vocab: int) -> torch.Tensor:
-    """Share of each token in some documents [vocab]."""
-    counts = torch.zeros(vocab)
-    for text in documents:
-        ids = token_ids(text, tokenizer)
-        counts += torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=vocab)
-    return counts / counts.sum().clamp_min(1)
+def token_frequency(parts: Sequence[CalibrationPart], tokenizer: Any, vocab: int) -> torch.Tensor:
+    """Share of each token in documents [vocab], every part counted by its share."""
+    frequency = torch.zeros(vocab)
+    for part in parts:
+        counts = torch.zeros(vocab)
+        for text in part.documents:
+            ids = token_ids(text, tokenizer)
+            counts += torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=vocab)
+        frequency += part.share * counts / counts.sum().clamp_min(1)
+    return frequency
+
+
+def count_documents_read(corpus: Corpus, settings: DataSettings, tokenizer: Any) -> list[int]:
+    """How many of each part's first documents the calibration blocks are cut from."""
+    counts = share_out(settings.calibration_blocks, [part.share for part in corpus.parts])
+    found = []
+    for part, wanted in zip(corpus.parts, counts, strict=True):
+        enough = documents_for(part.documents, tokenizer, wanted * settings.context_tokens)
+        found.append(len(part.documents) if enough is None else enough)
+    return found
 
 
 def retokenize(corpus: Corpus, settings: DataSettings, tokenizer: Any) -> torch.Tensor:
@@ -197,10 +261,14 @@ def retokenize(corpus: Corpus, settings: DataSettings, tokenizer: Any) -> torch.
 
     As many blocks as of the dense tokenizer's, unless the documents give fewer.
     """
-    wanted = settings.calibration_blocks
     context = settings.context_tokens
-    enough = documents_for(corpus.documents, tokenizer, wanted * context)
-    return all_blocks(corpus.documents[:enough], tokenizer, context)[:wanted]
+    counts = share_out(settings.calibration_blocks, [part.share for part in corpus.parts])
+    cut = []
+    for part, wanted in zip(corpus.parts, counts, strict=True):
+        enough = documents_for(part.documents, tokenizer, wanted * context)
+        cut.append(all_blocks(part.documents[:enough], tokenizer, context)[:wanted])
+    order = spread_evenly([len(blocks) for blocks in cut])
+    return torch.stack([cut[at][place] for at, place in order])
 
 
 def all_blocks(parts: Sequence[str], tokenizer: Any, context: int) -> torch.Tensor:
@@ -212,32 +280,38 @@ def all_blocks(parts: Sequence[str], tokenizer: Any, context: int) -> torch.Tens
 
 
 def _cut_blocks(
-    parts: list[str],
+    documents: Sequence[str],
     tokenizer: Any,
     wanted: int,
     context: int,
-    file: Path,
-    counts: str = "data.calibration_blocks and data.heldout_blocks",
+    source: str,
+    *,
+    counts: str = "data.calibration_blocks",
+    fewest: int | None = None,
 ) -> TokenBlocks:
-    """Tokenizes just enough documents for `wanted` blocks of `context` tokens."""
+    """Tokenizes just enough documents for `wanted` blocks of `context` tokens.
+
+    Raises:
+        SettingError: they give fewer, and fewer than `fewest`.
+    """
     start = opening_tokens(tokenizer)
     ids: list[int] = []
     sizes: list[int] = []
-    for part in parts:
-        new_ids, new_sizes = _tokenize(part + SEPARATOR, tokenizer)
+    for text in documents:
+        new_ids, new_sizes = _tokenize(text + SEPARATOR, tokenizer)
         ids += new_ids
         sizes += new_sizes
         if len(ids) >= wanted * context:
             break
     used = _as_blocks(ids, start, context)[:wanted]
-    if len(used) < wanted:
+    if len(used) < min(wanted, wanted if fewest is None else fewest):
         raise SettingError(
-            f"data.path={file.name} gives {len(used)} of the {wanted} blocks of {context} tokens"
+            f"data.path={source} gives {len(used)} of the {wanted} blocks of {context} tokens"
             f" asked for; use a longer text, a smaller data.context_tokens, or fewer {counts}"
         )
-    scored = _as_blocks(sizes, [0] * len(start), context)[:wanted, 1:].sum()
+    scored = _as_blocks(sizes, [0] * len(start), context)[: len(used), 1:].sum()
     digest = digest_of(used.flatten().tolist())
-    return TokenBlocks(ids=used, bytes_scored=int(scored), digest=digest, source=file.name)
+    return TokenBlocks(ids=used, bytes_scored=int(scored), digest=digest, source=source)
 
 
 def _tokenize(text: str, tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -12,7 +12,7 @@ import torch
 from prune_exp.machine.cache import digest_of
 from prune_exp.model.sources import ModelSource
 from prune_exp.settings.groups import DataSettings
-from prune_exp.text.corpus import Corpus, TokenBlocks, opening_tokens
+from prune_exp.text.corpus import CalibrationPart, Corpus, TokenBlocks, opening_tokens
 from prune_exp.text.generation import generate_blocks
 
 
@@ -53,7 +53,8 @@ def complete_corpus(corpus: Corpus, data: DataSettings, author: Author) -> Corpu
         source=f"written by {author.name}",
     )
     documents = tuple(tokenizer.batch_decode(ids, skip_special_tokens=True))
-    return replace(corpus, calibration=blocks, documents=documents)
+    part = CalibrationPart(documents=documents, source=blocks.source)
+    return replace(corpus, calibration=blocks, parts=(part,))
 
 
 def first_tokens(tokenizer: Any, blocks: int, *, seed: int) -> torch.Tensor:

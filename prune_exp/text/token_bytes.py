@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,23 @@ def _within_text(spec: dict[str, Any]) -> dict[str, Any]:
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if steps else None,
     }
+
+
+def first_pieces(old: Any, new: Any, kept: Sequence[int], size: int) -> torch.Tensor:
+    """Where each of `size` old tokens begins in a tokenizer that has only the `kept` ones [size].
+
+    A kept token is itself; one that is gone begins with the first token that its bytes become. A
+    model that is asked what follows means both (arXiv:2512.14954). Tokens without a name have a
+    place beyond the last one, `len(kept)`.
+    """
+    theirs = recoder_of(old)
+    ours = recoder_of(new)
+    place = torch.full((size,), len(kept))
+    place[torch.tensor(kept)] = torch.arange(len(kept))
+    for token in sorted(set(old.get_vocab().values()) - set(kept)):
+        if token < size and (ids := ours.ids_of(theirs.bytes_of([token]))):
+            place[token] = ids[0]
+    return place
 
 
 def make_reencoder(old: Any, new: Any) -> Callable[[torch.Tensor], tuple[int, torch.Tensor]]:

@@ -5,7 +5,13 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from prune_exp.measurement.records import BatchSpeed, Interval, QualityComparison, SpeedComparison
+from prune_exp.measurement.records import (
+    BatchSpeed,
+    DomainQuality,
+    Interval,
+    QualityComparison,
+    SpeedComparison,
+)
 from prune_exp.model.shape import ModelShape
 from prune_exp.tracking.result import TrialResult
 
@@ -13,20 +19,27 @@ EVERY_TRIALS_PHASES = ("load", "prune", "export")
 
 
 def metric_keys(
-    *, speed: bool, quality: bool, recovery: bool = False, batches: Sequence[str] = ("b8",)
+    *,
+    speed: bool,
+    quality: bool,
+    recovery: bool = False,
+    batches: Sequence[str] = ("b8",),
+    domains: Sequence[str] = (),
 ) -> list[str]:
     """The keys that a trial will have, known before it runs: those of a made-up result.
 
-    `batches` are the labels of the batch requests.
+    `batches` are the labels of the batch requests, `domains` the kinds of text that judge.
     """
     result = make_up_result(TrialResult)
     phases = [*EVERY_TRIALS_PHASES, *(["recover"] if recovery else [])]
     assert result.speed is not None
+    assert result.quality is not None
+    judged = dict.fromkeys(domains, make_up_result(DomainQuality))
     shapes = tuple(replace(make_up_result(BatchSpeed), label=label) for label in batches)
     result = replace(result, speed=replace(result.speed, batches=shapes))
     kept = replace(
         result,
-        quality=result.quality if quality else None,
+        quality=replace(result.quality, domains=judged) if quality else None,
         speed=result.speed if speed else None,
         recovery=result.recovery if recovery else None,
         dense_shape=replace(result.dense_shape, params_total=2),
@@ -122,6 +135,8 @@ def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
     for name in ("kl_to_dense", "top1_agreement"):
         if (value := getattr(quality, name)) is not None:
             flat[name] = value
+    for name, domain in quality.domains.items():
+        flat |= domain.metrics(name)
     return (
         flat
         | quality.perplexity_ratio.metrics("perplexity_ratio")
@@ -129,5 +144,6 @@ def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
             "bits_per_byte_increase": quality.pruned.bits_per_byte - quality.dense.bits_per_byte,
             "heldout_tokens": quality.dense.tokens,
             "quality_maintained": quality.maintained,
+            "max_perplexity_ratio": quality.max_perplexity_ratio,
         }
     )

@@ -68,7 +68,7 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     dense = Inputs(
         source=source,
         tokenizer=tokenizer,
-        corpus=load_corpus(settings.data, tokenizer, seed=settings.seed),
+        corpus=load_corpus(settings.data, settings.quality, tokenizer, seed=settings.seed),
         shape=shape,
         cache_dir=cache_dir,
     )
@@ -106,7 +106,9 @@ def check_points(points: list[Settings]) -> None:
     """
     known: dict[str, Inputs] = {}
     for point in points:
-        shared = (asdict(point.model), asdict(point.data), asdict(point.benchmark))
+        shared = [
+            asdict(group) for group in (point.model, point.data, point.quality, point.benchmark)
+        ]
         key = digest_of(*shared, point.seed, point.cache_dir, point.device)
         if key not in known:
             known[key] = prepare_trial(point, write=False).dense

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from prune_exp.model.architectures import DecoderLayer, layers_of, weight_matrix
 from prune_exp.model.assembly import from_state
 from prune_exp.pruning import surgery
-from prune_exp.pruning.calibration import Statistics
 from prune_exp.pruning.cutting import keep_channels, keep_heads
+from prune_exp.pruning.statistics import Statistics
 from prune_exp.pruning.voters import VOTERS
 
 from .own import lowest, plan_of

@@ -1,11 +1,11 @@
 """Every voter's scores, worked out by hand."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
-from prune_exp.pruning.calibration import Statistics
+from prune_exp.pruning.statistics import Statistics, TokenStatistics
 from prune_exp.pruning.voters import VOTERS, check_voters, score_units
 from prune_exp.settings.errors import SettingError
 
@@ -17,8 +17,15 @@ def statistics(**given: torch.Tensor) -> Statistics:
     made = {
         one.name: torch.ones((1, 2) if one.name in per_head else shapes[one.name.split("_")[0]])
         for one in fields(Statistics)
+        if one.name != "tokens"
     }
-    return Statistics(**made | given)
+    return Statistics(**made | given)  # pyright: ignore[reportArgumentType]
+
+
+def about_tokens(expected: list[float], place: list[int], script: list[int]) -> TokenStatistics:
+    return TokenStatistics(
+        expected=torch.tensor(expected), place=torch.tensor(place), script=torch.tensor(script)
+    )
 
 
 def test_wanda_is_the_energy_of_what_a_unit_writes() -> None:
@@ -62,11 +69,39 @@ def test_who_cannot_judge_abstains() -> None:
         for kind in ("mlp", "heads", "layers", "vocab")
     }
     assert abstain == {
-        "mlp": ["similarity"],
-        "heads": ["similarity"],
-        "layers": ["fluctuation", "gradient", "obs"],
-        "vocab": ["fluctuation", "obs", "similarity"],
+        "mlp": ["expected", "merges", "script", "similarity"],
+        "heads": ["expected", "merges", "script", "similarity"],
+        "layers": ["expected", "fluctuation", "gradient", "merges", "obs", "script"],
+        "vocab": ["expected", "fluctuation", "merges", "obs", "script", "similarity"],
     }
+
+
+def test_expected_is_half_counted_and_half_foreseen() -> None:
+    known = replace(
+        statistics(vocab_frequency=torch.tensor([0.5, 0.0, 0.0])),
+        tokens=about_tokens([0.25, 0.125, 0.0], [0, 1, 2], [0, 0, 0]),
+    )
+    found = VOTERS["expected"](known, "vocab", 0)
+    assert found is not None
+    assert found.tolist() == [[0.375, 0.0625, 0.0]]
+
+
+def test_merges_keeps_what_was_made_first() -> None:
+    known = replace(statistics(), tokens=about_tokens([0, 0, 0], [2, 0, 1], [0, 0, 0]))
+    found = VOTERS["merges"](known, "vocab", 0)
+    assert found is not None
+    assert found[0].argsort().tolist() == [0, 2, 1]
+
+
+def test_script_weighs_a_script_by_its_need_and_its_tokens_by_zipf() -> None:
+    """Script 0 is needed 0.9 times, script 1 0.1 times; within one the earlier tokens lead."""
+    known = replace(
+        statistics(vocab_frequency=torch.tensor([0.8, 0.1, 0.1, 0.0])),
+        tokens=about_tokens([0.8, 0.1, 0.1, 0.0], [0, 200, 50, 100], [0, 0, 1, 1]),
+    )
+    found = VOTERS["script"](known, "vocab", 0)
+    assert found is not None
+    assert found[0].tolist() == pytest.approx([0.9 / 50, 0.9 / 250, 0.1 / 100, 0.1 / 150])
 
 
 def test_heads_are_scored_by_group_or_within_it() -> None:

@@ -18,9 +18,9 @@ from prune_exp.recovery.training import (
     train,
     validation_loss,
 )
-from prune_exp.settings.groups import RecoverySettings
+from prune_exp.settings.groups import DataSettings, QualitySettings, RecoverySettings
 from prune_exp.settings.schema import Settings
-from prune_exp.text.corpus import DataSettings, load_corpus
+from prune_exp.text.corpus import load_corpus
 from prune_exp.trial.prepare import pruning_request
 from support.cli import command, runs_in
 from support.kills import start
@@ -140,7 +140,7 @@ def check_exported(folder: Path, dense: Path, run: Any, expected: float) -> None
         heldout_blocks=6,
     )
     tokenizer = loading.load_tokenizer(dense)
-    corpus = load_corpus(data, tokenizer, seed=0)
+    corpus = load_corpus(data, QualitySettings(), tokenizer, seed=0)
     inputs = Inputs(
         source=sources.ModelSource(folder=dense, digest=run.data.tags["prune_exp.model_digest"]),
         tokenizer=tokenizer,

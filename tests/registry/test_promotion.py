@@ -53,7 +53,8 @@ def test_quality_is_what_the_models_say_on_text_no_trial_used(store: Store) -> N
     from prune_exp.model import loading
     from prune_exp.settings.params import restore_settings
     from prune_exp.settings.schema import Settings
-    from prune_exp.text.corpus import RESERVED, load_corpus, load_reserved, split_into_documents
+    from prune_exp.text.corpus import load_corpus, load_reserved
+    from prune_exp.text.documents import RESERVED, split_into_documents
 
     assert store.promote() == 0
     version = str(store.alias("champion"))
@@ -74,8 +75,8 @@ def test_quality_is_what_the_models_say_on_text_no_trial_used(store: Store) -> N
     figures = json.loads(store.tags(version)["gate.quality"])["figures"]
     expected = math.exp(loss["pruned"] - loss["dense"])
     assert figures["perplexity_ratio"] == pytest.approx(expected, rel=1e-4)
-    corpus = load_corpus(settings.data, tokenizer, seed=settings.seed)
-    reserved = load_reserved(settings.data, tokenizer, blocks=20)
+    corpus = load_corpus(settings.data, settings.quality, tokenizer, seed=settings.seed)
+    reserved = load_reserved(settings.data, settings.quality, tokenizer, blocks=20)
     kept = {tuple(block) for block in reserved.ids.tolist()}
     for used in (corpus.calibration, corpus.heldout):
         assert not kept & {tuple(block) for block in used.ids.tolist()}

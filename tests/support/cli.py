@@ -19,6 +19,7 @@ def small_trial(model: Path, text: Path, cache: Path) -> list[str]:
         "data.calibration_blocks=6",
         "data.gradient_blocks=2",
         "data.heldout_blocks=6",
+        "quality.domains=[]",
         "benchmark=quick",
         "benchmark.prompts=3",
         "benchmark.new_tokens=4",

@@ -26,6 +26,7 @@ def make_lessons(folder: Path, cache: Path, *, dtype: str = "float32", blocks: i
         source=sources.ModelSource(folder=folder, digest="d"),
         head=head.to(getattr(torch, dtype)),
         kept=None,
+        merged=None,
         dtype=dtype,
         cache_dir=cache,
     )

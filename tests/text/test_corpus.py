@@ -7,8 +7,9 @@ import pytest
 
 from prune_exp.model import loading
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.groups import DataSettings
-from prune_exp.text.corpus import load_corpus, split_into_documents
+from prune_exp.settings.groups import DataSettings, QualitySettings
+from prune_exp.text.corpus import load_corpus
+from prune_exp.text.documents import split_into_documents
 from prune_exp.trial.prepare import prepare_trial
 from support.models import make_tiny
 from support.settings import settings_for
@@ -21,11 +22,11 @@ def test_corpus_splits_by_document_and_counts_bytes(tiny_folder: Path, text_file
     tokenizer = load_tokenizer(tiny_folder)
     data = DataSettings(path=str(text_file), context_tokens=32, calibration_blocks=8)
     data.heldout_blocks = 8
-    corpus = load_corpus(data, tokenizer, seed=0)
+    corpus = load_corpus(data, QualitySettings(), tokenizer, seed=0)
     assert corpus.calibration.ids.shape == (8, 32)
     # one token is one byte with this tokenizer
     assert corpus.heldout.bytes_scored == 8 * 31
-    other = load_corpus(data, tokenizer, seed=1)
+    other = load_corpus(data, QualitySettings(), tokenizer, seed=1)
     assert other.heldout.digest == corpus.heldout.digest
     assert other.calibration.digest != corpus.calibration.digest
 
@@ -40,7 +41,7 @@ def test_too_little_text_is_refused(
     path.write_text(text, encoding="utf-8")
     data = DataSettings(path=str(path), context_tokens=32)
     with pytest.raises(SettingError, match=words):
-        load_corpus(data, load_tokenizer(tiny_folder), seed=0)
+        load_corpus(data, QualitySettings(), load_tokenizer(tiny_folder), seed=0)
 
 
 def test_blocks_of_a_model_that_wants_a_first_token_have_it(

@@ -13,8 +13,8 @@ from prune_exp.model.architectures import shape_of
 from prune_exp.pruning import surgery
 from prune_exp.pruning.consensus import Ballot, condemn
 from prune_exp.settings.errors import SettingError
-from prune_exp.text.corpus import TokenBlocks, token_frequency
-from prune_exp.text.token_bytes import recoder_of
+from prune_exp.text.corpus import CalibrationPart, TokenBlocks, token_frequency
+from prune_exp.text.token_bytes import first_pieces, recoder_of
 from prune_exp.text.tokenizer import (
     count_removable_tokens,
     order_scores,
@@ -80,7 +80,9 @@ def test_bytes_inside_a_character_are_encoded() -> None:
 
 
 def test_tokens_never_seen_go_first_and_the_last_merged_of_them_first() -> None:
-    frequency = token_frequency(["the river"], TOKENIZER, len(TOKENIZER))
+    frequency = token_frequency(
+        [CalibrationPart(documents=("the river",), source="s")], TOKENIZER, len(TOKENIZER)
+    )
     order = order_scores(frequency, VOCABULARY).argsort()
     first, second = order[:2].tolist()
     assert frequency[first] == frequency[second] == 0
@@ -140,3 +142,15 @@ def test_other_tokenizers_are_refused() -> None:
     assert count_removable_tokens(make_tokenizer()) == 0
     with pytest.raises(SettingError, match="leave vocab out of"):
         read_vocabulary(tokenizer)
+
+
+def test_a_token_that_is_gone_begins_with_its_first_piece() -> None:
+    removed = VOCABULARY.removable[:12]
+    trimmed, kept = trim_tokenizer(TOKENIZER, removed)
+    places = first_pieces(TOKENIZER, trimmed, kept, len(TOKENIZER) + 2)
+    assert places[kept].tolist() == list(range(len(kept)))
+    for token in removed:
+        pieces = trimmed(TOKENIZER.decode([token]), add_special_tokens=False)["input_ids"]
+        assert len(pieces) > 1
+        assert places[token] == pieces[0]
+    assert places[-2:].tolist() == [len(kept)] * 2  # ids that nobody names

@@ -18,6 +18,7 @@ def compose_document(found: Findings, drawn: dict[str, str]) -> Document:
         "Key performance indicators": sections.show_indicators(found),
         "Detailed metrics": sections.show_details(found),
         "Improvements": sections.show_improvements(found),
+        "Quality by kind of text": sections.show_domains(found),
         "Visual dashboard": dashboard,
         "Where memory goes": sections.show_memory(found),
         "The limit": sections.show_limits(found, drawn),

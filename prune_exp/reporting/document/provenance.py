@@ -7,6 +7,8 @@ from prune_exp.reporting.batches import batch_labels, batch_name
 from prune_exp.reporting.document.elements import Code, Element, Paragraph, Table
 from prune_exp.reporting.document.findings import Findings
 from prune_exp.reporting.document.trials import show_value
+from prune_exp.settings.groups import DataSettings
+from prune_exp.settings.params import restore_settings
 from prune_exp.tracking import tags
 from prune_exp.tracking.naming import overrides_of, recall_overrides, shell_command
 from prune_exp.tracking.read import TrackedTrial
@@ -77,7 +79,7 @@ def _explain_measurement(params: dict[str, str]) -> str:
 
 
 def _describe_calibration(params: dict[str, str]) -> str:
-    text = params.get("data.path", UNKNOWN)
+    text = restore_settings(DataSettings, params, "data").text_name
     blocks = params.get("data.calibration_blocks", "?")
     if params.get("data.calibration") == "generated":
         text = f"written by the dense model at temperature {params['data.generation_temperature']}"

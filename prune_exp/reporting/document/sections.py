@@ -17,6 +17,7 @@ from prune_exp.reporting.document.elements import (
 from prune_exp.reporting.document.findings import Findings, Metrics
 from prune_exp.reporting.document.trials import TRIAL_HEAD, place_of, show_value, trial_rows
 from prune_exp.reporting.insights import SUMMARY, conclude, list_insights
+from prune_exp.tracking.domains import read_domains
 from prune_exp.tracking.figures import HEADLINE, KEY_FIGURES, Figure, key_figures
 
 CARDS = key_figures(*HEADLINE)
@@ -124,6 +125,35 @@ def show_improvements(found: Findings) -> list[Element]:
     if not rows:
         return [Paragraph("Nothing was measured.")]
     return [Table(["Change", "Value", "95 % interval"], rows)]
+
+
+def show_domains(found: Findings) -> list[Element]:
+    """Both models on each kind of text, with the interval, and where quality had to be kept."""
+    domains = read_domains(found.metrics)
+    if not domains:
+        return [Paragraph("Quality was not measured by kind of text.")]
+    rows = [
+        [
+            one.name,
+            "yes" if one.kept else "no",
+            f"{one.dense_bits_per_byte:.3f}",
+            f"{one.pruned_bits_per_byte:.3f}",
+            f"{one.perplexity_ratio.value:.2f}x",
+            f"{one.perplexity_ratio.low:.2f} to {one.perplexity_ratio.high:.2f}",
+            "lost" if one.is_lost(found.metrics["max_perplexity_ratio"]) else "maintained",
+        ]
+        for one in domains
+    ]
+    head = [
+        "Text",
+        "To be kept",
+        "Bits per byte, dense",
+        "Bits per byte, pruned",
+        "Perplexity ratio",
+        "95 % interval",
+        "Quality",
+    ]
+    return [Table(head, rows)]
 
 
 def show_picture(drawn: dict[str, str], name: str) -> Element:

@@ -1,13 +1,15 @@
 """How far the figures reach: sentences that follow from what was measured, and on what."""
 
 from collections.abc import Callable
-from pathlib import PurePath
 
 from prune_exp.measurement.records import FEW_PAIRS
 from prune_exp.reporting.batches import batch_labels, batch_name
 from prune_exp.reporting.document.elements import Bullets, Element
 from prune_exp.reporting.document.findings import ASKED_FOR, Findings
 from prune_exp.reporting.document.provenance import UNKNOWN, served_by
+from prune_exp.settings.groups import DataSettings
+from prune_exp.settings.params import restore_settings
+from prune_exp.tracking.domains import join_words, read_domains
 
 Rule = Callable[[Findings], str | None]
 FEW_FOR_P99 = 100
@@ -89,16 +91,16 @@ def tell_text(found: Findings) -> str | None:
     if "heldout_tokens" not in found.metrics:
         return "Quality was not measured, so nothing is said about it."
     params = found.params
-    name = PurePath(params.get("data.path", "not recorded")).name
-    package = params.get("data.package", "None")
-    source = name if package == "None" else f"{name} of the package {package}"
+    source = restore_settings(DataSettings, params, "data").text_name
+    others = [one.name for one in read_domains(found.metrics) if not one.kept]
+    unseen = f" {join_words(others)} were judged too and need not be kept." if others else ""
     calibration = "Calibration read other documents of the same source"
     if params.get("data.calibration") == "generated":
         calibration = "Calibration read text that the dense model wrote"
     return (
         f"Quality is that of predicting {found.metrics['heldout_tokens']:,.0f} held-out tokens of"
-        f" {source} in blocks of {params.get('data.context_tokens', '?')}. {calibration}, so"
-        " text of another domain or language may have suffered more. No task, no instruction and"
+        f" {source} in blocks of {params.get('data.context_tokens', '?')}.{unseen} {calibration},"
+        " so text of another domain or language may have suffered more. No task, no instruction and"
         " nothing about safety was tested."
     )
 

@@ -1,0 +1,203 @@
+"""Who decides on tokens: each voter alone, a majority or mean ranks; unread text settles it.
+
+The vote proposes, and documents that no voter has read judge: how many of their tokens would be
+cut to pieces. So the tokens' vote is as good on such text as the best voter on it, without knowing
+beforehand which one that is (a discrete super learner: van der Laan and Dudoit, 2003).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from prune_exp.pruning.consensus import Ballot, Scores, condemn, rank_units
+from prune_exp.pruning.inputs import Inputs, PruningRequest
+from prune_exp.pruning.plan import JudgedVote
+from prune_exp.pruning.statistics import Statistics
+from prune_exp.pruning.voters import score_units
+from prune_exp.text.corpus import (
+    CalibrationPart,
+    count_documents_read,
+    token_frequency,
+    token_ids,
+)
+from prune_exp.text.tokenizer import order_scores, read_vocabulary
+
+JUDGING_SHARE = 0.25
+"""Most of a file's calibration documents that judge."""
+MEAN_RANK = "mean_rank"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """One way to decide."""
+
+    name: str
+    voters: tuple[str, ...]
+    vote_threshold: float | None
+    """None: the mean of the voters' ranks decides."""
+    consensus: bool
+    """Whether more than half of several voters must agree."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenVote:
+    """What decides, as scores and a threshold, and what was judged before."""
+
+    scores: Scores
+    """[1, tokens]; the vocabulary can be cut anywhere in each of their orders."""
+    vote_threshold: float
+    judged: tuple[JudgedVote, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgingText:
+    """Documents of one file that no voter has read."""
+
+    share: float
+    documents: tuple[torch.Tensor, ...]
+    """Token ids of each [tokens]."""
+
+
+def vote_on_tokens(
+    request: PruningRequest, inputs: Inputs, statistics: Statistics, count: int
+) -> TokenVote:
+    """Decides who decides on `count` tokens.
+
+    Where the calibration blocks leave no document unread, a majority decides unjudged.
+    """
+    scores = score_tokens(request, inputs, statistics)
+    proposals = list_proposals(sorted(scores))
+    majority = next(one for one in proposals if one.consensus or len(scores) == 1)
+    read, judging = _split_unread(request, inputs)
+    if not judging:
+        return _carry(majority, scores, ())
+    frequency = token_frequency(read, inputs.tokenizer, len(statistics.vocab_frequency))
+    unread = score_tokens(request, inputs, replace(statistics, vocab_frequency=frequency))
+    gone = {one.name: condemn(*_ballot_of(one, unread, count))[0] for one in proposals}
+    lost = {name: lost_shares(mask, judging) for name, mask in gone.items()}
+    chosen = choose_proposal(proposals, lost, judging)
+    judged = tuple(
+        JudgedVote(
+            name=one.name,
+            lost_pct=100 * _mean_lost(lost[one.name], judging),
+            chosen=one is chosen,
+        )
+        for one in proposals
+    )
+    return _carry(chosen, scores, judged)
+
+
+def score_tokens(request: PruningRequest, inputs: Inputs, statistics: Statistics) -> Scores:
+    """Every voter's scores [1, tokens] as places in an order in which tokens can go."""
+    vocabulary = read_vocabulary(inputs.tokenizer)
+    given = score_units(
+        request.pruning.voters,
+        statistics,
+        "vocab",
+        head_unit=request.pruning.head_unit,
+        seed=request.seed,
+    )
+    return {name: order_scores(values[0], vocabulary)[None] for name, values in given.items()}
+
+
+def list_proposals(voters: Sequence[str]) -> list[Proposal]:
+    """Majorities from the least on, mean ranks, then every voter alone."""
+    count = len(voters)
+    several = tuple(voters) if count > 1 else ()
+    agreeing = [
+        Proposal(
+            name=f"{needed} of {count} agree",
+            voters=several,
+            vote_threshold=needed / count,
+            consensus=True,
+        )
+        for needed in range(count // 2 + 1, count + 1)
+        if several
+    ]
+    mean = [
+        Proposal(name="mean rank", voters=several, vote_threshold=None, consensus=True)
+        for _ in several[:1]
+    ]
+    alone = [
+        Proposal(name=f"{voter} alone", voters=(voter,), vote_threshold=1.0, consensus=False)
+        for voter in voters
+    ]
+    return [*agreeing, *mean, *alone]
+
+
+def _split_unread(
+    request: PruningRequest, inputs: Inputs
+) -> tuple[list[CalibrationPart], list[JudgingText]]:
+    """The parts without the documents that judge, and those documents."""
+    read: list[CalibrationPart] = []
+    judging: list[JudgingText] = []
+    seen = count_documents_read(inputs.corpus, request.data, inputs.tokenizer)
+    for part, used in zip(inputs.corpus.parts, seen, strict=True):
+        start = max(used, int((1 - JUDGING_SHARE) * len(part.documents)))
+        ids = (torch.tensor(token_ids(one, inputs.tokenizer)) for one in part.documents[start:])
+        if documents := tuple(one for one in ids if len(one)):
+            judging.append(JudgingText(share=part.share, documents=documents))
+        read.append(replace(part, documents=part.documents[:start]))
+    return read, judging
+
+
+def lost_shares(gone: torch.Tensor, judging: Sequence[JudgingText]) -> list[torch.Tensor]:
+    """Tokens of each document that a mask [tokens] cuts to pieces, by file [documents]."""
+    return [torch.tensor([float(gone[ids].sum()) for ids in text.documents]) for text in judging]
+
+
+def _mean_lost(lost: Sequence[torch.Tensor], judging: Sequence[JudgingText]) -> float:
+    """Share of all tokens that is lost, every file counted by its share."""
+    shares = [
+        text.share * float(one.sum()) / sum(map(len, text.documents))
+        for one, text in zip(lost, judging, strict=True)
+    ]
+    return sum(shares) / sum(text.share for text in judging)
+
+
+def choose_proposal(
+    proposals: Sequence[Proposal],
+    lost: dict[str, list[torch.Tensor]],
+    judging: Sequence[JudgingText],
+) -> Proposal:
+    """The proposal that loses least; a consensus within one standard error of it goes first."""
+    best = min(proposals, key=lambda one: _mean_lost(lost[one.name], judging))
+    least = lost[best.name]
+    tied = [one for one in proposals if one.consensus and _is_tied(lost[one.name], least, judging)]
+    return min(tied or [best], key=lambda one: _mean_lost(lost[one.name], judging))
+
+
+def _is_tied(
+    ours: Sequence[torch.Tensor], least: Sequence[torch.Tensor], judging: Sequence[JudgingText]
+) -> bool:
+    """Whether the difference, document by document, is within one standard error of nothing."""
+    total = sum(text.share for text in judging)
+    mean = 0.0
+    variance = 0.0
+    for a, b, text in zip(ours, least, judging, strict=True):
+        sizes = torch.tensor([float(len(ids)) for ids in text.documents])
+        difference = a - b
+        ratio = difference.sum() / sizes.sum()
+        weight = text.share / total
+        mean += weight * float(ratio)
+        spread = (difference - ratio * sizes).square().sum() / sizes.sum().square()
+        variance += weight**2 * float(spread)
+    return mean <= variance**0.5
+
+
+def _ballot_of(proposal: Proposal, scores: Scores, count: int) -> tuple[Scores, int, Ballot]:
+    own, threshold = _scores_of(proposal, scores)
+    return own, count, Ballot(kind="adaptive", vote_threshold=threshold)
+
+
+def _scores_of(proposal: Proposal, scores: Scores) -> tuple[Scores, float]:
+    own = {name: scores[name] for name in proposal.voters}
+    if proposal.vote_threshold is not None:
+        return own, proposal.vote_threshold
+    return {MEAN_RANK: rank_units(own).double().mean(0)}, 1.0
+
+
+def _carry(proposal: Proposal, scores: Scores, judged: tuple[JudgedVote, ...]) -> TokenVote:
+    own, threshold = _scores_of(proposal, scores)
+    return TokenVote(scores=own, vote_threshold=threshold, judged=judged)

@@ -1,0 +1,58 @@
+"""Quality on each kind of text, as it was tracked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prune_exp.measurement.records import Interval
+
+PREFIX = "domain/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedDomain:
+    """Both models on one kind of text."""
+
+    name: str
+    kept: bool
+    """Whether quality had to be maintained on it."""
+    dense_bits_per_byte: float
+    pruned_bits_per_byte: float
+    tokens: int
+    perplexity_ratio: Interval
+
+    def is_lost(self, limit: float) -> bool:
+        """Whether even the upper end is not within the limit."""
+        return not self.perplexity_ratio.high <= limit
+
+
+def read_domains(metrics: Mapping[str, float]) -> list[TrackedDomain]:
+    """Every kind of text that a trial was judged on, those to be kept first, then by name."""
+    names = {
+        key.removeprefix(PREFIX).rpartition("/")[0] for key in metrics if key.startswith(PREFIX)
+    }
+    found = [
+        TrackedDomain(
+            name=name,
+            kept=bool(metrics[f"{PREFIX}{name}/kept"]),
+            dense_bits_per_byte=metrics[f"{PREFIX}{name}/dense_bits_per_byte"],
+            pruned_bits_per_byte=metrics[f"{PREFIX}{name}/pruned_bits_per_byte"],
+            tokens=int(metrics[f"{PREFIX}{name}/tokens"]),
+            perplexity_ratio=Interval.read(metrics, f"{PREFIX}{name}/perplexity_ratio"),
+        )
+        for name in names
+    ]
+    return sorted(found, key=lambda one: (not one.kept, one.name))
+
+
+def join_words(words: list[str]) -> str:
+    """Words as in a sentence: a, b and c."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def list_losses(domains: list[TrackedDomain], limit: float) -> str | None:
+    """A sentence about the texts on which quality is lost; None where there is none."""
+    lost = [one for one in domains if one.is_lost(limit)]
+    if not lost:
+        return None
+    each = join_words([f"{one.name} ({one.perplexity_ratio.value:.2f}x)" for one in lost])
+    return f"It is lost on {each}, beyond {limit:g} times the dense model's perplexity."

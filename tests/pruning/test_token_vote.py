@@ -1,0 +1,211 @@
+"""Text that nobody has read decides who decides on tokens."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prune_exp.machine.stopwatch import Stopwatch
+from prune_exp.model import loading
+from prune_exp.model.architectures import head_of
+from prune_exp.pruning.calibration import ReadingSettings, calibrate_model
+from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.pruner import prune_model
+from prune_exp.pruning.token_statistics import (
+    describe_tokens,
+    expected_probability,
+    merge_places,
+    number_scripts,
+)
+from prune_exp.pruning.token_vote import (
+    JudgingText,
+    Proposal,
+    choose_proposal,
+    list_proposals,
+    lost_shares,
+)
+from prune_exp.text.scripts import script_of
+from prune_exp.text.tokenizer import read_vocabulary
+from prune_exp.trial.prepare import prepare_trial, pruning_request
+from support.models import make_tiny
+from support.settings import settings_for
+from support.tokenizers import WORDS, make_bpe_tokenizer, make_fallback_tokenizer
+
+TOKENIZER = make_bpe_tokenizer()
+VOTERS = ["wanda", "expected", "merges", "script"]
+
+
+def judging(*documents: list[int], share: float = 1.0) -> JudgingText:
+    return JudgingText(share=share, documents=tuple(map(torch.tensor, documents)))
+
+
+def proposal(name: str, *, consensus: bool = False) -> Proposal:
+    return Proposal(name=name, voters=("v",), vote_threshold=1.0, consensus=consensus)
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [("the", "LATIN"), (" 9ж", "CYRILLIC"), ("你", "CJK"), ("12!", "none"), ("", "none")],
+)
+def test_scripts_are_those_of_the_first_letter(text: str, script: str) -> None:
+    assert script_of(text) == script
+
+
+def test_expected_is_the_mean_of_the_models_own_distributions() -> None:
+    model = make_tiny("llama")
+    ids = torch.randint(1, 257, (3, 20), generator=torch.Generator().manual_seed(0))
+    output = model(input_ids=ids, output_hidden_states=True)
+    wanted = output.logits.double().softmax(-1).mean((0, 1))
+    last: list[torch.Tensor] = []
+    hook = model.model.norm.register_forward_pre_hook(lambda _, args: last.append(args[0]))
+    model(input_ids=ids)
+    hook.remove()
+    found = expected_probability(model, last[0])
+    assert torch.allclose(found.double(), wanted, atol=1e-7)
+    assert float(found.sum()) == pytest.approx(1, abs=1e-5)
+    assert len(found) == len(head_of(model).weight)
+
+
+def test_places_follow_the_merges_and_leave_out_what_always_stays() -> None:
+    vocabulary = read_vocabulary(TOKENIZER)
+    place = merge_places(vocabulary, len(TOKENIZER) + 3)
+    made = list(dict.fromkeys(made for _, _, made in vocabulary.merges))
+    assert sorted(place[made].tolist()) == list(range(len(made)))
+    assert place[-3:].tolist() == [-1] * 3
+    assert int((place >= 0).sum()) == len(vocabulary.removable)
+    for left, right, token in vocabulary.merges:
+        assert place[token] > max(int(place[left]), int(place[right]))
+
+
+def test_characters_come_after_all_merges() -> None:
+    vocabulary = read_vocabulary(make_fallback_tokenizer("gemma"))
+    place = merge_places(vocabulary, 600)
+    merged = [made for _, _, made in vocabulary.merges]
+    assert int(place[list(vocabulary.characters)].min()) > int(place[merged].max())
+
+
+def test_tokens_of_one_script_have_one_number() -> None:
+    tokenizer = make_fallback_tokenizer("gemma")
+    numbers = number_scripts(read_vocabulary(tokenizer), tokenizer, len(tokenizer))
+    ids = tokenizer.convert_tokens_to_ids(["你", "好"])
+    assert len({int(numbers[one]) for one in ids}) == 1
+    latin = {int(numbers[one]) for one in tokenizer.convert_tokens_to_ids(["é", "t"])}
+    assert len(latin) == 1
+    assert latin != {int(numbers[ids[0]])}
+
+
+def test_proposals_are_majorities_means_and_every_voter_alone() -> None:
+    assert [one.name for one in list_proposals(["a", "b", "c"])] == [
+        "2 of 3 agree",
+        "3 of 3 agree",
+        "mean rank",
+        "a alone",
+        "b alone",
+        "c alone",
+    ]
+    assert list_proposals(["a", "b"])[0].name == "2 of 2 agree"
+    assert [one.name for one in list_proposals(["a"])] == ["a alone"]
+
+
+def test_lost_tokens_are_counted_document_by_document() -> None:
+    gone = torch.tensor([False, True, True, False])
+    text = [judging([0, 1, 2], [3, 3]), judging([1, 1, 1])]
+    assert [one.tolist() for one in lost_shares(gone, text)] == [[2.0, 0.0], [3.0]]
+
+
+def test_the_least_loss_wins_and_a_tie_goes_to_the_consensus() -> None:
+    text = [judging(*[[0] * 10 for _ in range(4)])]
+    alone, agreed = proposal("alone"), proposal("agreed", consensus=True)
+    clear = {"alone": [torch.tensor([1.0, 1, 1, 1])], "agreed": [torch.tensor([3.0, 3, 3, 3])]}
+    assert choose_proposal([agreed, alone], clear, text) is alone
+    noise = {"alone": [torch.tensor([1.0, 5, 0, 2])], "agreed": [torch.tensor([5.0, 1, 2, 1])]}
+    assert choose_proposal([agreed, alone], noise, text) is agreed
+    equal = {name: [torch.zeros(4)] for name in ("alone", "agreed")}
+    assert choose_proposal([agreed, alone], equal, text) is agreed
+
+
+@given(
+    table=st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=2, max_size=6),
+    share=st.floats(0.1, 0.9),
+)
+def test_no_proposal_that_is_not_a_tied_consensus_beats_the_chosen_one(
+    table: list[list[int]], share: float
+) -> None:
+    text = [judging([0] * 9, [0] * 9, share=share), judging([0] * 9, share=1 - share)]
+    names = [f"p{i}" for i in range(len(table))]
+    lost = {
+        name: [torch.tensor(row[:2]).float(), torch.tensor(row[2:]).float()]
+        for name, row in zip(names, table, strict=True)
+    }
+    proposals = [proposal(name) for name in names]
+    chosen = choose_proposal(proposals, lost, text)
+
+    def mean(name: str) -> float:
+        one, two = lost[name]
+        return share * float(one.sum()) / 18 + (1 - share) * float(two.sum()) / 9
+
+    assert mean(chosen.name) == pytest.approx(min(map(mean, names)))
+
+
+def trial_inputs(tmp_path: Path, **data: Any) -> Any:
+    """A model with a BPE vocabulary, and text that uses some of its words only."""
+    folder = tmp_path / "model"
+    loading.save_model(make_tiny("llama", vocab=len(TOKENIZER)), TOKENIZER, folder)
+    chance = random.Random(3)
+    parts = [" ".join(chance.choices(WORDS[: len(WORDS) // 2], k=40)) for _ in range(120)]
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(parts), encoding="utf-8")
+    settings = settings_for(folder, text, tmp_path / "cache", calibration="documents", **data)
+    settings.pruning = replace(
+        settings.pruning, voters=VOTERS, units=["vocab", "mlp", "layers"], vocab_share=1.0
+    )
+    settings.sparsity = 0.02
+    return settings
+
+
+def test_a_plan_says_who_decided_on_tokens_and_keeps_it_in_json(tmp_path: Path) -> None:
+    settings = trial_inputs(tmp_path)
+    inputs = prepare_trial(settings).dense
+    model = loading.load_model(inputs.source.folder)
+    pruned = prune_model(pruning_request(settings), inputs, model, Stopwatch())
+    judged = pruned.plan.judged_tokens
+    assert [one.name for one in judged if one.chosen]
+    assert len(judged) == len(list_proposals(VOTERS))
+    chosen = next(one for one in judged if one.chosen)
+    assert chosen.lost_pct <= min(one.lost_pct for one in judged) + 5
+    assert len(pruned.plan.tokens) == pruned.plan.allocation.tokens > 0
+    assert PruningPlan.from_json(pruned.plan.to_json()) == pruned.plan
+
+
+def test_nothing_is_judged_where_every_document_was_read(tmp_path: Path) -> None:
+    settings = trial_inputs(tmp_path)
+    inputs = prepare_trial(settings).dense
+    (part,) = inputs.corpus.parts
+    short = replace(inputs.corpus, parts=(replace(part, documents=part.documents[:1]),))
+    model = loading.load_model(inputs.source.folder)
+    pruned = prune_model(
+        pruning_request(settings), replace(inputs, corpus=short), model, Stopwatch()
+    )
+    assert pruned.plan.judged_tokens == ()
+    assert pruned.plan.tokens
+    assert set(pruned.plan.voters["vocab"]) == set(VOTERS)
+
+
+def test_expected_tokens_are_kept_beside_the_calibration(tmp_path: Path) -> None:
+    settings = trial_inputs(tmp_path)
+    inputs = prepare_trial(settings).dense
+    model = loading.load_model(inputs.source.folder)
+    reading = ReadingSettings(voting_blocks=4, gradient_blocks=1)
+    kept = calibrate_model(
+        model, "d", inputs.corpus, inputs.tokenizer, reading, cache_dir=tmp_path / "cache"
+    )
+    first = describe_tokens(model, kept, inputs.tokenizer)
+    with torch.no_grad():
+        head_of(model).weight.zero_()
+    again = describe_tokens(model, kept, inputs.tokenizer)
+    assert torch.equal(first.expected, again.expected)

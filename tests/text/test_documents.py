@@ -1,0 +1,100 @@
+"""Files are cut into documents, and no document serves two ends."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import DataSettings
+from prune_exp.text.documents import (
+    TextFile,
+    deal_documents,
+    list_calibration_files,
+    package_of,
+    split_into_documents,
+)
+
+WIKI = "pkg://exllamav2/wiki.utf8"
+
+
+def mixed(*entries: str) -> list[TextFile]:
+    return list_calibration_files(DataSettings(mix=list(entries)))
+
+
+def test_shares_are_of_all_files_and_one_by_default(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text("text", encoding="utf-8")
+    found = mixed(f"{tmp_path}/a.txt:2", f"{tmp_path}/b.txt", f"{tmp_path}/c.txt:1.0")
+    assert [(file.name, file.share) for file in found] == [("a", 0.5), ("b", 0.25), ("c", 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("nowhere.txt", "nowhere.txt is not a file"),
+        ("a.txt:0", "share above 0"),
+        ("a.txt:-1", "share above 0"),
+        ("a.txt:nan", "share above 0"),
+        ("a.txt:inf", "share above 0"),
+        (":2", "share above 0"),
+        ("pkg://exllamav2", "is not pkg://PACKAGE/FILE"),
+        ("pkg://exllamav2/nothing.utf8", "has 0 files named"),
+        ("pkg://no_such_package/a.txt", "no_such_package is not installed"),
+    ],
+)
+def test_a_mix_that_cannot_be_is_refused(
+    entry: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("text", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingError, match=said):
+        mixed(entry)
+
+
+def test_a_path_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a:b.txt").write_text("text", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert [file.path.name for file in mixed("a:b.txt", "a:b.txt:3")] == ["a:b.txt"] * 2
+
+
+def test_packages_are_named_in_paths() -> None:
+    assert package_of(WIKI) == "exllamav2"
+    assert package_of("exllamav2/wiki.utf8") is None
+
+
+def test_markers_of_training_text_part_documents() -> None:
+    text = "one\n\nstill one\n<|endoftext|>\n\ntwo\n<|endoftext|>\n"
+    assert split_into_documents(text) == ["one\n\nstill one", "two"]
+
+
+def test_stretches_are_whole_lines_and_only_where_blank_lines_part() -> None:
+    text = "aa\n\nbb\ncc\n\nd\n"
+    assert split_into_documents(text) == ["aa", "bb\ncc", "d"]
+    assert split_into_documents(text, stretch=4) == ["aa", "bb\ncc\n\nd"]
+    assert split_into_documents(text, stretch=99) == ["aa\n\nbb\ncc\n\nd"]
+    assert split_into_documents("a\nb\nc", stretch=99) == ["a", "b", "c"]
+    assert split_into_documents("<doc id=1>\n" + "x" * 90 + "</doc>", stretch=1) == ["x" * 90]
+
+
+@given(lines=st.lists(st.text("ab \n", max_size=8), max_size=30), stretch=st.integers(1, 20))
+def test_stretches_lose_nothing(lines: list[str], stretch: int) -> None:
+    text = "\n".join(lines)
+    found = split_into_documents(text, stretch=stretch)
+    assert "".join("".join(found).split()) == "".join(text.split())
+    assert all(found)
+
+
+@given(count=st.integers(1, 40), seed=st.integers(0, 3))
+def test_every_document_serves_one_end(count: int, seed: int) -> None:
+    parts = [f"document {i}" for i in range(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.txt"
+        path.write_text("\n\n".join(parts), encoding="utf-8")
+        dealt = deal_documents(TextFile(path=path), seed=seed)
+    together = [*dealt.calibration, *dealt.heldout, *dealt.reserved]
+    assert sorted(together) == sorted(parts)
+    assert dealt.heldout == tuple(parts[::5])
+    assert dealt.reserved == tuple(parts[1::5])
