@@ -15,10 +15,10 @@ from prune_exp.machine.device import cache_key
 from prune_exp.measurement.intervals import exp_mean_difference
 from prune_exp.measurement.records import DomainQuality, Quality, QualityComparison
 from prune_exp.model.architectures import decoder_of, head_of
-from prune_exp.model.next_tokens import NextTokens, divergence, split_tokens
+from prune_exp.model.next_tokens import NextTokens, divergence, split_tokens, sum_losses
 from prune_exp.text.corpus import TokenBlocks
 
-VERSION = 1
+VERSION = 2
 LARGEST_LOSS = 700.0
 """exp of more overflows; such a model is beyond words anyway."""
 
@@ -46,8 +46,8 @@ def dense_baseline(
         losses = []
         for ids in tqdm(text.ids, "dense quality", unit="block"):
             hidden = _final_hidden(model, ids)
-            log_probs = NextTokens(hidden=hidden, head=head).log_probs(slice(len(ids) - 1))
-            losses.append(_sum_loss(log_probs, ids[1:]) / (len(ids) - 1))
+            after = NextTokens(hidden=hidden, head=head)
+            losses.append(sum_losses(after, ids[1:]) / (len(ids) - 1))
             states.append(hidden)
         kept = {"hidden": torch.stack(states), "losses": torch.tensor(losses)}
         save_file(kept, folder / "baseline.safetensors")
@@ -177,8 +177,7 @@ def block_losses(
     for block in tqdm(text.ids, "quality", unit="block"):
         first, ids = reencode(block) if reencode is not None else (1, block)
         after = NextTokens(hidden=_final_hidden(model, ids), head=head_of(model).weight)
-        log_probs = after.log_probs(slice(first - 1, len(ids) - 1))
-        loss = _sum_loss(log_probs, ids[first:])
+        loss = sum_losses(after, ids[first:], start=first - 1)
         losses.append(loss / (len(block) - 1))
         own_tokens.append(len(ids) - first)
     return losses, own_tokens

@@ -3,6 +3,7 @@
 The log-probabilities of a whole text [tokens, vocab] never exist at once.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,12 +34,23 @@ class NextTokens:
     """Language-model head [vocab, hidden]."""
     merged: "MergedTokens | None" = None
     """How tokens are counted together; None: each by itself."""
+    certain: torch.Tensor | None = None
+    """What follows each token for certain [tokens], -1 where that is open; None: nowhere."""
 
     def log_probs(self, rows: slice) -> torch.Tensor:
         """Log-probabilities [chunk, vocab] in fp32 after some of the tokens.
 
         Of merged tokens [chunk, merged tokens].
         """
+        expected = self._expected(rows)
+        if self.certain is not None:
+            follower = self.certain[rows].to(expected.device)
+            sure = (follower >= 0).nonzero()[:, 0]
+            expected[sure] = math.log(TINY)
+            expected[sure, follower[sure]] = 0.0
+        return expected
+
+    def _expected(self, rows: slice) -> torch.Tensor:
         states = self.hidden[rows].to(device=self.head.device, dtype=self.head.dtype)
         if self.merged is None:
             return (states @ self.head.T).float().log_softmax(-1)
@@ -46,6 +58,21 @@ class NextTokens:
         summed = by_token.new_zeros(self.merged.count, len(states))
         summed.index_add_(0, self.merged.places, by_token)
         return summed.clamp_min_(TINY).log_().T
+
+
+def sum_losses(after: NextTokens, targets: torch.Tensor, *, start: int = 0) -> float:
+    """Summed loss, in nats, of the tokens that came [tokens] after those from `start` on.
+
+    Whole distributions exist for a few tokens at a time, and are not normalized one by one.
+    """
+    total = 0.0
+    for rows in split_tokens(len(targets)):
+        places = slice(start + rows.start, start + rows.stop)
+        states = after.hidden[places].to(device=after.head.device, dtype=after.head.dtype)
+        logits = (states @ after.head.T).float()
+        wanted = logits.gather(-1, targets[rows, None].to(logits.device))[:, 0]
+        total += float((logits.logsumexp(-1) - wanted).double().sum())
+    return total
 
 
 def split_tokens(count: int, chunk: int = CHUNK_TOKENS) -> Iterator[slice]:

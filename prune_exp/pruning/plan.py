@@ -10,6 +10,12 @@ UNIT_NAMES = {
     "vocab": "tokens",
 }
 """Kinds of unit in words."""
+FEWEST_OF_SCRIPT = 100
+"""Tokens from which on a vocabulary knows a script."""
+MOST_SCRIPTS = 12
+"""Named in a sentence."""
+LEAST_LEFT = 0.25
+"""Share of a script's tokens below which it counts as lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,19 @@ class PruningPlan:
     """What was tried before this plan was chosen; empty when the vote decided alone."""
     judged_tokens: tuple[JudgedVote, ...] = ()
     """Ways to decide on tokens, the chosen one among them; empty where nothing was judged."""
+    scripts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Tokens of each script in the dense vocabulary, and how many of them stay; empty where no
+    token goes."""
+
+    @property
+    def lost_scripts(self) -> list[str]:
+        """Scripts of which hardly a token stays, those that had most tokens first."""
+        lost = [
+            (before, name)
+            for name, (before, left) in self.scripts.items()
+            if before >= FEWEST_OF_SCRIPT and left < LEAST_LEFT * before
+        ]
+        return [name for _, name in sorted(lost, reverse=True)]
 
     @property
     def changes_blocks(self) -> bool:
@@ -113,6 +132,7 @@ class PruningPlan:
                 "voters": {k: tuple(v) for k, v in data["voters"].items()},
                 "tokens": tuple(data["tokens"]),
                 "votes": {k: _read_votes(v) for k, v in data.get("votes", {}).items()},
+                "scripts": {k: tuple(v) for k, v in data.get("scripts", {}).items()},
                 "judged_tokens": tuple(JudgedVote(**one) for one in data.get("judged_tokens", ())),
                 "rehearsed": tuple(_read_rehearsed(one) for one in data.get("rehearsed", ())),
             }
@@ -128,3 +148,15 @@ def _read_votes(data: dict[str, Any]) -> Votes:
 
 def _read_rehearsed(data: dict[str, Any]) -> Rehearsed:
     return Rehearsed(**{**data, "layers": tuple(data["layers"])})
+
+
+def describe_lost_scripts(plan: PruningPlan) -> str:
+    """A sentence about scripts that the smaller vocabulary spells in bytes, or hardly knows."""
+    names = [name.capitalize() if name != "CJK" else "Chinese" for name in plan.lost_scripts]
+    shown = ", ".join(names[:MOST_SCRIPTS])
+    more = len(names) - MOST_SCRIPTS
+    rest = f" and {more} more" if more > 0 else ""
+    return (
+        f"The vocabulary hardly knows these scripts any more: {shown}{rest}. Text in them takes"
+        " several times as many tokens, and languages written in them are lost."
+    )

@@ -17,7 +17,7 @@ from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.refit import RefitSettings
 from prune_exp.pruning.rehearsal import BLOCKS, best_rehearsed, closest_run
 from prune_exp.pruning.statistics import Statistics
-from prune_exp.pruning.token_statistics import describe_tokens
+from prune_exp.pruning.token_statistics import count_scripts, describe_tokens
 from prune_exp.pruning.token_vote import TokenVote, vote_on_tokens
 from prune_exp.pruning.voters import score_units
 from prune_exp.settings.choices import UNITS
@@ -191,7 +191,10 @@ def vote_on_plan(
         head_unit=pruning.head_unit,
         layers=layers,
     )
-    return plan if tokens is None else replace(plan, judged_tokens=tokens.judged)
+    if tokens is None:
+        return plan
+    scripts = count_scripts(inputs.tokenizer, plan.tokens)
+    return replace(plan, judged_tokens=tokens.judged, scripts=scripts)
 
 
 def _trim_vocabulary(

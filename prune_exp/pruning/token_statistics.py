@@ -1,5 +1,6 @@
 """What is known of a vocabulary's tokens: expected by the model, made in this order, written so."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from prune_exp.model.next_tokens import NextTokens, split_tokens
 from prune_exp.pruning.calibration import Calibration
 from prune_exp.pruning.statistics import TokenStatistics
 from prune_exp.text.scripts import script_of
-from prune_exp.text.token_bytes import recoder_of
+from prune_exp.text.token_bytes import Recoder, recoder_of
 from prune_exp.text.tokenizer import Vocabulary, read_vocabulary
 
 VERSION = 1
@@ -66,12 +67,28 @@ def merge_places(vocabulary: Vocabulary, size: int) -> torch.Tensor:
     return place
 
 
+def count_scripts(tokenizer: Any, removed: Sequence[int]) -> dict[str, tuple[int, int]]:
+    """Tokens that may go of each script, and how many of them stay."""
+    counts: dict[str, list[int]] = {}
+    gone = set(removed)
+    recoder = recoder_of(tokenizer)
+    for token in read_vocabulary(tokenizer).removable:
+        count = counts.setdefault(_script_of_token(recoder, token), [0, 0])
+        count[0] += 1
+        count[1] += token not in gone
+    return {name: (before, left) for name, (before, left) in sorted(counts.items())}
+
+
+def _script_of_token(recoder: Recoder, token: int) -> str:
+    return script_of(recoder.bytes_of([token]).decode("utf-8", errors="ignore"))
+
+
 def number_scripts(vocabulary: Vocabulary, tokenizer: Any, size: int) -> torch.Tensor:
     """Each token's script as a number; tokens that nobody names are of none."""
     recoder = recoder_of(tokenizer)
     numbers: dict[str, int] = {}
     found = torch.full((size,), -1)
     for token in vocabulary.removable:
-        script = script_of(recoder.bytes_of([token]).decode("utf-8", errors="ignore"))
+        script = _script_of_token(recoder, token)
         found[token] = numbers.setdefault(script, len(numbers))
     return found

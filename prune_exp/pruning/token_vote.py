@@ -55,8 +55,8 @@ class JudgingText:
     """Documents of one file that no voter has read."""
 
     share: float
-    documents: tuple[torch.Tensor, ...]
-    """Token ids of each [tokens]."""
+    ids: torch.Tensor
+    """Their tokens [tokens]."""
 
 
 def vote_on_tokens(
@@ -75,14 +75,10 @@ def vote_on_tokens(
     frequency = token_frequency(read, inputs.tokenizer, len(statistics.vocab_frequency))
     unread = score_tokens(request, inputs, replace(statistics, vocab_frequency=frequency))
     gone = {one.name: condemn(*_ballot_of(one, unread, count))[0] for one in proposals}
-    lost = {name: lost_shares(mask, judging) for name, mask in gone.items()}
-    chosen = choose_proposal(proposals, lost, judging)
+    lost_pct = {name: mean_lost_pct(mask, judging) for name, mask in gone.items()}
+    chosen = choose_proposal(proposals, lost_pct)
     judged = tuple(
-        JudgedVote(
-            name=one.name,
-            lost_pct=100 * _mean_lost(lost[one.name], judging),
-            chosen=one is chosen,
-        )
+        JudgedVote(name=one.name, lost_pct=lost_pct[one.name], chosen=one is chosen)
         for one in proposals
     )
     return _carry(chosen, scores, judged)
@@ -135,55 +131,22 @@ def _split_unread(
     seen = count_documents_read(inputs.corpus, request.data, inputs.tokenizer)
     for part, used in zip(inputs.corpus.parts, seen, strict=True):
         start = max(used, int((1 - JUDGING_SHARE) * len(part.documents)))
-        ids = (torch.tensor(token_ids(one, inputs.tokenizer)) for one in part.documents[start:])
-        if documents := tuple(one for one in ids if len(one)):
-            judging.append(JudgingText(share=part.share, documents=documents))
+        ids = [i for one in part.documents[start:] for i in token_ids(one, inputs.tokenizer)]
+        if ids:
+            judging.append(JudgingText(share=part.share, ids=torch.tensor(ids)))
         read.append(replace(part, documents=part.documents[:start]))
     return read, judging
 
 
-def lost_shares(gone: torch.Tensor, judging: Sequence[JudgingText]) -> list[torch.Tensor]:
-    """Tokens of each document that a mask [tokens] cuts to pieces, by file [documents]."""
-    return [torch.tensor([float(gone[ids].sum()) for ids in text.documents]) for text in judging]
+def mean_lost_pct(gone: torch.Tensor, judging: Sequence[JudgingText]) -> float:
+    """Percentage of all tokens that a mask [tokens] cuts to pieces, files by their share."""
+    lost = [text.share * float(gone[text.ids].double().mean()) for text in judging]
+    return 100 * sum(lost) / sum(text.share for text in judging)
 
 
-def _mean_lost(lost: Sequence[torch.Tensor], judging: Sequence[JudgingText]) -> float:
-    """Share of all tokens that is lost, every file counted by its share."""
-    shares = [
-        text.share * float(one.sum()) / sum(map(len, text.documents))
-        for one, text in zip(lost, judging, strict=True)
-    ]
-    return sum(shares) / sum(text.share for text in judging)
-
-
-def choose_proposal(
-    proposals: Sequence[Proposal],
-    lost: dict[str, list[torch.Tensor]],
-    judging: Sequence[JudgingText],
-) -> Proposal:
-    """The proposal that loses least; a consensus within one standard error of it goes first."""
-    best = min(proposals, key=lambda one: _mean_lost(lost[one.name], judging))
-    least = lost[best.name]
-    tied = [one for one in proposals if one.consensus and _is_tied(lost[one.name], least, judging)]
-    return min(tied or [best], key=lambda one: _mean_lost(lost[one.name], judging))
-
-
-def _is_tied(
-    ours: Sequence[torch.Tensor], least: Sequence[torch.Tensor], judging: Sequence[JudgingText]
-) -> bool:
-    """Whether the difference, document by document, is within one standard error of nothing."""
-    total = sum(text.share for text in judging)
-    mean = 0.0
-    variance = 0.0
-    for a, b, text in zip(ours, least, judging, strict=True):
-        sizes = torch.tensor([float(len(ids)) for ids in text.documents])
-        difference = a - b
-        ratio = difference.sum() / sizes.sum()
-        weight = text.share / total
-        mean += weight * float(ratio)
-        spread = (difference - ratio * sizes).square().sum() / sizes.sum().square()
-        variance += weight**2 * float(spread)
-    return mean <= variance**0.5
+def choose_proposal(proposals: Sequence[Proposal], lost_pct: dict[str, float]) -> Proposal:
+    """The proposal that loses least; of equal ones a consensus, then the first."""
+    return min(proposals, key=lambda one: (lost_pct[one.name], not one.consensus))
 
 
 def _ballot_of(proposal: Proposal, scores: Scores, count: int) -> tuple[Scores, int, Ballot]:

@@ -14,6 +14,7 @@ from prune_exp.model.architectures import head_of
 from prune_exp.model.next_tokens import MergedTokens
 from prune_exp.pruning.inputs import Inputs
 from prune_exp.pruning.pruner import Pruned
+from prune_exp.recovery.inner_pieces import PieceMarker, certain_followers
 from prune_exp.recovery.record import Recovery
 from prune_exp.recovery.split import Split, split_documents
 from prune_exp.recovery.teacher import Teacher
@@ -65,9 +66,11 @@ def prepare_lessons(
     recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, dense_head: torch.Tensor
 ) -> Lessons:
     """The blocks to train and to judge on, in the pruned model's ids, with their teacher."""
+    recovery = _choose_dtype(recovery, pruned.model.device)
     split = split_documents(inputs.corpus.documents, pruned.tokenizer, recovery)
-    return Lessons(
-        training=_training_blocks(recovery, inputs, pruned, split),
+    blocks = _training_blocks(recovery, inputs, pruned, split)
+    lessons = Lessons(
+        training=torch.cat([ids for ids, _ in blocks]),
         validation=split.validation,
         teacher=Teacher(
             source=inputs.source,
@@ -78,6 +81,17 @@ def prepare_lessons(
             cache_dir=inputs.cache_dir,
         ),
         seed=pruned.request.seed,
+    )
+    if pruned.kept is None:
+        return lessons
+    marker = PieceMarker(inputs.tokenizer, pruned.tokenizer)
+    judged = marker.mark_blocks(split.judging, recovery.context_tokens)[: len(split.validation)]
+    return replace(
+        lessons,
+        certain_training=certain_followers(
+            lessons.training, torch.cat([inner for _, inner in blocks])
+        ),
+        certain_validation=certain_followers(split.validation, judged),
     )
 
 
@@ -92,20 +106,26 @@ def _merge_removed(inputs: Inputs, pruned: Pruned, dense_vocab: int) -> MergedTo
 
 def _training_blocks(
     recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, split: Split
-) -> torch.Tensor:
-    """Blocks in the pruned model's ids [blocks, tokens]."""
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Blocks in the pruned model's ids [blocks, tokens], and which of them are inner pieces."""
     parts = []
+    context = recovery.context_tokens
     if recovery.text in ("calibration", "both"):
-        parts.append(all_blocks(split.training, pruned.tokenizer, recovery.context_tokens))
+        ids = all_blocks(split.training, pruned.tokenizer, context)
+        inner = torch.zeros_like(ids, dtype=torch.bool)
+        if pruned.kept is not None:
+            marker = PieceMarker(inputs.tokenizer, pruned.tokenizer)
+            inner = marker.mark_blocks(split.training, context)
+        parts.append((ids, inner))
     if recovery.text in ("generated", "both"):
         parts.append(_generated_blocks(recovery, inputs, pruned, split))
-    return torch.cat(parts)
+    return parts
 
 
 def _generated_blocks(
     recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, split: Split
-) -> torch.Tensor:
-    """Blocks that the dense model wrote, in the pruned model's ids [blocks, tokens]."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blocks that the dense model wrote, likewise."""
     context = recovery.context_tokens
     prompts = all_blocks(split.training, inputs.tokenizer, context)
     ids = generate_blocks(
@@ -118,14 +138,21 @@ def _generated_blocks(
         device=pruned.model.device.type,
     )
     if pruned.kept is None:
-        return ids
+        return ids, torch.zeros_like(ids, dtype=torch.bool)
     own: list[int] = []
+    inner: list[int] = []
     dense = recoder_of(inputs.tokenizer)
     smaller = recoder_of(pruned.tokenizer)
+    marker = PieceMarker(inputs.tokenizer, pruned.tokenizer)
     for block in ids.tolist():
-        own += smaller.ids_of(dense.bytes_of(block))
-    blocks = len(own) // context
-    return torch.tensor(own[: blocks * context]).view(blocks, context)
+        spelled = smaller.ids_of(dense.bytes_of(block))
+        own += spelled
+        inner += marker.mark_inner(block, spelled)
+    whole = len(own) // context * context
+    return (
+        torch.tensor(own[:whole]).view(-1, context),
+        torch.tensor(inner[:whole]).view(-1, context).bool(),
+    )
 
 
 def _identify_training(

@@ -18,6 +18,8 @@ class Split:
     training: tuple[str, ...]
     validation: torch.Tensor
     """[blocks, tokens]"""
+    judging: tuple[str, ...]
+    """The documents that the validation blocks are cut from."""
 
 
 def split_documents(documents: Sequence[str], tokenizer: Any, recovery: RecoverySettings) -> Split:
@@ -39,5 +41,6 @@ def split_documents(documents: Sequence[str], tokenizer: Any, recovery: Recovery
             " tokens and training; use a longer text, a smaller recovery.context_tokens, or fewer"
             " recovery.validation_blocks"
         )
-    validation = all_blocks(documents[len(documents) - taken :], tokenizer, context)
-    return Split(training=training, validation=validation[:wanted])
+    judging = tuple(documents[len(documents) - taken :])
+    validation = all_blocks(judging, tokenizer, context)
+    return Split(training=training, validation=validation[:wanted], judging=judging)

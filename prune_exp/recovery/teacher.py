@@ -40,9 +40,12 @@ class Teacher:
     dtype: str
     cache_dir: Path
 
-    def expect(self, states: torch.Tensor) -> NextTokens:
-        """What the dense model expects by its final hidden states [tokens, hidden]."""
-        return NextTokens(hidden=states, head=self.head, merged=self.merged)
+    def expect(self, states: torch.Tensor, certain: torch.Tensor | None) -> NextTokens:
+        """What the dense model expects by its final hidden states [tokens, hidden].
+
+        `certain` [tokens] is what follows for certain, -1 where that is open.
+        """
+        return NextTokens(hidden=states, head=self.head, merged=self.merged, certain=certain)
 
     def states(self, blocks: torch.Tensor, wanted: list[int]) -> torch.Tensor:
         """Hidden states of some of the `blocks` [blocks, tokens] -> [wanted, tokens, hidden]."""

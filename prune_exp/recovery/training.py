@@ -48,6 +48,11 @@ class Lessons:
     """[blocks, tokens]; no document gives blocks to both."""
     teacher: Teacher
     seed: int
+    certain_training: torch.Tensor | None = None
+    """What follows for certain in the training blocks [blocks, tokens], -1 where that is open; None
+    where the student has all the dense model's tokens."""
+    certain_validation: torch.Tensor | None = None
+    """The same of the validation blocks."""
 
     def choose_batch(self, step: int, size: int) -> list[int]:
         """Which blocks a step trains on: in order the first time round, then shuffled anew."""
@@ -108,7 +113,8 @@ def validation_loss(student: Any, lessons: Lessons) -> float:
     head = head_of(student).weight.detach().to(lessons.teacher.head.dtype)
     total = 0.0
     for index, ids in enumerate(blocks.to(head.device)):
-        dense = lessons.teacher.expect(lessons.teacher.states(blocks, [index])[0])
+        certain = None if lessons.certain_validation is None else lessons.certain_validation[index]
+        dense = lessons.teacher.expect(lessons.teacher.states(blocks, [index])[0], certain)
         with torch.no_grad(), autocast(head.device, lessons.teacher.dtype):
             hidden = decoder_of(student)(input_ids=ids[None], use_cache=False).last_hidden_state[0]
         total += sum_divergence(dense, NextTokens(hidden=hidden, head=head))
@@ -206,22 +212,27 @@ def _take_step(run: TrainingRun) -> float:
     rate = learning_rate_at(share_spent(progress, run.settings), run.settings)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    loss = _descend_once(run, lessons.training[wanted].to(states.device), states)
+    certain = None if lessons.certain_training is None else lessons.certain_training[wanted]
+    loss = _descend_once(run, lessons.training[wanted].to(states.device), states, certain)
     progress.step += 1
     progress.seconds += time.perf_counter() - start
     return loss
 
 
-def _descend_once(run: TrainingRun, ids: torch.Tensor, states: torch.Tensor) -> float:
+def _descend_once(
+    run: TrainingRun, ids: torch.Tensor, states: torch.Tensor, certain: torch.Tensor | None
+) -> float:
     """Moves the weights once; returns the loss on ids [blocks, tokens].
 
-    `states` [blocks, tokens, hidden] are the dense model's final hidden states.
+    `states` [blocks, tokens, hidden] are the dense model's final hidden states, `certain` [blocks,
+    tokens] what follows for certain.
     """
+    sure = None if certain is None else certain.flatten()
     with torch.enable_grad():
         with autocast(ids.device, run.settings.dtype):
             hidden = decoder_of(run.student)(input_ids=ids, use_cache=False).last_hidden_state
         loss = distillation_loss(
-            run.lessons.teacher.expect(states.flatten(0, 1)),
+            run.lessons.teacher.expect(states.flatten(0, 1), sure),
             NextTokens(hidden=hidden.flatten(0, 1), head=head_of(run.student).weight),
         )
         loss.backward()

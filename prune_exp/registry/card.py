@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from prune_exp import __version__
 from prune_exp.measurement.records import Interval
-from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.plan import PruningPlan, describe_lost_scripts
 from prune_exp.registry.origin import data_of
 from prune_exp.settings.groups import DataSettings, ModelSettings, PruningSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
@@ -57,13 +57,17 @@ def model_card(trial: TrackedTrial, plan: PruningPlan | None) -> Any:
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
-        summarize_trial(trial),
+        summarize_trial(trial) + _lost_scripts(plan),
         f"## Uses and limits\n\n{USES}",
         "## Procedure\n\n" + _describe_procedure(trial, plan),
         "## Results\n\n" + _results_table(trial),
         "## Licence\n\n" + license_note(model),
     ]
     return ModelCard("\n\n".join(parts) + "\n")
+
+
+def _lost_scripts(plan: PruningPlan | None) -> str:
+    return f" {describe_lost_scripts(plan)}" if plan is not None and plan.lost_scripts else ""
 
 
 def _model_of(trial: TrackedTrial) -> ModelSettings:

@@ -92,7 +92,24 @@ def check_settings(settings: Settings) -> None:
         check_one_of(f"search.objectives: {metric}", direction, DIRECTIONS)
     check_one_of("tracking.best", settings.tracking.best, BEST_RULES)
     check_one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
+    _check_promotion(settings)
     _check_recovery(settings.recovery, settings.pruning.method)
+
+
+def _check_promotion(settings: Settings) -> None:
+    tracking = settings.tracking
+    if not tracking.promote:
+        return
+    if not tracking.register or tracking.log_models == "none":
+        raise SettingError(
+            "tracking.promote=true needs a registered model; use tracking.register=true and"
+            " tracking.log_models=best, or leave it out"
+        )
+    if not settings.benchmark.enabled or not settings.quality.enabled:
+        raise SettingError(
+            "tracking.promote=true needs speed and quality to be measured; use benchmark=default"
+            " and quality=default, or leave it out"
+        )
 
 
 def check_known(settings: Any, prefix: str = "") -> None:

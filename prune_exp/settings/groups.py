@@ -299,6 +299,9 @@ class TrackingSettings:
     """How the best run of a sweep is chosen: speedup_if_maintained, quality or speedup."""
     register: bool = True
     """Register the best run's model with the alias `candidate`."""
+    promote: bool = False
+    """Judge the best run's model by all gates as soon as it is registered, and make it the champion
+    when it passes; exit code 1 when it does not."""
     registered_model: str | None = None
     """Name in the registry; `pruned-<model.name>` when null."""
     log_models: str = "best"

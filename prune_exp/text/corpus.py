@@ -216,7 +216,7 @@ def opening_tokens(tokenizer: Any) -> list[int]:
     return [first] if first is not None and added[:1] == [first] else []
 
 
-def _as_blocks(ids: Sequence[int], start: Sequence[int], context: int) -> torch.Tensor:
+def as_blocks(ids: Sequence[int], start: Sequence[int], context: int) -> torch.Tensor:
     """Whole blocks [blocks, context] that begin with `start` and go on with the next of `ids`."""
     size = context - len(start)
     blocks = len(ids) // size
@@ -276,7 +276,7 @@ def all_blocks(parts: Sequence[str], tokenizer: Any, context: int) -> torch.Tens
     ids: list[int] = []
     for part in parts:
         ids += token_ids(part + SEPARATOR, tokenizer)
-    return _as_blocks(ids, opening_tokens(tokenizer), context)
+    return as_blocks(ids, opening_tokens(tokenizer), context)
 
 
 def _cut_blocks(
@@ -303,13 +303,13 @@ def _cut_blocks(
         sizes += new_sizes
         if len(ids) >= wanted * context:
             break
-    used = _as_blocks(ids, start, context)[:wanted]
+    used = as_blocks(ids, start, context)[:wanted]
     if len(used) < min(wanted, wanted if fewest is None else fewest):
         raise SettingError(
             f"data.path={source} gives {len(used)} of the {wanted} blocks of {context} tokens"
             f" asked for; use a longer text, a smaller data.context_tokens, or fewer {counts}"
         )
-    scored = _as_blocks(sizes, [0] * len(start), context)[: len(used), 1:].sum()
+    scored = as_blocks(sizes, [0] * len(start), context)[: len(used), 1:].sum()
     digest = digest_of(used.flatten().tolist())
     return TokenBlocks(ids=used, bytes_scored=int(scored), digest=digest, source=source)
 

@@ -222,7 +222,24 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
             stored_models.discard_checkpoint(trial, [folder.absolute(), root])
     runs.end_open_runs("FAILED" if failed else "FINISHED")
     print_summary(trials, best, folder, name, settings.tracking)
+    if name is not None and settings.tracking.promote:
+        assert best is not None
+        promote_best(settings, best.trial.run_id)
     return failed
+
+
+def promote_best(settings: Settings, run_id: str) -> None:
+    """Puts a registered model before the gates, with their default limits.
+
+    Raises:
+        SystemExit: a gate refused it, which was said.
+    """
+    from prune_exp.registry.promotion import promote_model
+    from prune_exp.settings.command_schemas import PromoteSettings
+
+    asked = PromoteSettings(run_id=run_id, cache_dir=settings.cache_dir, tracking=settings.tracking)
+    if promote_model(asked):
+        raise SystemExit(1)
 
 
 def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | None:

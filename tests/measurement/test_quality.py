@@ -1,13 +1,16 @@
 """Quality is that of the library, on the same text."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from prune_exp.measurement import quality
-from prune_exp.text.corpus import TokenBlocks
+from prune_exp.measurement.records import DomainQuality, Interval, QualityComparison
+from prune_exp.text.corpus import Domain, TokenBlocks
+from prune_exp.tracking.metrics import make_up_result
 from support.models import make_tiny
 
 
@@ -26,6 +29,77 @@ def test_dense_against_itself_is_exactly_itself(tmp_path: Path) -> None:
     assert found.kl_to_dense == pytest.approx(0, abs=1e-5)
     assert found.top1_agreement == 1
     assert found.maintained
+
+
+def test_each_text_has_its_own_figures_and_kept_ones_make_the_whole(tmp_path: Path) -> None:
+    model, other = make_tiny("llama"), make_tiny("llama", seed=1)
+    spans = {"a": (0, 2, True), "b": (2, 4, False), "c": (4, 7, True)}
+    ids = torch.cat([IDS, IDS[:2].flip(0)])
+    parts = {name: blocks_of(ids[start:stop]) for name, (start, stop, _) in spans.items()}
+    domains = tuple(
+        Domain(name=name, blocks=stop - start, bytes_scored=7 * (start + 1), kept=kept)
+        for name, (start, stop, kept) in spans.items()
+    )
+    text = replace(blocks_of(ids), domains=domains)
+    base = quality.dense_baseline(model, "m", text, cache_dir=tmp_path)
+    found = quality.compare_quality(other, base, text, max_perplexity_ratio=1.1, resamples=200)
+    assert {name: one.kept for name, one in found.domains.items()} == {
+        "a": True,
+        "b": False,
+        "c": True,
+    }
+    for name, part in parts.items():
+        alone = quality.compare_quality(
+            other,
+            quality.dense_baseline(model, "m", part, cache_dir=tmp_path / name),
+            part,
+            max_perplexity_ratio=1.1,
+            resamples=200,
+        )
+        one = found.domains[name]
+        assert one.perplexity_ratio.value == pytest.approx(alone.perplexity_ratio.value, rel=1e-5)
+        assert one.pruned.perplexity == pytest.approx(alone.pruned.perplexity, rel=1e-5)
+        scored = next(domain.bytes_scored for domain in domains if domain.name == name)
+        bits = math.log2(one.pruned.perplexity) * part.ids[:, 1:].numel() / scored
+        assert one.pruned.bits_per_byte == pytest.approx(bits, rel=1e-5)
+    kept = blocks_of(torch.cat([ids[:2], ids[4:]]))
+    whole = quality.compare_quality(
+        other,
+        quality.dense_baseline(model, "m", kept, cache_dir=tmp_path / "kept"),
+        kept,
+        max_perplexity_ratio=1.1,
+        resamples=200,
+    )
+    assert found.perplexity_ratio.value == pytest.approx(whole.perplexity_ratio.value, rel=1e-5)
+    assert found.kl_to_dense == pytest.approx(whole.kl_to_dense, rel=1e-5)
+    assert found.top1_agreement == whole.top1_agreement
+    assert found.dense.tokens == whole.dense.tokens
+
+
+@pytest.mark.parametrize(
+    ("highs", "lost", "maintained"),
+    [
+        ({"a": (1.05, True), "b": (1.09, True)}, [], True),
+        ({"a": (1.05, True), "b": (1.11, True)}, ["b"], False),
+        ({"a": (1.2, False), "b": (1.05, True)}, ["a"], True),
+        ({"a": (1.2, False), "b": (1.15, True)}, ["b", "a"], False),
+        ({"a": (math.nan, True)}, ["a"], False),
+    ],
+)
+def test_maintained_means_on_every_text_to_be_kept(
+    highs: dict[str, tuple[float, bool]], lost: list[str], maintained: bool
+) -> None:
+    made = make_up_result(QualityComparison)
+    ratio = Interval(value=1.0, low=1.0, high=1.0)
+    domains = {
+        name: replace(
+            make_up_result(DomainQuality), perplexity_ratio=replace(ratio, high=high), kept=kept
+        )
+        for name, (high, kept) in highs.items()
+    }
+    found = replace(made, perplexity_ratio=ratio, max_perplexity_ratio=1.1, domains=domains)
+    assert found.lost == lost
+    assert found.maintained == maintained
 
 
 def test_perplexity_and_bits_equal_the_librarys_own_loss(tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
 """Calibration reads what it is told to, on the device of the model."""
 
-from dataclasses import fields
-
 import torch
 
 from prune_exp.pruning.calibration import ReadingSettings, compute_statistics
+from prune_exp.pruning.statistics import tensors_of
 from support.models import make_tiny
 
 IDS = torch.randint(1, 300, (4, 24), generator=torch.Generator().manual_seed(1))
@@ -15,8 +14,9 @@ def test_voters_see_the_voting_blocks_alone_and_the_refit_all() -> None:
     reading, stream = ReadingSettings(voting_blocks=2, gradient_blocks=1), {}
     both = compute_statistics(model, IDS, frequency, reading, stream.__setitem__)
     alone = compute_statistics(model, IDS[:2], frequency, reading, lambda *_: None)
-    for one in fields(both):
-        assert torch.equal(getattr(both, one.name), getattr(alone, one.name)), one.name
+    of_alone = tensors_of(alone)
+    for name, value in tensors_of(both).items():
+        assert torch.equal(value, of_alone[name]), name
     states = model.model(IDS, output_hidden_states=True).hidden_states
     for index in range(4):
         assert torch.allclose(stream[index], states[index], atol=1e-5)

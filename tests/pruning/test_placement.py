@@ -75,7 +75,7 @@ def test_the_refit_stays_on_the_models_device(
 
 def test_quality_and_masks_stay_on_the_models_device(elsewhere: Any) -> None:
     text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
-    assert quality.block_losses(elsewhere, text) == ([-1 / 15] * 3, 45)
+    assert quality.block_losses(elsewhere, text) == ([1 / 15] * 3, [15] * 3)
     hidden, head = torch.zeros(16, 32), elsewhere.get_output_embeddings().weight
     assert quality.compare_block(elsewhere, IDS[0], NextTokens(hidden=hidden, head=head))[0] == -1.0
     weights = PruningSettings(method="weight_masks", voters=["magnitude", "gradient", "random"])

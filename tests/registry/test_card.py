@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from prune_exp.pruning.plan import describe_lost_scripts
 from support.store import Store
 
 pytestmark = pytest.mark.slow
@@ -60,3 +61,26 @@ def test_lost_quality_is_said_plainly(kept: float, words: str) -> None:
     assert card.data.base_model == "who/what"
     assert "Speed and memory were not measured" in card.text
     assert "/home/me" not in str(card)
+
+
+def test_the_first_paragraph_names_texts_and_scripts_that_are_lost() -> None:
+    from prune_exp.registry.card import summarize_trial
+    from prune_exp.tracking.read import TrackedTrial
+    from support import made_up_runs as made_up
+
+    metrics = (
+        {"sparsity_achieved": 0.4, "quality_maintained": 1.0}
+        | made_up.interval("perplexity_ratio", 1.02, 0.01)
+        | made_up.on_text("wiki", 1.02, kept=True)
+        | made_up.on_text("code", 1.4, kept=False)
+    )
+    trial = TrackedTrial(
+        run_id="1", name="t", status="FINISHED", number=0, metrics=metrics, params={}, tags={}
+    )
+    said = summarize_trial(trial)
+    assert "Quality on wiki is maintained" in said
+    assert "It is lost on code (1.40x)" in said
+    scripts = {"LATIN": (900, 900), "CYRILLIC": (500, 20), "CJK": (700, 0), "THAI": (20, 0)}
+    plan = made_up.plan(scripts=scripts)
+    assert plan.lost_scripts == ["CJK", "CYRILLIC"]
+    assert "hardly knows these scripts any more: Chinese, Cyrillic." in describe_lost_scripts(plan)

@@ -113,6 +113,17 @@ OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
         made_up.interval("perplexity_ratio", 2.5, 0.1) | {"quality_maintained": 0.0},
         "Quality is not maintained: held-out perplexity is 2.50x",
     ),
+    (
+        "tell_quality",
+        made_up.interval("perplexity_ratio", 1.05, 0.01)
+        | {"quality_maintained": 1.0}
+        | made_up.on_text("wiki", 1.04, kept=True)
+        | made_up.on_text("c4", 1.06, kept=True)
+        | made_up.on_text("code", 1.3, kept=False)
+        | made_up.on_text("poems", 1.07, kept=False, spread=0.04),
+        "Quality on c4 and wiki is maintained: held-out perplexity is 1.05x the dense model's"
+        " (95 % interval 1.04 to 1.06). It is lost on code (1.30x) and poems (1.07x), beyond 1.1",
+    ),
     ("tell_agreement", {}, None),
     ("tell_agreement", {"top1_agreement": 0.625}, "first at 62.5 % of held-out positions"),
     ("tell_share_of_limit", {}, None),

@@ -104,6 +104,17 @@ def test_everything_is_drawn_of_a_whole_sweep(tmp_path: Path) -> None:
     assert not drawn(trial(0, 0.3), tmp_path, others)
 
 
+def test_costs_by_text_are_those_of_several_kept_kinds(tmp_path: Path) -> None:
+    base = made_up.figures(0.3)
+    one = made_up.on_text("wiki", 1.2, kept=True)
+    two = one | made_up.on_text("c4", 1.7, kept=True) | made_up.on_text("code", 9.0, kept=False)
+    alone, several = (trial(i, metrics=base | more) for i, more in enumerate((one, two)))
+    points, _ = points_of([alone, several], alone.run_id)
+    assert points[0].by_text == ()
+    assert sorted(points[1].by_text) == [1.2, 1.7]
+    assert not drawn(several, tmp_path, [alone])
+
+
 def test_without_speed_all_but_the_roofline(tmp_path: Path) -> None:
     bare = trial(0, metrics=made_up.figures(speed=False))
     assert drawn(bare, tmp_path, samples=[]) == {"roofline.png": "speed was not measured"}

@@ -48,6 +48,7 @@ ORDER = [
     "Key performance indicators",
     "Detailed metrics",
     "Improvements",
+    "Quality by kind of text",
     "Visual dashboard",
     "Where memory goes",
     "The limit",

@@ -32,6 +32,18 @@ def interval(key: str, value: float, spread: float) -> dict[str, float]:
     return {key: value, f"{key}_ci95_low": value - spread, f"{key}_ci95_high": value + spread}
 
 
+def on_text(name: str, ratio: float, *, kept: bool, spread: float = 0.02) -> dict[str, float]:
+    """The metrics of one kind of text."""
+    start = f"domain/{name}"
+    return {
+        f"{start}/kept": float(kept),
+        f"{start}/tokens": 8176.0,
+        f"{start}/dense_bits_per_byte": 1.0,
+        f"{start}/pruned_bits_per_byte": 1.0 + 0.2 * (ratio - 1),
+        "max_perplexity_ratio": 1.1,
+    } | interval(f"{start}/perplexity_ratio", ratio, spread)
+
+
 def figures(
     sparsity: float = 0.5,
     *,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from prune_exp.reporting.batches import batch_labels, batch_name
 from prune_exp.settings.groups import BenchmarkSettings
+from prune_exp.tracking.domains import read_domains
 from prune_exp.tracking.metrics import flatten_result, make_up_result, metric_keys
 from prune_exp.tracking.result import TrialResult
 
@@ -14,6 +15,17 @@ def test_metric_keys_are_known_before_any_trial() -> None:
     assert "seconds/prune" in everything
     assert "latency_ratio" not in metric_keys(speed=False, quality=True)
     assert "perplexity_ratio" not in metric_keys(speed=True, quality=False)
+
+
+def test_metrics_of_each_text_are_known_and_can_be_read_back() -> None:
+    keys = metric_keys(speed=False, quality=True, domains=["wiki", "my/text"])
+    assert {"domain/wiki/perplexity_ratio_ci95_high", "domain/my/text/kept"} <= set(keys)
+    found = read_domains(dict.fromkeys(keys, 1.0) | {"domain/my/text/kept": 0.0})
+    assert [(one.name, one.kept, one.tokens) for one in found] == [
+        ("wiki", True, 1),
+        ("my/text", False, 1),
+    ]
+    assert not read_domains(dict.fromkeys(metric_keys(speed=True, quality=True), 1.0))
 
 
 def test_metric_keys_are_those_of_a_trained_trial() -> None:

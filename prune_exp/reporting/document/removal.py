@@ -1,6 +1,6 @@
 """What the report says of the plan: what went, and who wanted it."""
 
-from prune_exp.pruning.plan import UNIT_NAMES, PruningPlan, Votes
+from prune_exp.pruning.plan import UNIT_NAMES, PruningPlan, Votes, describe_lost_scripts
 from prune_exp.reporting.document.elements import Bullets, Element, Paragraph, Table
 from prune_exp.reporting.document.findings import Findings
 from prune_exp.reporting.document.sections import show_picture
@@ -34,7 +34,25 @@ def describe_removal(found: Findings) -> list[Element]:
         f" channels, and {m['pruned/vocabulary']:,.0f} tokens."
     )
     kinds = Table(["Kind of unit", "Removed", "Of all parameters"], rows)
-    return [kinds, Paragraph(shape), *_list_rehearsed(plan)]
+    return [kinds, Paragraph(shape), *_describe_tokens(plan), *_list_rehearsed(plan)]
+
+
+def _describe_tokens(plan: PruningPlan | None) -> list[Element]:
+    """Who decided on tokens, and which scripts are lost with them."""
+    if plan is None or not plan.tokens:
+        return []
+    found: list[Element] = []
+    if plan.judged_tokens:
+        best = sorted(plan.judged_tokens, key=lambda one: (one.lost_pct, not one.chosen))
+        rows = [[one.name, f"{one.lost_pct:.3f} %", "chosen" if one.chosen else ""] for one in best]
+        said = (
+            "Who decides on tokens was settled by documents that no voter had read: the share of"
+            " their tokens that each way of deciding would cut to pieces."
+        )
+        found += [Paragraph(said), Table(["Who decides", "Tokens cut to pieces", ""], rows)]
+    if plan.lost_scripts:
+        found.append(Paragraph(describe_lost_scripts(plan)))
+    return found
 
 
 def _list_rehearsed(plan: PruningPlan | None) -> list[Element]:

@@ -21,6 +21,7 @@ from prune_exp.reporting.plots.style import (
     remove_spines,
     save_figure,
 )
+from prune_exp.tracking.domains import read_domains
 from prune_exp.tracking.read import TrackedTrial
 
 WIDE = 4.0
@@ -43,6 +44,8 @@ class Point:
     chosen: bool
     cost_ends: tuple[float, float]
     gain_ends: tuple[float, float]
+    by_text: tuple[float, ...] = ()
+    """The cost on each kind of text that is to be kept, where there are several."""
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -86,9 +89,15 @@ def points_of(trials: Sequence[TrackedTrial], chosen: str) -> tuple[list[Point],
             chosen=trial.run_id == chosen,
             cost_ends=_ends_of(trial.metrics, "perplexity_ratio"),
             gain_ends=_ends_of(trial.metrics, key),
+            by_text=_costs_by_text(trial.metrics),
         )
         for trial, name in zip(shown, names, strict=True)
     ], key
+
+
+def _costs_by_text(metrics: dict[str, float]) -> tuple[float, ...]:
+    kept = [one.perplexity_ratio.value for one in read_domains(metrics) if one.kept]
+    return tuple(kept) if len(kept) > 1 else ()
 
 
 def _ends_of(metrics: dict[str, float], key: str) -> tuple[float, float]:
@@ -101,7 +110,8 @@ def draw_pareto(points: list[Point], gain: str, limit: float | None, path: Path)
     """Gain against perplexity ratio; up to `limit` quality counts as maintained."""
     figure = new_figure((9.0, 5.8), "What was gained, and what it cost")
     axis = figure.subplots()
-    costs = [*(end for one in points for end in one.cost_ends), limit or 1.0, 1.0]
+    costs = [cost for one in points for cost in (*one.cost_ends, *one.by_text)]
+    costs += [limit or 1.0, 1.0]
     if max(costs) / min(costs) > WIDE:
         axis.set_xscale("log")
         _plain_ticks(axis.xaxis)
@@ -152,6 +162,17 @@ def _draw_markers(axis: Any, points: list[Point], dense: tuple[float, float]) ->
                 zorder=3,
                 label=label,
             )
+    several = [(cost, one.gain) for one in points for cost in one.by_text]
+    if several:
+        axis.scatter(
+            *zip(*several, strict=True),
+            marker="|",
+            s=70,
+            color=PRUNED,
+            linewidth=1.2,
+            zorder=2,
+            label="the same on each kind of text to be kept",
+        )
     axis.scatter(*dense, marker="s", s=46, color=DENSE, zorder=3, label="dense model")
     for one in points:
         if one.chosen:
