@@ -1,5 +1,6 @@
 """What was measured of both models: speed, memory and quality, and the metrics of that."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,6 +10,11 @@ LOW = "_ci95_low"
 HIGH = "_ci95_high"
 FEW_PAIRS = 12
 """Below so many pairs a bootstrap knows too little, and intervals are Student's t."""
+
+
+def nan_to_inf(value: float) -> float:
+    """A figure that is no number counts as beyond all limits."""
+    return math.inf if math.isnan(value) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +274,12 @@ class QualityComparison:
     max_perplexity_ratio: float
     domains: dict[str, DomainQuality] = field(default_factory=dict)
     """By the name of the text, those that need not be kept included."""
+
+    @property
+    def worst(self) -> Interval:
+        """The perplexity ratio on the text, of those to be kept, whose upper end is highest."""
+        kept = [one.perplexity_ratio for one in self.domains.values() if one.kept]
+        return max([self.perplexity_ratio, *kept], key=lambda one: nan_to_inf(one.high))
 
     @property
     def lost(self) -> list[str]:

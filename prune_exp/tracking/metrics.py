@@ -140,6 +140,7 @@ def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
     return (
         flat
         | quality.perplexity_ratio.metrics("perplexity_ratio")
+        | quality.worst.metrics("worst_perplexity_ratio")
         | {
             "bits_per_byte_increase": quality.pruned.bits_per_byte - quality.dense.bits_per_byte,
             "heldout_tokens": quality.dense.tokens,

@@ -99,6 +99,9 @@ def test_maintained_means_on_every_text_to_be_kept(
     }
     found = replace(made, perplexity_ratio=ratio, max_perplexity_ratio=1.1, domains=domains)
     assert found.lost == lost
+    kept = [high for high, to_keep in highs.values() if to_keep]
+    worst = math.nan if any(map(math.isnan, kept)) else max([1.0, *kept])
+    assert found.worst.high == pytest.approx(worst, nan_ok=True)
     assert found.maintained == maintained
 
 

@@ -1,0 +1,153 @@
+"""The largest cut that keeps quality, in few trials: the next one follows from those measured.
+
+The rise in log-perplexity grows with a power of the sparsity, so two trials say where the limit is
+met, and every further one is closer.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+SPARSITY = "sparsity"
+WORST = "worst_perplexity_ratio_ci95_high"
+"""The metric that must stay within the limit: the upper end on the text that lost most."""
+EXPONENT = 1.42
+"""Of the rise over the sparsity, where one trial is all there is to go by."""
+FIRST = 0.1
+"""Sparsity of the first trial."""
+AIM = 0.9
+"""Share of the tolerated rise that the next cut aims at: text differs, and so does training."""
+WIDEST_STEP = 2.5
+"""Most that a cut grows or shrinks by at once."""
+CLOSE = 1.06
+"""Ratio of a lost cut to a kept one below which another trial would gain little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A finished trial."""
+
+    sparsity: float
+    rise: float
+    """Upper end of the rise in log-perplexity, in nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bracket:
+    """What is known of the largest cut that keeps quality."""
+
+    kept: Measured | None
+    """The largest cut that kept it, below all that lost it."""
+    lost: Measured | None
+    """The smallest that lost it."""
+
+
+def bracket_limit(measured: Sequence[Measured], tolerated: float) -> Bracket:
+    """The closest cuts on both sides of a tolerated rise, in nats."""
+    lost = min(
+        (one for one in measured if not one.rise <= tolerated),
+        key=lambda one: one.sparsity,
+        default=None,
+    )
+    below = math.inf if lost is None else lost.sparsity
+    kept = max(
+        (one for one in measured if one.rise <= tolerated and one.sparsity < below),
+        key=lambda one: one.sparsity,
+        default=None,
+    )
+    return Bracket(kept=kept, lost=lost)
+
+
+def next_sparsity(
+    measured: Sequence[Measured], *, tolerated: float, low: float, high: float
+) -> float:
+    """Where the next trial should cut, in [low, high]; `tolerated` is the rise's limit in nats."""
+    known = bracket_limit(measured, tolerated)
+    if known.kept is None and known.lost is None:
+        return min(max(FIRST, low), high)
+    if known.kept is None or known.lost is None:
+        only = known.kept or known.lost
+        assert only is not None
+        step = (AIM * tolerated / max(only.rise, 1e-9)) ** (1 / EXPONENT)
+        step = min(max(step, 1 / WIDEST_STEP), WIDEST_STEP)
+        if known.kept is not None:
+            step = max(step, CLOSE)
+        return min(max(only.sparsity * step, low), high)
+    return _between(known.kept, known.lost, tolerated)
+
+
+def _between(kept: Measured, lost: Measured, tolerated: float) -> float:
+    """A power law through both, at the rise that is aimed at; the middle where it says nothing."""
+    aim = AIM * tolerated if kept.rise < AIM * tolerated else (kept.rise + tolerated) / 2
+    start = math.log(kept.sparsity)
+    width = math.log(lost.sparsity) - start
+    share = 0.5
+    if 1e-6 < kept.rise < lost.rise < math.inf:
+        share = math.log(aim / kept.rise) / math.log(lost.rise / kept.rise)
+    return math.exp(start + min(max(share, 0.1), 0.9) * width)
+
+
+def is_settled(measured: Sequence[Measured], *, tolerated: float, high: float) -> bool:
+    """Whether a further trial would gain little: the limit is met, or the range ends."""
+    known = bracket_limit(measured, tolerated)
+    if known.kept is None:
+        return False
+    if known.lost is not None and known.lost.sparsity < CLOSE * known.kept.sparsity:
+        return True
+    return known.kept.sparsity >= high or known.kept.rise >= AIM * tolerated
+
+
+def measured_in(study: optuna.Study) -> list[Measured]:
+    """Every trial that was judged; a ratio beyond all bounds counts as lost."""
+    return [
+        Measured(
+            sparsity=trial.params[SPARSITY], rise=math.log(trial.user_attrs.get(WORST, math.inf))
+        )
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if SPARSITY in trial.params
+    ]
+
+
+class LargestKeptSampler(BaseSampler):
+    """Optuna's way to ask: samples `sparsity` alone."""
+
+    def __init__(self, max_perplexity_ratio: float) -> None:
+        self.tolerated = math.log(max_perplexity_ratio)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Nothing is sampled together."""
+        del study, trial
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing is sampled together."""
+        del study, trial, search_space
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The next sparsity."""
+        del trial
+        assert param_name == SPARSITY
+        assert isinstance(param_distribution, FloatDistribution)
+        return next_sparsity(
+            measured_in(study),
+            tolerated=self.tolerated,
+            low=param_distribution.low,
+            high=param_distribution.high,
+        )

@@ -1,0 +1,115 @@
+"""A few trials find the largest cut that keeps quality."""
+
+import math
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
+
+from prune_exp.search.largest_kept import (
+    CLOSE,
+    FIRST,
+    WORST,
+    LargestKeptSampler,
+    Measured,
+    bracket_limit,
+    is_settled,
+    measured_in,
+    next_sparsity,
+)
+
+LIMIT = math.log(1.1)
+
+
+def measure(sparsity: float, factor: float, exponent: float) -> Measured:
+    return Measured(sparsity=sparsity, rise=factor * sparsity**exponent)
+
+
+def search(factor: float, exponent: float, *, trials: int = 4) -> list[Measured]:
+    known: list[Measured] = []
+    for _ in range(trials):
+        if is_settled(known, tolerated=LIMIT, high=0.6):
+            break
+        at = next_sparsity(known, tolerated=LIMIT, low=0.02, high=0.6)
+        known.append(measure(at, factor, exponent))
+    return known
+
+
+@given(factor=st.floats(0.15, 6), exponent=st.floats(1.0, 2.2))
+def test_four_trials_come_close_to_the_largest_kept_cut(factor: float, exponent: float) -> None:
+    largest = min((LIMIT / factor) ** (1 / exponent), 0.6)
+    known = search(factor, exponent)
+    kept = bracket_limit(known, LIMIT).kept
+    assert all(0.02 <= one.sparsity <= 0.6 for one in known)
+    if largest >= 0.04:
+        assert kept is not None
+        assert kept.sparsity >= 0.75 * largest
+        assert kept.sparsity <= largest * (1 + 1e-9)
+
+
+@given(
+    rises=st.lists(st.floats(-0.05, 1) | st.just(math.inf), min_size=0, max_size=6),
+    places=st.lists(st.floats(0.02, 0.6), min_size=6, max_size=6, unique=True),
+)
+def test_the_next_cut_lies_in_the_range_and_between_what_is_known(
+    rises: list[float], places: list[float]
+) -> None:
+    known = [Measured(sparsity=s, rise=r) for s, r in zip(places, rises, strict=False)]
+    found = next_sparsity(known, tolerated=LIMIT, low=0.02, high=0.6)
+    assert 0.02 <= found <= 0.6
+    bracket = bracket_limit(known, LIMIT)
+    if bracket.kept is not None and bracket.lost is not None:
+        assert bracket.kept.sparsity < found < bracket.lost.sparsity
+
+
+def test_the_first_cut_is_small_and_one_far_off_moves_in_steps() -> None:
+    assert next_sparsity([], tolerated=LIMIT, low=0.02, high=0.6) == FIRST
+    assert next_sparsity([], tolerated=LIMIT, low=0.2, high=0.6) == 0.2
+    lost = [Measured(sparsity=0.5, rise=math.inf)]
+    assert next_sparsity(lost, tolerated=LIMIT, low=0.02, high=0.6) == pytest.approx(0.2)
+    kept = [Measured(sparsity=0.1, rise=0.0)]
+    assert next_sparsity(kept, tolerated=LIMIT, low=0.02, high=0.6) == pytest.approx(0.25)
+
+
+def test_a_nan_is_lost() -> None:
+    known = [Measured(sparsity=0.1, rise=math.nan)]
+    assert bracket_limit(known, LIMIT).lost == known[0]
+
+
+@pytest.mark.parametrize(
+    ("points", "settled"),
+    [
+        ([], False),
+        ([(0.1, 0.5 * LIMIT)], False),
+        ([(0.1, 0.95 * LIMIT)], True),
+        ([(0.6, 0.1 * LIMIT)], True),
+        ([(0.1, 0.5 * LIMIT), (0.1 * CLOSE * 0.99, 2 * LIMIT)], True),
+        ([(0.1, 0.5 * LIMIT), (0.2, 2 * LIMIT)], False),
+        ([(0.2, 2 * LIMIT)], False),
+    ],
+)
+def test_it_ends_where_another_trial_would_gain_little(
+    points: list[tuple[float, float]], settled: bool
+) -> None:
+    known = [Measured(sparsity=s, rise=r) for s, r in points]
+    assert is_settled(known, tolerated=LIMIT, high=0.6) == settled
+
+
+def test_optuna_asks_it_and_reads_what_trials_found() -> None:
+    study = optuna.create_study(direction="maximize", sampler=LargestKeptSampler(1.1))
+    space = {"sparsity": FloatDistribution(0.02, 0.6)}
+    for ratio in (1.03, 1.4, None):
+        trial = study.ask(space)  # pyright: ignore[reportArgumentType]
+        if ratio is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            trial.set_user_attr(WORST, ratio)
+            study.tell(trial, 1.0)
+    known = measured_in(study)
+    assert [one.rise for one in known] == pytest.approx([math.log(1.03), math.log(1.4)])
+    assert known[0].sparsity == FIRST
+    assert known[1].sparsity > FIRST
+    following = study.ask(space).params["sparsity"]  # pyright: ignore[reportArgumentType]
+    assert known[0].sparsity < following < known[1].sparsity
