@@ -25,19 +25,26 @@ from prune_exp.settings.groups import BenchmarkSettings, RecoverySettings
 from prune_exp.settings.minima import check_minima
 from prune_exp.settings.pruning_checks import check_pruning
 from prune_exp.settings.schema import Settings
+from prune_exp.settings.surroundings import fill_in
 
 
-def read_config(config: Any) -> Settings:
-    """Turns a composed config into checked settings.
+def read_config(config: Any, hydra: Any = None) -> Settings:
+    """Turns a composed config into checked settings; `hydra` is Hydra's own node, where it ran.
 
     Raises:
         SettingError: a value is outside what it may be.
     """
+    settings = _complete_settings(config, hydra)
+    check_settings(settings)
+    return settings
+
+
+def _complete_settings(config: Any, hydra: Any) -> Settings:
     from omegaconf import OmegaConf
 
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, Settings)
-    check_settings(settings)
+    fill_in(settings, hydra)
     return settings
 
 
@@ -49,16 +56,13 @@ def settings_of(config: Any, *, checked: bool = False) -> Settings:
     """
     import copy
 
-    from omegaconf import OmegaConf, open_dict, read_write
+    from omegaconf import open_dict, read_write
 
     plain = copy.deepcopy(config)
     with read_write(plain), open_dict(plain):
         del plain["hydra"]
-    if checked:
-        return read_config(plain)
-    settings = OmegaConf.to_object(plain)
-    assert isinstance(settings, Settings)
-    return settings
+    read = read_config if checked else _complete_settings
+    return read(plain, config.hydra)
 
 
 def check_settings(settings: Settings) -> None:

@@ -10,6 +10,7 @@ from prune_exp.settings.checks import check_known
 from prune_exp.settings.config_tree import conf_dir
 from prune_exp.settings.explanation import explain_error
 from prune_exp.settings.schema import Settings
+from prune_exp.settings.surroundings import fill_in
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -55,6 +56,7 @@ def run_command(name: str, schema: type, act: Callable[[Any], int]) -> None:
     """
     import hydra
     from hydra.core.config_store import ConfigStore
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     codes: list[int] = []
@@ -64,6 +66,7 @@ def run_command(name: str, schema: type, act: Callable[[Any], int]) -> None:
         try:
             settings = OmegaConf.to_object(config)
             check_known(settings)
+            fill_in(settings, HydraConfig.get())
             codes.append(act(settings))
         except Exception as error:  # Hydra would add a line of its own
             errors.append(error)

@@ -292,9 +292,10 @@ class TrackingSettings:
     root: str = "mlruns"
     """Folder of the local store: mlflow.db, artifacts/, outputs."""
     uri: str | None = None
-    """MLflow tracking URI; the SQLite store under `root` when null."""
+    """MLflow tracking URI; when null and no `root` is given, that of MLFLOW_TRACKING_URI, or else
+    the SQLite store under `root`."""
     experiment: str = "prune_exp"
-    """MLflow experiment that the runs belong to."""
+    """MLflow experiment that the runs belong to; that of MLFLOW_EXPERIMENT_NAME when not given."""
     best: str = "speedup_if_maintained"
     """How the best run of a sweep is chosen: speedup_if_maintained, quality or speedup."""
     register: bool = True

@@ -26,8 +26,8 @@ def run_job(config: Any) -> dict[str, float]:
     from prune_exp.trial.isolated import TrialDied, run_isolated
     from prune_exp.trial.run import describe_redundant_voters, run_trial
 
-    settings = read_config(config)
     hydra = HydraConfig.get()
+    settings = read_config(config, hydra)
     folder = Path(hydra.runtime.output_dir)
     try:
         result = run_isolated(run_trial, settings, folder)

@@ -13,6 +13,7 @@ import pytest
 
 from support.cli import command, runs_in
 from support.models import make_tiny
+from support.store import look_at
 from support.tokenizers import make_tokenizer
 
 BAD = [
@@ -78,7 +79,7 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
     import mlflow
     from mlflow.tracking import MlflowClient
 
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    look_at(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
     client = MlflowClient()
     experiment = client.get_experiment_by_name("prune_exp")
     assert experiment is not None
@@ -144,6 +145,16 @@ def _is_rebuilt_from_the_store(client: Any, best: str, root: str, folder: Path) 
     assert done.returncode == 1
     assert done.stderr.startswith("prune_exp.report: error: run_id=nothing is not in this store")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_runs_go_where_mlflows_variables_say(tiny_args: list[str], tmp_path: Path) -> None:
+    team = f"sqlite:///{tmp_path / 'team.db'}"
+    variables = {"MLFLOW_TRACKING_URI": team, "MLFLOW_EXPERIMENT_NAME": "prune_exp"}
+    done = command(*tiny_args, "benchmark=off", "quality=off", cwd=tmp_path, env=variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("MLFLOW_TRACKING_URI") == 1, "said once, by the driver"
+    assert len(runs_in(tmp_path, team)) == 1
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
 
 
 def test_a_failing_trial_does_not_stop_the_others(tiny_args: list[str], tmp_path: Path) -> None:

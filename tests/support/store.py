@@ -23,6 +23,14 @@ LOOSE: dict[str, Any] = {
 """Limits that any tiny model meets: what a tiny model's clocks say is not what is tested."""
 
 
+def look_at(uri: str) -> None:
+    """Points MLflow at a store, but not the commands that a test runs afterwards."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Store:
     """A folder with a store of two trials, sparsity 0.2 and 0.4, both with their models, signed."""
@@ -38,10 +46,9 @@ class Store:
     @property
     def client(self) -> Any:
         """An MLflow client on it."""
-        import mlflow
         from mlflow.tracking import MlflowClient
 
-        mlflow.set_tracking_uri(self.uri)
+        look_at(self.uri)
         return MlflowClient()
 
     def run_id(self, sparsity: str) -> str:

@@ -1,0 +1,67 @@
+"""What settings leave open and their surroundings decide: MLflow's variables.
+
+Settings that were given always win; what a variable does, or does not do, is said once.
+"""
+
+import os
+import sys
+from functools import cache
+from typing import Any
+
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.redaction import redact
+
+URI = "MLFLOW_TRACKING_URI"
+EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
+
+
+def fill_in(settings: Any, hydra: Any = None) -> None:
+    """Completes the settings of a command in place.
+
+    `hydra` is Hydra's own node, which knows what was typed and where; without it nothing was.
+    """
+    given = set() if hydra is None else _given_keys(hydra.overrides.task)
+    if hasattr(settings, "tracking"):
+        _heed_variables(settings.tracking, given)
+
+
+def _given_keys(overrides: list[str]) -> set[str]:
+    return {str(one).lstrip("+").partition("=")[0] for one in overrides}
+
+
+def _heed_variables(tracking: TrackingSettings, given: set[str]) -> None:
+    uri = os.environ.get(URI)
+    default = TrackingSettings()
+    if uri and tracking.uri is None and not _is_given(tracking, default, "root", given):
+        tracking.uri = uri
+        _note_once(
+            f"{URI} is set: runs go to {redact(uri)}; tracking.root=DIR keeps them in a folder"
+        )
+    elif uri and tracking.uri != uri:
+        wins = "root" if tracking.uri is None else "uri"
+        chosen = redact(str(getattr(tracking, wins)))
+        _note_once(f"{URI} is set, and not used: tracking.{wins}={chosen} is given")
+    name = os.environ.get(EXPERIMENT)
+    if not name or name == tracking.experiment:
+        return
+    if _is_given(tracking, default, "experiment", given):
+        _note_once(
+            f"{EXPERIMENT} is set, and not used: tracking.experiment={tracking.experiment} is given"
+        )
+        return
+    tracking.experiment = name
+    _note_once(
+        f"{EXPERIMENT} is set: the experiment is {name}; tracking.experiment=NAME names another"
+    )
+
+
+def _is_given(
+    tracking: TrackingSettings, default: TrackingSettings, name: str, given: set[str]
+) -> bool:
+    """Whether a setting was typed, or set in a file to another value than the default."""
+    return f"tracking.{name}" in given or getattr(tracking, name) != getattr(default, name)
+
+
+@cache
+def _note_once(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)

@@ -1,0 +1,90 @@
+"""What is typed wins; what is left open is taken from the surroundings, and said."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from prune_exp.settings import surroundings
+from prune_exp.settings.command_schemas import PromoteSettings
+from prune_exp.settings.groups import TrackingSettings
+
+SERVER = "http://ann:secret@team:5000"
+
+
+@pytest.fixture(autouse=True)
+def forget_notes() -> Iterator[None]:
+    """What other tests were told is said again."""
+    surroundings._note_once.cache_clear()
+    yield
+    surroundings._note_once.cache_clear()
+
+
+def typed(*overrides: str, chdir: bool = False, cwd: str = "/there") -> Any:
+    """Hydra's own node after a command line."""
+    return OmegaConf.create(
+        {
+            "overrides": {"task": list(overrides)},
+            "job": {"chdir": chdir},
+            "runtime": {"cwd": cwd},
+        }
+    )
+
+
+def fill(tracking: TrackingSettings, *overrides: str) -> TrackingSettings:
+    settings = PromoteSettings(tracking=tracking)
+    surroundings.fill_in(settings, typed(*overrides))
+    return settings.tracking
+
+
+@pytest.mark.parametrize(
+    ("given", "overrides", "wanted", "said"),
+    [
+        ({}, [], SERVER, "is set: runs go to http://***@team:5000"),
+        ({"root": "elsewhere"}, [], None, "not used: tracking.root=elsewhere is given"),
+        ({}, ["tracking.root=mlruns"], None, "not used: tracking.root=mlruns is given"),
+        ({"uri": "http://own"}, ["tracking.uri=http://own"], "http://own", "tracking.uri=http://"),
+        ({"uri": SERVER}, [], SERVER, ""),
+    ],
+)
+def test_a_store_that_is_typed_wins_over_the_variable(
+    given: dict[str, Any],
+    overrides: list[str],
+    wanted: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(surroundings.URI, SERVER)
+    assert fill(TrackingSettings(**given), *overrides).uri == wanted
+    told = capsys.readouterr().err
+    assert said in told
+    assert bool(told) == bool(said)
+    assert "secret" not in told
+    fill(TrackingSettings(**given), *overrides)
+    assert capsys.readouterr().err == "", "said once"
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_the_variables_nothing_changes_and_nothing_is_said(
+    value: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (surroundings.URI, surroundings.EXPERIMENT):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert fill(TrackingSettings()) == TrackingSettings()
+    assert capsys.readouterr().err == ""
+
+
+def test_an_experiment_that_is_typed_wins_over_the_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(surroundings.URI, raising=False)
+    monkeypatch.setenv(surroundings.EXPERIMENT, "team")
+    assert fill(TrackingSettings()).experiment == "team"
+    assert "the experiment is team" in capsys.readouterr().err
+    assert fill(TrackingSettings(experiment="own")).experiment == "own"
+    assert "not used: tracking.experiment=own is given" in capsys.readouterr().err
+    assert fill(TrackingSettings(), "tracking.experiment=prune_exp").experiment == "prune_exp"
