@@ -1,18 +1,27 @@
 """The MLflow store: made, or found."""
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
 import requests
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
+from prune_exp.machine.display import first_line
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
 from prune_exp.tracking.read import store_uri
 
-ANSWER_TIMEOUT_S = 5
+SERVERS = ("http", "databricks")
+"""How the URIs of stores begin that are asked over the network by MLflow's own client."""
+IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+"""For the first question; MLflow's own patience comes to minutes."""
 EXPERIMENT_TAGS = {
     tags.EXPERIMENT_KIND: "custom_model_development",
     tags.NOTE: "Pruned language models against their dense ones. Every sweep is a run"
@@ -31,9 +40,9 @@ def open_store(tracking: TrackingSettings) -> str:
             was deleted.
     """
     uri = store_uri(tracking)
-    mlflow.set_tracking_uri(uri)
-    if uri.startswith("http"):
-        _check_answers(uri)
+    _use_uri(uri)
+    if uri.startswith(SERVERS):
+        _check_answers(uri, tracking.experiment)
         return _experiment_id(tracking.experiment, None)
     root = Path(tracking.root).expanduser().absolute()
     try:
@@ -55,25 +64,68 @@ def use_store(tracking: TrackingSettings) -> None:
         SettingError: there is no such store, or the server does not answer.
     """
     uri = store_uri(tracking)
-    if uri.startswith("http"):
-        _check_answers(uri)
+    if uri.startswith(SERVERS):
+        _check_answers(uri, tracking.experiment)
     file = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not file.is_file():
         raise SettingError(
             f"there is no store at {file}; run a sweep first, or say where it is with"
             " tracking.root=DIR or tracking.uri=URI"
         )
-    mlflow.set_tracking_uri(uri)
+    _use_uri(uri)
 
 
-def _check_answers(uri: str) -> None:
+def _use_uri(uri: str) -> None:
+    """Points MLflow at a store; its variable, which MLflow sets as well, stays the user's."""
+    with _environment({}):
+        mlflow.set_tracking_uri(uri)
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables that the user has not set; in the end all are as they were."""
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in changes.items() if name not in before})
     try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S).raise_for_status()
-    except requests.RequestException as error:
-        raise SettingError(
-            f"tracking.uri={redact(uri)} does not answer ({type(error).__name__}); start the server"
-            " or leave tracking.uri out to use the local store"
-        ) from None
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _check_answers(uri: str, experiment: str) -> None:
+    """Asks the server once, with the credentials and certificates that MLflow's client uses."""
+    try:
+        with _environment(IMPATIENCE):
+            MlflowClient(uri).get_experiment_by_name(experiment)
+    except MlflowException as error:
+        why = _explain_silence(error)
+        raise SettingError(f"the MLflow server at {redact(uri)} {why}") from None
+
+
+def _explain_silence(error: MlflowException) -> str:
+    """Why a server was of no use, and what to do."""
+    below = error.__context__
+    if isinstance(below, requests.exceptions.SSLError):
+        return (
+            "has a certificate that is not trusted; name the file that vouches for it with"
+            " MLFLOW_TRACKING_SERVER_CERT_PATH=FILE"
+        )
+    if isinstance(below, requests.RequestException):
+        return (
+            f"does not answer ({type(below).__name__}); start it, or use a local store: leave"
+            " tracking.uri out and give tracking.root=DIR"
+        )
+    status = error.get_http_status_code()
+    if status in (401, 403):
+        return (
+            f"does not let you in ({status}); set MLFLOW_TRACKING_USERNAME and"
+            " MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to what it knows you by"
+        )
+    if status == 404:
+        return "answers, but has no MLflow there (404); check the address and its path"
+    return f"answers, but not with what MLflow understands ({first_line(error)})"
 
 
 def _experiment_id(name: str, artifacts: str | None) -> str:

@@ -1,13 +1,22 @@
 """Stores that cannot be used are refused with what to type."""
 
+import base64
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
-from prune_exp.tracking.store import open_store
+from prune_exp.tracking.store import open_store, use_store
 
 
 def test_a_deleted_experiment_is_said_to_be_deleted(tmp_path: Path) -> None:
@@ -22,3 +31,88 @@ def test_a_deleted_experiment_is_said_to_be_deleted(tmp_path: Path) -> None:
     client.delete_experiment(experiment)
     other = TrackingSettings(root=tracking.root, experiment="other")
     assert open_store(other) != experiment
+
+
+def test_mlflows_variable_stays_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking = TrackingSettings(root=str(tmp_path / "mlruns"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    open_store(tracking)
+    assert str(tmp_path) in mlflow.get_tracking_uri()
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team")
+    use_store(tracking)
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://team"
+
+
+@contextmanager
+def server(answer: Any) -> Iterator[str]:
+    """A server on a free port; `answer` turns a request's credentials into a status and a body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answer(self.headers.get("Authorization", ""))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing."""
+
+    own = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=own.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{own.server_address[1]}"
+    finally:
+        own.shutdown()
+        own.server_close()
+
+
+FOUND = json.dumps(
+    {"experiment": {"experiment_id": "7", "name": "prune_exp", "lifecycle_stage": "active"}}
+).encode()
+LOGIN = "Basic " + base64.b64encode(b"ann:secret").decode()
+
+
+@pytest.mark.parametrize(
+    ("variables", "credentials"),
+    [
+        ({"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "secret"}, LOGIN),
+        ({"MLFLOW_TRACKING_TOKEN": "abc"}, "Bearer abc"),
+    ],
+)
+def test_a_guarded_server_is_asked_with_mlflows_credentials(
+    variables: dict[str, str], credentials: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(given: str) -> tuple[int, bytes]:
+        return (200, FOUND) if given == credentials else (401, b"who are you?")
+
+    with server(answer) as uri:
+        tracking = TrackingSettings(uri=uri)
+        with pytest.raises(
+            SettingError, match=r"does not let you in \(401\).*MLFLOW_TRACKING_TOKEN"
+        ):
+            open_store(tracking)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert open_store(tracking) == "7"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (403, b"no", r"does not let you in \(403\)"),
+        (404, b"nothing here", r"no MLflow there \(404\)"),
+        (200, b"<html>log in</html>", "not with what MLflow understands"),
+    ],
+)
+def test_a_server_that_answers_is_not_called_dead(status: int, body: bytes, words: str) -> None:
+    with server(lambda _: (status, body)) as uri:
+        for ask in (open_store, use_store):
+            with pytest.raises(SettingError, match=words) as refused:
+                ask(TrackingSettings(uri=uri))
+            assert "\n" not in str(refused.value)
+
+
+def test_a_server_that_is_not_there_does_not_answer() -> None:
+    with pytest.raises(SettingError, match=r"127\.0\.0\.1:9 does not answer .*tracking\.root=DIR"):
+        open_store(TrackingSettings(uri="http://ann:secret@127.0.0.1:9"))
