@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from safetensors import safe_open
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+)
 from transformers.utils import logging
 
 from prune_exp.machine.display import first_line
@@ -14,6 +20,11 @@ from prune_exp.model.architectures import check_variant
 from prune_exp.settings.errors import SettingError
 
 WEIGHTS_FILE = "model.safetensors"
+HEADS = ("lm_head.weight", "embed_out.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+"""How checkpoints call the language-model head and the embedding."""
+TYPES = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Types of weights by their names in safetensors, besides float32."""
 STOCK_FILES = (".safetensors", ".json", ".jinja", ".md", ".txt", ".model")
 
 
@@ -44,7 +55,8 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> 
     Code that comes with it is never run, and what refers to such code is forgotten.
 
     Raises:
-        SettingError: weights are missing, which would otherwise be made up at random.
+        SettingError: weights are missing, which would otherwise be made up at random, or belong to
+            another kind of model, and would be lost.
     """
     with silence_transformers():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -56,23 +68,108 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> 
             output_loading_info=True,
         )
     model, found = loaded
+    _check_weights(folder, found)
+    _remember_own_head(model)
+    vars(model.config).pop("auto_map", None)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_skeleton(folder: Path) -> Any:
+    """The checkpoint's model without weights, to ask for its shape before loading anything.
+
+    Raises:
+        SettingError: as `load_model` does, or the weights are of other sizes than the config says.
+    """
+    with silence_transformers():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        try:
+            model, found = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=_read_contents(folder),
+                device_map="meta",
+                output_loading_info=True,
+            )
+        except RuntimeError as error:
+            raise SettingError(
+                f"the weights in {folder} are not of the sizes that its config.json says"
+                f" ({first_line(error)}); use the config.json that they came with"
+            ) from None
+    _check_weights(folder, found)
+    if model.config.tie_word_embeddings and not _is_tied(model) and not _has_own_head(folder):
+        model.tie_weights()
+    _remember_own_head(model)
+    return model
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    """The files that `from_pretrained` reads; others may lie beside them.
+
+    Raises:
+        SettingError: one of them is not there.
+    """
+    index = folder / f"{WEIGHTS_FILE}.index.json"
+    names = [WEIGHTS_FILE]
+    if not (folder / WEIGHTS_FILE).is_file() and index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    for name in names:
+        if not (folder / name).is_file():
+            raise SettingError(f"the checkpoint in {folder} lacks {name}; use a complete one")
+    return [folder / name for name in names]
+
+
+def _read_contents(folder: Path) -> dict[str, torch.Tensor]:
+    """A checkpoint's weights by name, without their values."""
+    found = {}
+    for path in _weights_files(folder):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                kind = TYPES.get(part.get_dtype(), torch.float32)
+                found[name] = torch.empty(part.get_shape(), dtype=kind, device="meta")
+    return found
+
+
+def _check_weights(folder: Path, found: dict[str, Any]) -> None:
+    """Raises SettingError where a checkpoint has other weights than its model needs."""
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise SettingError(
             f"the checkpoint in {folder} lacks {len(missing)} weights, among them {missing[0]}; use"
             " a complete one"
         )
-    vars(model.config).pop("auto_map", None)
-    return model.to(device).eval().requires_grad_(False)
+    if found["unexpected_keys"]:
+        other = sorted(found["unexpected_keys"])
+        raise SettingError(
+            f"the checkpoint in {folder} has {len(other)} weights that a causal language model has"
+            f" no place for, among them {other[0]}, as classifiers and reward models do; they would"
+            " be lost, so use the language model itself"
+        )
 
 
-def load_skeleton(folder: Path) -> Any:
-    """The checkpoint's model without weights, to ask for its shape before loading anything."""
-    with silence_transformers(), torch.device("meta"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    model.tie_weights()
-    return model
+def _has_own_head(folder: Path) -> bool:
+    """Whether a checkpoint holds a language-model head that is not its embedding."""
+    ends = {"head": HEADS, "embedding": EMBEDDINGS}
+    kept: dict[str, torch.Tensor] = {}
+    for path in _weights_files(folder):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                kept |= {role: file.get_tensor(name) for role in ends if name.endswith(ends[role])}
+    return len(kept) == len(ends) and not torch.equal(kept["head"], kept["embedding"])
+
+
+def _is_tied(model: Any) -> bool:
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def _remember_own_head(model: Any) -> None:
+    """Has the config say so where the head is not the embedding, whatever it said before.
+
+    A model that is built from the config would otherwise lose its head.
+    """
+    if not _is_tied(model):
+        model.config.tie_word_embeddings = False
 
 
 def load_tokenizer(folder: Path) -> Any:
