@@ -86,6 +86,13 @@ def check_variant(config: dict[str, Any]) -> None:
         raise SettingError(
             f"model type {kind!r} is not supported; supported are {', '.join(FAMILIES)}"
         )
+    quantized = config.get("quantization_config") or config.get("compression_config")
+    if quantized:
+        how = dict(quantized).get("quant_method", "by an unnamed method")
+        raise SettingError(
+            f"the checkpoint is quantized ({how}), and such weights cannot be pruned; use the model"
+            " that it was made from"
+        )
     if kind == "opt" and not config.get("do_layer_norm_before", True):
         raise SettingError(
             "OPT models that normalize after attention (opt-350m) are not supported; use another"
