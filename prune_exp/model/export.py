@@ -6,8 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prune_exp.machine.cache import digest_of, file_sha256
 from prune_exp.model import loading
+from prune_exp.settings.choices import EXPORT_DTYPES
 
 PARTIAL = ".partial"
 
@@ -16,8 +19,11 @@ class ExportError(RuntimeError):
     """The pruned model could not be written."""
 
 
-def export_model(model: Any, tokenizer: Any, target: Path) -> Path:
+def export_model(model: Any, tokenizer: Any, target: Path, dtype: str = "float32") -> Path:
     """Writes a stock checkpoint to `target`, whole or not at all, and over nothing.
+
+    The weights are written as `dtype`. The model computes in float32 as before, with the values
+    that were written.
 
     Raises:
         ExportError: `target` is there already, or writing failed, for instance because the disk
@@ -28,13 +34,37 @@ def export_model(model: Any, tokenizer: Any, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=PARTIAL, dir=target.parent))
     try:
+        _convert_weights(model, dtype)
         loading.save_model(model, tokenizer, scratch / target.name)
         os.replace(scratch / target.name, target)
     except Exception as error:
         raise ExportError(f"could not write the pruned model to {target}: {error}") from error
     finally:
+        _convert_weights(model, "float32")
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _convert_weights(model: Any, dtype: str) -> None:
+    """Gives weights another type in place; buffers (rotary frequencies, scales) keep theirs."""
+    kind = getattr(torch, dtype)
+    for name, weight in model.named_parameters():
+        if weight.dtype == kind:
+            continue
+        converted = weight.data.to(kind)
+        if not bool(torch.isfinite(converted).all()):
+            raise ExportError(
+                f"{name} has values that {dtype} cannot hold; type model.export_dtype=float32"
+            )
+        weight.data = converted
+
+
+def choose_export_dtype(wanted: str, dense: Path) -> str:
+    """The type that `auto` stands for: that of most of the dense checkpoint's weights."""
+    if wanted != "auto":
+        return wanted
+    found = loading.read_dtype(dense)
+    return found if found in EXPORT_DTYPES else "float32"
 
 
 def discard_partial(target: Path) -> None:

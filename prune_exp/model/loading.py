@@ -1,6 +1,7 @@
 """Load and save models, and what a loaded one is made of."""
 
 import json
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,15 @@ def _read_contents(folder: Path) -> dict[str, torch.Tensor]:
                 kind = TYPES.get(part.get_dtype(), torch.float32)
                 found[name] = torch.empty(part.get_shape(), dtype=kind, device="meta")
     return found
+
+
+def read_dtype(folder: Path) -> str:
+    """The type that most of a checkpoint's numbers have."""
+    counts: Counter[torch.dtype] = Counter()
+    for weight in _read_contents(folder).values():
+        counts[weight.dtype] += weight.numel()
+    ((most, _),) = counts.most_common(1)
+    return str(most).removeprefix("torch.")
 
 
 def _check_weights(folder: Path, found: dict[str, Any]) -> None:

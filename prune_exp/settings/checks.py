@@ -9,6 +9,7 @@ from prune_exp.settings.choices import (
     CALIBRATIONS,
     DEVICES,
     DIRECTIONS,
+    EXPORT_DTYPES,
     LOG_MODELS,
     RECOVERIES,
     RECOVERY_DTYPES,
@@ -81,6 +82,7 @@ def check_settings(settings: Settings) -> None:
     check_one_of("device", settings.device, DEVICES)
     check_pruning(settings.pruning, settings.data.calibration_blocks)
     check_name("model.name", settings.model.name)
+    check_one_of("model.export_dtype", settings.model.export_dtype, EXPORT_DTYPES)
     if settings.tracking.registered_model is not None:
         check_name("tracking.registered_model", settings.tracking.registered_model)
     _check_sources(settings)

@@ -7,6 +7,7 @@ from prune_exp.settings.errors import SettingError
 
 BALLOTS = ("adaptive", "fixed")
 DEVICES = ("cpu", "cuda", "auto")
+EXPORT_DTYPES = ("auto", "float32", "bfloat16", "float16")
 CALIBRATIONS = ("documents", "generated")
 REFIT_DTYPES = ("auto", "float32", "bfloat16")
 METHODS = ("structured", "weight_masks", "stochastic")

@@ -23,6 +23,9 @@ class ModelSettings:
     """Hub id of the dense model, for the model card; `hub_id` when null."""
     license: str | None = None
     """The dense model's licence, by the hub's short name (apache-2.0), for the model card."""
+    export_dtype: str = "auto"
+    """Type of the weights that are written: float32, bfloat16, float16, or auto, which is that of
+    the dense checkpoint. Pruning computes in float32, quality is judged on what was written."""
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from prune_exp.machine.device import choose_device
 from prune_exp.machine.packages import installed_version
 from prune_exp.model import loading
-from prune_exp.model.export import export_model, weights_sha256
+from prune_exp.model.export import choose_export_dtype, export_model, weights_sha256
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.pruner import repeat_pruning
 from prune_exp.registry.origin import check_text, find_dense_model
@@ -44,7 +44,9 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
     model = loading.load_model(source.folder, device=choose_device(settings.device))
     pruned = repeat_pruning(pruning_request(settings), dense, model, plan)
     output.parent.mkdir(parents=True, exist_ok=True)
-    export_model(pruned.model, pruned.tokenizer, output)
+    wanted_dtype = trial.params.get("model.export_dtype", "float32")  # as all trials once did
+    dtype = choose_export_dtype(wanted_dtype, source.folder)
+    export_model(pruned.model, pruned.tokenizer, output, dtype)
     return _verify_weights(trial, output, keep=wanted.allow_different)
 
 

@@ -12,7 +12,7 @@ from prune_exp.measurement.prompts import tokenize_prompts
 from prune_exp.measurement.records import QualityComparison, SpeedComparison
 from prune_exp.model import loading
 from prune_exp.model.architectures import head_of, shape_of
-from prune_exp.model.export import export_model, weights_sha256
+from prune_exp.model.export import choose_export_dtype, export_model, weights_sha256
 from prune_exp.model.shape import ModelShape
 from prune_exp.pruning.consensus import redundant_pairs
 from prune_exp.pruning.plan import PruningPlan
@@ -83,7 +83,8 @@ def _prune_and_judge(
         with watch.phase("recover"):
             recovered = recover(settings.recovery, dense, pruned, head)
     with watch.phase("export"):
-        export_model(pruned.model, pruned.tokenizer, target)
+        dtype = choose_export_dtype(settings.model.export_dtype, dense.source.folder)
+        export_model(pruned.model, pruned.tokenizer, target, dtype)
     judged = None
     if baseline is not None:
         with watch.phase("quality"):

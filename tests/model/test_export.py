@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from prune_exp.model import loading
-from prune_exp.model.export import ExportError, export_model, weights_sha256
+from prune_exp.model.export import (
+    ExportError,
+    choose_export_dtype,
+    export_model,
+    weights_sha256,
+)
 from support.models import make_tiny
 from support.tokenizers import make_tokenizer
 
@@ -54,3 +59,51 @@ def test_weights_survive_export_bit_for_bit(tmp_path: Path) -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
     assert len(weights_sha256(target)) == 64
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt_neox"])
+def test_what_is_judged_is_what_was_written(kind: str, dtype: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = make_tiny(kind)
+    ids = torch.arange(20)[None]
+    whole = model(ids).logits
+    target = export_model(model, make_tokenizer(), tmp_path / "model", dtype)
+    assert loading.read_dtype(target) == dtype
+    assert AutoModelForCausalLM.from_pretrained(target).dtype == getattr(torch, dtype)
+    now = model(ids).logits
+    assert now.dtype == torch.float32
+    assert not torch.equal(now, whole)
+    assert torch.equal(now, loading.load_model(target)(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "written"),
+    [
+        ("bfloat16", "auto", "bfloat16"),
+        ("float16", "auto", "float16"),
+        ("float32", "auto", "float32"),
+        ("float64", "auto", "float32"),
+        ("bfloat16", "float32", "float32"),
+    ],
+)
+def test_the_type_is_the_dense_checkpoints_unless_told(
+    stored: str, wanted: str, written: str, tmp_path: Path
+) -> None:
+    import torch
+
+    model = make_tiny("llama").to(getattr(torch, stored))
+    model.model.norm.float()  # some keep a few of their weights in another type
+    model.save_pretrained(tmp_path)
+    assert choose_export_dtype(wanted, tmp_path) == written
+
+
+def test_values_that_a_type_cannot_hold_are_said(tmp_path: Path) -> None:
+    model = make_tiny("llama")
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = 1e6
+    with pytest.raises(ExportError, match=r"cannot hold; type model\.export_dtype=float32"):
+        export_model(model, make_tokenizer(), tmp_path / "model", "float16")
+    assert list(tmp_path.iterdir()) == []
+    assert model.dtype.itemsize == 4
