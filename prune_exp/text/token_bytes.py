@@ -20,7 +20,8 @@ class Recoder:
     """What a BPE tokenizer's tokens stand for, as bytes."""
 
     bytes_of: Callable[[Iterable[int]], bytes]
-    """The bytes that tokens stand for; special ones stand for their names."""
+    """The bytes that tokens stand for; special ones stand for their names, and ids without a token
+    for nothing."""
     encode: Callable[[str], list[int]]
     """Tokens of text that stands inside other text: nothing is put before it."""
     byte_ids: tuple[int, ...]
@@ -41,15 +42,21 @@ def recoder_of(tokenizer: Any) -> Recoder:
     """A recoder for a tokenizer that `vocabulary.read_vocabulary` can take apart."""
     spec = backend_spec(tokenizer)
     assert spec is not None
-    return _with_fallback(tokenizer, spec) if falls_back(spec) else _byte_level(tokenizer)
+    return _with_fallback(tokenizer, spec) if falls_back(spec) else _byte_level(tokenizer, spec)
 
 
-def _byte_level(tokenizer: Any) -> Recoder:
+def _byte_level(tokenizer: Any, spec: dict[str, Any]) -> Recoder:
     symbol = bytes_to_unicode()
     value = {symbol: byte for byte, symbol in symbol.items()}
+    plain = {token["content"] for token in spec["added_tokens"]}  # as they are in the text
+
+    def bytes_of_one(token: str | None) -> bytes:
+        if token is None or token in plain:
+            return (token or "").encode()
+        return bytes(value[one] for one in token)
 
     def bytes_of(ids: Iterable[int]) -> bytes:
-        return bytes(value[one] for one in "".join(tokenizer.convert_ids_to_tokens(list(ids))))
+        return b"".join(map(bytes_of_one, tokenizer.convert_ids_to_tokens(list(ids))))
 
     return Recoder(
         bytes_of=bytes_of,
@@ -64,7 +71,11 @@ def _with_fallback(tokenizer: Any, spec: dict[str, Any]) -> Recoder:
         one["type"] == "Metaspace" for one in flatten_steps(spec["decoder"])
     )
 
-    def bytes_of_one(symbol: str) -> bytes:
+    names = {token["content"] for token in spec["added_tokens"] if token["special"]}
+
+    def bytes_of_one(symbol: str | None) -> bytes:
+        if symbol is None or symbol in names:
+            return (symbol or "").encode()
         if symbol in BYTES:
             return bytes([BYTES[symbol]])
         return (symbol.replace(SPACE, " ") if marked else symbol).encode()

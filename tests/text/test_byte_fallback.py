@@ -139,3 +139,14 @@ def test_quality_is_that_of_the_same_bytes() -> None:
     losses, tokens = quality.block_losses(model, text, reencode)
     assert len(losses) == len(blocks)
     assert sum(tokens) > blocks[:, 1:].numel()
+
+
+def test_a_special_tokens_name_is_its_text_also_where_it_looks_like_a_marked_space() -> None:
+    tokenizer = make_fallback_tokenizer("gemma")
+    name = f"<end{SPACE}of{SPACE}turn>"
+    tokenizer.add_special_tokens({"additional_special_tokens": [name]})
+    text = f"the river{name}old"
+    recoder = recoder_of(tokenizer)
+    ids = recoder.ids_of(text.encode())
+    assert tokenizer.convert_tokens_to_ids(name) in ids
+    assert recoder.bytes_of(ids) == text.encode()

@@ -154,3 +154,25 @@ def test_a_token_that_is_gone_begins_with_its_first_piece() -> None:
         assert len(pieces) > 1
         assert places[token] == pieces[0]
     assert places[-2:].tolist() == [len(kept)] * 2  # ids that nobody names
+
+
+def test_added_tokens_stand_for_their_text() -> None:
+    from tokenizers import AddedToken
+
+    bos = "<｜begin▁of▁sentence｜>"
+    tokenizer = make_bpe_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": bos})
+    tokenizer.add_tokens([AddedToken(" " * count, normalized=True) for count in (4, 2)])
+    text = f"{bos}def the():\n    if old:\n      river  # stone｜"
+    ids = tokenizer(text)["input_ids"]
+    assert {tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("    ")} <= set(ids)
+    recoder = recoder_of(tokenizer)
+    assert recoder.bytes_of(ids) == text.encode()
+    assert recoder.ids_of(text.encode()) == ids
+    trimmed, _ = trim_tokenizer(tokenizer, lowest(20))
+    smaller = recoder_of(trimmed)
+    assert smaller.bytes_of(smaller.ids_of(text.encode())) == text.encode()
+
+
+def test_an_id_without_a_token_stands_for_nothing() -> None:
+    assert RECODER.bytes_of([len(TOKENIZER) + 3, *TOKENIZER("the")["input_ids"]]) == b"the"
