@@ -208,7 +208,7 @@ def _trim_vocabulary(
     ids = inputs.corpus.calibration.ids if refit else None
     if not plan.tokens:
         return inputs.tokenizer, None, ids
-    trimmed, kept = trim_tokenizer(inputs.tokenizer, plan.tokens)
+    trimmed, kept = trim_tokenizer(inputs.tokenizer, plan.tokens, inputs.shape.vocab)
     if ids is not None:
         ids = torch.tensor(kept)[retokenize(inputs.corpus, request.data, trimmed)]
     return trimmed, tuple(kept), ids

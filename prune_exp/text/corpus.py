@@ -235,13 +235,16 @@ def documents_for(documents: Iterable[str], tokenizer: Any, tokens: int) -> int 
 
 
 def token_frequency(parts: Sequence[CalibrationPart], tokenizer: Any, vocab: int) -> torch.Tensor:
-    """Share of each token in documents [vocab], every part counted by its share."""
+    """Share of each token in documents [vocab], every part counted by its share.
+
+    Tokens beyond `vocab` are not counted.
+    """
     frequency = torch.zeros(vocab)
     for part in parts:
         counts = torch.zeros(vocab)
         for text in part.documents:
             ids = token_ids(text, tokenizer)
-            counts += torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=vocab)
+            counts += torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=vocab)[:vocab]
         frequency += part.share * counts / counts.sum().clamp_min(1)
     return frequency
 

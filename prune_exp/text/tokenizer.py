@@ -42,6 +42,14 @@ class Vocabulary:
         merged = dict.fromkeys(made for _, _, made in reversed(self.merges))
         return [*merged, *reversed(self.characters)]
 
+    def within(self, rows: int) -> "Vocabulary":
+        """Without the tokens for which an embedding of so many rows has none."""
+        return Vocabulary(
+            symbols={symbol: i for symbol, i in self.symbols.items() if i < rows},
+            merges=tuple(merge for merge in self.merges if max(merge) < rows),
+            characters=tuple(i for i in self.characters if i < rows),
+        )
+
 
 def read_vocabulary(tokenizer: Any) -> Vocabulary:
     """Takes a tokenizer's vocabulary apart.
@@ -58,10 +66,10 @@ def read_vocabulary(tokenizer: Any) -> Vocabulary:
     return found
 
 
-def count_removable_tokens(tokenizer: Any) -> int:
-    """How many tokens could go, none when the tokenizer is of another kind."""
+def count_removable_tokens(tokenizer: Any, rows: int) -> int:
+    """How many tokens of an embedding's `rows` could go, none with tokenizers of another kind."""
     found = _take_apart(tokenizer)
-    return 0 if found is None else len(found.removable)
+    return 0 if found is None else len(found.within(rows).removable)
 
 
 def backend_spec(tokenizer: Any) -> dict[str, Any] | None:
@@ -140,8 +148,10 @@ def order_scores(scores: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
     """Scores [tokens] that let the vocabulary be cut anywhere, as distinct places in an order.
 
     A token counts as much as the best token built from it; equal ones go in the reverse order of
-    their merges; tokens that always stay come last.
+    their merges; tokens that always stay come last. Rows without a token go first; tokens without
+    a row, which some tokenizers have, are left out.
     """
+    vocabulary = vocabulary.within(len(scores))
     best = scores.double().tolist()
     for left, right, made in reversed(vocabulary.merges):
         best[left] = max(best[left], best[made])
@@ -156,17 +166,23 @@ def order_scores(scores: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
     return place
 
 
-def trim_tokenizer(tokenizer: Any, removed: Sequence[int]) -> tuple[Any, list[int]]:
-    """A tokenizer without some tokens, and the old ids of those it has, in the order of the new."""
+def trim_tokenizer(tokenizer: Any, removed: Sequence[int], rows: int) -> tuple[Any, list[int]]:
+    """A tokenizer without some tokens, and the rows of the embedding that are left, in order.
+
+    `rows` is how many the embedding has: tokens beyond them, which no model was ever fed, go too.
+    A token's new id is its row's new place, also where some rows have no token.
+    """
     gone = set(removed)
-    kept = sorted(set(tokenizer.get_vocab().values()) - gone)
+    kept = [old for old in range(rows) if old not in gone]
     new = {old: place for place, old in enumerate(kept)}
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer.save_pretrained(scratch)
         path = Path(scratch) / "tokenizer.json"
         spec = json.loads(path.read_text(encoding="utf-8"))
+        lost = {one["content"] for one in spec["added_tokens"] if one["id"] not in new}
         path.write_text(json.dumps(_renumber_spec(spec, new), ensure_ascii=False), encoding="utf-8")
-        _renumber_config(Path(scratch) / "tokenizer_config.json", new)
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            _renumber_config(Path(scratch) / name, new, lost)
         trimmed = AutoTokenizer.from_pretrained(scratch, trust_remote_code=False)
     trimmed.name_or_path = tokenizer.name_or_path
     return trimmed, kept
@@ -180,8 +196,9 @@ def _renumber_spec(spec: dict[str, Any], new: dict[int, int]) -> dict[str, Any]:
     model["merges"] = [
         [a, b] for a, b in merges if a in symbols and b in symbols and a + b in symbols
     ]
-    for token in spec["added_tokens"]:
-        token["id"] = new[token["id"]]
+    spec["added_tokens"] = [
+        token | {"id": new[token["id"]]} for token in spec["added_tokens"] if token["id"] in new
+    ]
     if spec.get("post_processor"):
         _renumber_processor(spec["post_processor"], new)
     return spec
@@ -198,9 +215,26 @@ def _renumber_processor(node: dict[str, Any], new: dict[int, int]) -> None:
             node[name] = [node[name][0], new[node[name][1]]]
 
 
-def _renumber_config(path: Path, new: dict[int, int]) -> None:
-    config = json.loads(path.read_text(encoding="utf-8"))
+def _renumber_config(path: Path, new: dict[int, int], lost: set[str]) -> None:
+    """Renumbers the tokens that a file names; those that are lost would be added anew by it."""
+    if not path.is_file():
+        return
+    config: dict[str, Any] = {
+        name: [one for one in value if _text_of(one) not in lost]
+        if isinstance(value, list)
+        else value
+        for name, value in json.loads(path.read_text(encoding="utf-8")).items()
+        if _text_of(value) not in lost
+    }
     named = config.get("added_tokens_decoder")
     if named:
-        config["added_tokens_decoder"] = {str(new[int(i)]): token for i, token in named.items()}
-        path.write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
+        config["added_tokens_decoder"] = {
+            str(new[int(i)]): token for i, token in named.items() if int(i) in new
+        }
+    path.write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
+
+
+def _text_of(value: Any) -> str | None:
+    """A token's text in a tokenizer's config, which has it plain or with how it is matched."""
+    found = value.get("content") if isinstance(value, dict) else value
+    return found if isinstance(found, str) else None

@@ -22,7 +22,7 @@ from prune_exp.recovery.split import split_documents
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings
 from prune_exp.settings.schema import Settings
-from prune_exp.text.corpus import load_corpus
+from prune_exp.text.corpus import Corpus, load_corpus
 from prune_exp.text.generated_text import Author, complete_corpus
 from prune_exp.text.tokenizer import count_removable_tokens
 
@@ -61,9 +61,12 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     tokenizer = loading.load_tokenizer(source.folder)
     skeleton = loading.load_skeleton(source.folder)
     check_lengths(settings.benchmark, skeleton.config)
-    tokens = longest_request([tokenizer(text)["input_ids"] for text in prompts], settings.benchmark)
-    check_serving(settings.benchmark, skeleton.config, tokens, device)
-    shape = replace(shape_of(skeleton), vocab_removable=count_removable_tokens(tokenizer))
+    asked = [tokenizer(text)["input_ids"] for text in prompts]
+    check_serving(
+        settings.benchmark, skeleton.config, longest_request(asked, settings.benchmark), device
+    )
+    shape = shape_of(skeleton)
+    shape = replace(shape, vocab_removable=count_removable_tokens(tokenizer, shape.vocab))
     check_request(settings, shape)
     dense = Inputs(
         source=source,
@@ -72,6 +75,7 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
         shape=shape,
         cache_dir=cache_dir,
     )
+    check_tokens(tokenizer, shape.vocab, dense.corpus, asked)
     check_recovery(settings, dense)
     if write:
         author = Author(
@@ -84,6 +88,21 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
         )
         dense = replace(dense, corpus=complete_corpus(dense.corpus, settings.data, author))
     return TrialInputs(dense=dense, prompts=prompts)
+
+
+def check_tokens(tokenizer: Any, rows: int, corpus: Corpus, prompts: list[list[int]]) -> None:
+    """Raises SettingError where text has a token for which the model's embedding has no row."""
+    read = [corpus.calibration.ids, corpus.heldout.ids]
+    ids = {
+        *(i for blocks in read for i in blocks.unique().tolist()),
+        *(i for p in prompts for i in p),
+    }
+    if max(ids, default=0) >= rows:
+        token = tokenizer.convert_ids_to_tokens(max(ids))
+        raise SettingError(
+            f"the text or a prompt holds {token}, token {max(ids)}, but the model's embedding has"
+            f" {rows} rows; take it out of data.path, or resize the model's embedding"
+        )
 
 
 def check_lengths(benchmark: BenchmarkSettings, config: Any) -> None:

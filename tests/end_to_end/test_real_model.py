@@ -104,10 +104,13 @@ def tokenizers(gemma: Path) -> list[Any]:
     """Gemma's, and with a tenth and all of the tokens gone that it can do without."""
     dense = loading.load_tokenizer(gemma)
     order = order_scores(torch.arange(len(dense)).float() % 97, read_vocabulary(dense)).argsort()
-    count = count_removable_tokens(dense)
+    count = count_removable_tokens(dense, len(dense))
     return [
         dense,
-        *(trim_tokenizer(dense, order[:gone].tolist())[0] for gone in (count // 10, count)),
+        *(
+            trim_tokenizer(dense, order[:gone].tolist(), len(dense))[0]
+            for gone in (count // 10, count)
+        ),
     ]
 
 

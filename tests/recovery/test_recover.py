@@ -66,7 +66,7 @@ def test_a_trimmed_vocabulary_is_taught_on_the_tokens_left(
     head = head_of(dense).weight.clone()
     from prune_exp.text.tokenizer import trim_tokenizer
 
-    trimmed, kept = trim_tokenizer(tokenizer, gone)
+    trimmed, kept = trim_tokenizer(tokenizer, gone, len(tokenizer))
     student = surgery.carry_out_plan(dense, empty_plan(tokens=gone), None)
     inputs = inputs_for(folder, text_file, tokenizer, cache=tmp_path)
     pruned = Pruned(

@@ -47,7 +47,7 @@ def lowest(kind: str, count: int, seed: int = 0) -> list[int]:
 def trimmed_of(kind: str, share: int, seed: int) -> tuple[Any, list[int]]:
     """A tokenizer without `share` tenths of what it can do without."""
     count = len(read_vocabulary(tokenizer_of(kind)).removable) * share // 10
-    return trim_tokenizer(tokenizer_of(kind), lowest(kind, count, seed))
+    return trim_tokenizer(tokenizer_of(kind), lowest(kind, count, seed), len(tokenizer_of(kind)))
 
 
 CUTS = (st.sampled_from(KINDS), st.integers(0, 10), st.integers(0, 2))

@@ -46,7 +46,7 @@ def lowest(count: int, seed: int = 0) -> list[int]:
 @given(st.integers(0, len(VOCABULARY.removable)), st.integers(0, 5), st.text(max_size=30))
 @settings(max_examples=30, deadline=None)
 def test_every_string_survives_any_cut(count: int, seed: int, text: str) -> None:
-    trimmed, kept = trim_tokenizer(TOKENIZER, lowest(count, seed))
+    trimmed, kept = trim_tokenizer(TOKENIZER, lowest(count, seed), len(TOKENIZER))
     assert len(kept) == len(trimmed) == len(TOKENIZER) - count
     data = text.encode("utf-8", errors="ignore")
     recoder = recoder_of(trimmed)
@@ -93,7 +93,7 @@ def test_tokens_never_seen_go_first_and_the_last_merged_of_them_first() -> None:
 @pytest.mark.parametrize("tie", [True, False])
 def test_logits_are_the_dense_models_at_the_tokens_left(tie: bool, tmp_path: Path) -> None:
     gone = lowest(30)
-    trimmed, kept = trim_tokenizer(TOKENIZER, gone)
+    trimmed, kept = trim_tokenizer(TOKENIZER, gone, len(TOKENIZER))
     dense = make_tiny("llama", tie=tie)
     pruned = surgery.carry_out_plan(
         make_tiny("llama", tie=tie), empty_plan(tokens=tuple(gone)), None
@@ -138,8 +138,8 @@ def test_other_tokenizers_are_refused() -> None:
 
     words = Tokenizer(kinds.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
-    assert count_removable_tokens(tokenizer) == 0
-    assert count_removable_tokens(make_tokenizer()) == 0
+    assert count_removable_tokens(tokenizer, 300) == 0
+    assert count_removable_tokens(make_tokenizer(), 300) == 0
     with pytest.raises(SettingError, match="leave vocab out of"):
         read_vocabulary(tokenizer)
 
@@ -169,10 +169,40 @@ def test_added_tokens_stand_for_their_text() -> None:
     recoder = recoder_of(tokenizer)
     assert recoder.bytes_of(ids) == text.encode()
     assert recoder.ids_of(text.encode()) == ids
-    trimmed, _ = trim_tokenizer(tokenizer, lowest(20))
+    trimmed, _ = trim_tokenizer(tokenizer, lowest(20), len(tokenizer))
     smaller = recoder_of(trimmed)
     assert smaller.bytes_of(smaller.ids_of(text.encode())) == text.encode()
 
 
 def test_an_id_without_a_token_stands_for_nothing() -> None:
     assert RECODER.bytes_of([len(TOKENIZER) + 3, *TOKENIZER("the")["input_ids"]]) == b"the"
+
+
+@pytest.mark.parametrize("rows", [295, 300, 301, 320])
+@pytest.mark.parametrize("count", [0, 10, 30])
+def test_an_embedding_may_be_smaller_or_larger_than_the_tokenizer(
+    rows: int, count: int, tmp_path: Path
+) -> None:
+    tokenizer = make_bpe_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 300, "often never fed, and the embedding not resized for it"
+    noise = torch.rand(rows, generator=torch.Generator().manual_seed(0))
+    gone = order_scores(noise, read_vocabulary(tokenizer)).argsort()[:count].tolist()
+    trimmed, kept = trim_tokenizer(tokenizer, gone, rows)
+    assert len(kept) == rows - count
+    assert max(trimmed.get_vocab().values()) < len(kept)
+    assert (trimmed.pad_token == "[PAD]") == (rows > 300)
+    for symbol, new in trimmed.get_vocab().items():
+        assert tokenizer.get_vocab()[symbol] == kept[new]
+    recoder = recoder_of(trimmed)
+    assert recoder.bytes_of(recoder.ids_of(TEXT.encode())) == TEXT.encode()
+    trimmed.save_pretrained(tmp_path)
+    assert loading.load_tokenizer(tmp_path).get_vocab() == trimmed.get_vocab()
+    assert count_removable_tokens(tokenizer, rows) == min(rows, 300) - 257
+
+
+def test_tokens_without_a_row_are_not_counted() -> None:
+    whole = token_frequency([TEXT], TOKENIZER, 300)
+    fewer = token_frequency([TEXT], TOKENIZER, 270)
+    assert len(fewer) == 270
+    assert (fewer > 0).tolist() == (whole[:270] > 0).tolist()
