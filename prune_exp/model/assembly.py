@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from prune_exp.model.architectures import head_of, layers_of, submodule_of
-from prune_exp.model.shape import Heads
+from prune_exp.model.loading import silence_transformers
+from prune_exp.model.shape import Heads, heads_of
 
 
 def from_state(config: Any, state: dict[str, torch.Tensor], like: Any) -> Any:
@@ -68,6 +69,40 @@ def _renumber_special(settings: Any, new: dict[int, int]) -> None:
             setattr(settings, name, new.get(value))
 
 
+def accepted_heads(config: Any) -> frozenset[Heads]:
+    """The head counts that a model may be left with: those that its stock config takes.
+
+    Some configs want a hidden size that the heads divide, or derive other sizes from their number.
+    """
+    dense = heads_of(config)
+    fewer_groups = (
+        Heads(queries=dense.per_group * groups, groups=groups, dim=dense.dim)
+        for groups in range(1, dense.groups)
+    )
+    fewer_queries = (
+        Heads(queries=queries * dense.groups, groups=dense.groups, dim=dense.dim)
+        for queries in range(1, dense.per_group)
+    )
+    with silence_transformers():
+        return frozenset(one for one in (*fewer_groups, *fewer_queries) if _takes(config, one))
+
+
+def _takes(config: Any, heads: Heads) -> bool:
+    changed = copy.deepcopy(config)
+    _set_heads(changed, heads)
+    try:
+        changed.validate()
+    except Exception:  # each rule of each family has its own words and kinds
+        return False
+    return True
+
+
+def _set_heads(config: Any, heads: Heads) -> None:
+    config.head_dim = heads.dim
+    config.num_attention_heads = heads.queries
+    config.num_key_value_heads = heads.groups
+
+
 def assemble_model(model: Any, kept_layers: Sequence[int], heads: Heads) -> Any:
     """A stock model of the kept layers, whose config says their (equal) new shape.
 
@@ -79,9 +114,7 @@ def assemble_model(model: Any, kept_layers: Sequence[int], heads: Heads) -> Any:
     config.num_hidden_layers = len(kept_layers)
     setattr(config, first.family.width, first.width)
     if first.family.free_heads:
-        config.head_dim = heads.dim
-        config.num_attention_heads = heads.queries
-        config.num_key_value_heads = heads.groups
+        _set_heads(config, heads)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[i] for i in kept_layers]
     owner, _, name = first.family.layers.rpartition(".")

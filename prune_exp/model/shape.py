@@ -5,6 +5,21 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
+class Heads:
+    """Head counts of a layer."""
+
+    queries: int
+    groups: int
+    """Key/value heads."""
+    dim: int
+
+    @property
+    def per_group(self) -> int:
+        """Query heads that share a key/value head."""
+        return self.queries // self.groups
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelShape:
     """Sizes of a decoder whose layers all have the same shape."""
 
@@ -33,26 +48,18 @@ class ModelShape:
     """Parameters of one token: its embedding row, and its row of an untied head."""
     vocab_removable: int = 0
     """Tokens that the tokenizer can do without."""
+    accepted_heads: frozenset[Heads] | None = None
+    """Smaller head counts that the stock config takes; None where it takes all."""
 
     @property
     def queries_per_group(self) -> int:
         """Query heads that share one key/value head."""
         return self.query_heads // self.kv_heads
 
-
-@dataclass(frozen=True, kw_only=True)
-class Heads:
-    """Head counts of a layer."""
-
-    queries: int
-    groups: int
-    """Key/value heads."""
-    dim: int
-
-    @property
-    def per_group(self) -> int:
-        """Query heads that share a key/value head."""
-        return self.queries // self.groups
+    def can_have(self, *, queries: int, groups: int) -> bool:
+        """Whether a smaller model may have so many heads."""
+        wanted = Heads(queries=queries, groups=groups, dim=self.head_dim)
+        return self.accepted_heads is None or wanted in self.accepted_heads
 
 
 def heads_of(config: Any) -> Heads:

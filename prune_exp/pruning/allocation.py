@@ -120,17 +120,24 @@ def _tokens_to_remove(shape: ModelShape, sparsity: float, pruning: PruningSettin
 
 
 def _head_options(shape: ModelShape, pruning: PruningSettings) -> Iterator[tuple[int, int, int]]:
-    """(groups, queries per group, parameters) that may go from a layer; one of each stays."""
+    """(groups, queries per group, parameters) that may go from a layer; one of each stays.
+
+    What would be left must be what the stock config takes.
+    """
     yield 0, 0, 0
     if "heads" not in pruning.units or not shape.free_heads:
         return
     if pruning.head_unit == "group":
         each = shape.params_kv_head + shape.queries_per_group * shape.params_query_head
         for groups in range(1, shape.kv_heads):
-            yield groups, 0, groups * each
+            left = shape.kv_heads - groups
+            if shape.can_have(queries=left * shape.queries_per_group, groups=left):
+                yield groups, 0, groups * each
     else:
         for queries in range(1, shape.queries_per_group):
-            yield 0, queries, queries * shape.kv_heads * shape.params_query_head
+            left = (shape.queries_per_group - queries) * shape.kv_heads
+            if shape.can_have(queries=left, groups=shape.kv_heads):
+                yield 0, queries, queries * shape.kv_heads * shape.params_query_head
 
 
 def _distance_from_wanted(shape: ModelShape, option: Allocation, pruning: PruningSettings) -> float:

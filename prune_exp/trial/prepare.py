@@ -12,6 +12,7 @@ from prune_exp.measurement.prompts import read_prompts
 from prune_exp.measurement.serving import check_serving, longest_request
 from prune_exp.model import loading
 from prune_exp.model.architectures import shape_of
+from prune_exp.model.assembly import accepted_heads
 from prune_exp.model.shape import ModelShape
 from prune_exp.model.sources import locate_model
 from prune_exp.pruning.allocation import allocate_budget
@@ -66,7 +67,11 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
         settings.benchmark, skeleton.config, longest_request(asked, settings.benchmark), device
     )
     shape = shape_of(skeleton)
-    shape = replace(shape, vocab_removable=count_removable_tokens(tokenizer, shape.vocab))
+    shape = replace(
+        shape,
+        vocab_removable=count_removable_tokens(tokenizer, shape.vocab),
+        accepted_heads=accepted_heads(skeleton.config),
+    )
     check_request(settings, shape)
     dense = Inputs(
         source=source,

@@ -1,10 +1,12 @@
 """Requests are met, or refused with a reason."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune_exp.model.shape import ModelShape
+from prune_exp.model.shape import Heads, ModelShape
 from prune_exp.pruning.allocation import TOLERANCE, allocate_budget
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import PruningSettings
@@ -66,3 +68,14 @@ def test_more_than_there_is_names_the_limit() -> None:
     blocks_only = PruningSettings(units=["layers", "heads", "mlp"])
     with pytest.raises(SettingError, match=r"embeddings hold 21.0%.*sparsity=0.78"):
         allocate_budget(SMOLLM2, 0.8, blocks_only)
+
+
+def test_only_heads_that_the_config_takes_are_left() -> None:
+    shape = replace(SMOLLM2, accepted_heads=frozenset({Heads(queries=6, groups=2, dim=64)}))
+    wanted = PruningSettings(depth_share=0, heads_share=0.6)
+    assert allocate_budget(SMOLLM2, 0.2, wanted).kv_groups == 2
+    assert allocate_budget(shape, 0.2, wanted).kv_groups == 1
+    none = replace(SMOLLM2, accepted_heads=frozenset())
+    for unit in ("group", "query"):
+        chosen = allocate_budget(none, 0.2, replace(wanted, heads_share=0.9, head_unit=unit))
+        assert chosen.kv_groups == chosen.queries_per_group == 0
