@@ -9,6 +9,7 @@ from typing import Any
 from prune_exp.settings.checks import check_known
 from prune_exp.settings.config_tree import conf_dir
 from prune_exp.settings.explanation import explain_error
+from prune_exp.settings.redaction import redact_logs
 from prune_exp.settings.schema import Settings
 from prune_exp.settings.surroundings import fill_in
 
@@ -32,6 +33,7 @@ def end_in_one_line(program: str, *, schema: type = Settings, kept: str = "") ->
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    redact_logs()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in NOT_FOR_US:

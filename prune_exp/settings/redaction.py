@@ -2,7 +2,9 @@
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
 QUERY_SECRET = re.compile(rf"([?&][\w-]*(?:{SECRET.pattern})[\w-]*=)[^&\s'\"]*", re.IGNORECASE)
@@ -20,14 +22,29 @@ def redact_override(text: str) -> str:
     return f"{key}{equals}***" if SECRET.search(text) and equals else redact(text)
 
 
-class Redact(logging.Filter):
-    """A logging filter; `conf/config.yaml` gives it to Hydra's handlers."""
+def redact_logs() -> None:
+    """Keeps passwords out of what this process logs, whatever handlers there are or will be."""
+    if not isinstance(logging.getLogRecordFactory(), _RedactedRecords):
+        logging.setLogRecordFactory(_RedactedRecords(logging.getLogRecordFactory()))
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Lets every record pass, without passwords."""
-        record.msg = redact(record.getMessage())
-        record.args = None
-        return True
+
+class _RedactedRecords:
+    """Makes log records as before, without passwords."""
+
+    def __init__(self, make_record: Callable[..., logging.LogRecord]) -> None:
+        self.make_record = make_record
+
+    def __call__(self, *args: Any, **facts: Any) -> logging.LogRecord:
+        record = self.make_record(*args, **facts)
+        try:
+            text = record.getMessage()
+        except Exception:  # words and arguments do not fit; handlers say so as they always do
+            return record
+        hidden = redact(text)
+        if hidden != text:
+            record.msg = hidden
+            record.args = None
+        return record
 
 
 def redact_files(folder: Path) -> None:

@@ -15,7 +15,7 @@ from prune_exp.settings.checks import settings_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.explanation import explain_error
 from prune_exp.settings.params import flatten_settings
-from prune_exp.settings.redaction import redact_files
+from prune_exp.settings.redaction import redact_files, redact_logs
 from prune_exp.settings.schema import Settings
 from prune_exp.tracking.naming import sweep_name, trial_name
 
@@ -108,6 +108,7 @@ class Lifecycle(Callback):
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
         """Opens the trial's run; a single trial is checked first."""
         del kwargs
+        redact_logs()  # a launcher's worker is a process of its own
         with _Refusals():
             settings = settings_of(config, checked=True)
             if self.parent_run_id is None or settings.tracking.log_models == "all":

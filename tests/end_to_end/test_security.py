@@ -49,18 +49,6 @@ def test_passwords_reach_no_file_and_no_log(tiny_args: list[str], tmp_path: Path
             assert PASSWORD.encode() not in path.read_bytes(), path
 
 
-def test_hydras_launch_log_is_redacted() -> None:
-    import logging
-
-    from prune_exp.settings.redaction import Redact
-
-    record = logging.LogRecord(
-        "x", logging.INFO, "f", 1, "#%d : %s", (0, f"uri=http://me:{PASSWORD}@h"), None
-    )
-    assert Redact().filter(record)
-    assert record.getMessage() == "#0 : uri=http://***@h"
-
-
 def hostile_checkpoint(folder: Path, target: Path) -> None:
     """A checkpoint whose config and tokenizer point at code that would write `target`."""
     make_tiny("llama").save_pretrained(folder)

@@ -1,8 +1,13 @@
 """Passwords are hidden, and nothing else is."""
 
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from prune_exp.settings.redaction import redact, redact_override
+from prune_exp.settings.redaction import redact, redact_logs, redact_override
+from support.cli import command
 from support.hostile import PASSWORD
 
 
@@ -42,3 +47,42 @@ def test_what_is_no_password_stays(text: str) -> None:
 def test_secret_overrides_are_hidden(text: str) -> None:
     assert PASSWORD not in redact_override(text)
     assert redact_override(text).startswith(text.partition("=")[0])
+
+
+@pytest.fixture
+def records(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    before = logging.getLogRecordFactory()
+    redact_logs()
+    redact_logs()
+    yield caplog
+    logging.setLogRecordFactory(before)
+
+
+def test_logs_are_redacted_by_whatever_handler(records: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("anyones")
+    log.warning("#%d : %s", 0, f"uri=http://me:{PASSWORD}@h")
+    log.warning("%d%% done", 5)
+    log.warning(f"{{'uri': 'http://me:{PASSWORD}@h'}} 100%")
+    assert records.messages == ["#0 : uri=http://***@h", "5% done", "{'uri': 'http://***@h'} 100%"]
+    assert records.records[1].args == (5,), "what hides nothing is left alone"
+    made = logging.getLogRecordFactory()("x", logging.INFO, "f", 1, "%d", ("no number",), None)
+    assert made.args == ("no number",), "the handler says what is wrong with it"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "hydra/job_logging=disabled",
+        "hydra/job_logging=none",
+        "hydra/job_logging=stdout",
+        "hydra/hydra_logging=disabled",
+        "hydra/hydra_logging=none",
+    ],
+)
+def test_hydras_own_logging_options_can_be_chosen(
+    option: str, tiny_args: list[str], tmp_path: Path
+) -> None:
+    """A value that is refused is enough: logging is configured before."""
+    done = command(*tiny_args, option, "sparsity=2", cwd=tmp_path)
+    assert "sparsity=2 is not between 0 and 1" in done.stderr
+    assert "configure" not in done.stderr
