@@ -9,8 +9,9 @@ from prune_exp.settings.errors import SettingError
 
 @dataclass(kw_only=True)
 class ModelSettings:
-    name: str = "smollm2-135m"
-    """Short name; the registered model is called `pruned-<name>` unless told otherwise."""
+    name: str = ""
+    """Short name; the registered model is called `pruned-<name>` unless told otherwise. That of the
+    hub id or the folder when empty."""
     package: str | None = None
     """Installed Python package that carries the model as a GGUF file."""
     path: str | None = None

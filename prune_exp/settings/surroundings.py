@@ -1,14 +1,16 @@
-"""What settings leave open and their surroundings decide: MLflow's variables.
+"""What settings leave open and their surroundings decide: MLflow's variables, a model's name.
 
 Settings that were given always win; what a variable does, or does not do, is said once.
 """
 
 import os
+import re
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.redaction import redact
 
 URI = "MLFLOW_TRACKING_URI"
@@ -23,6 +25,8 @@ def fill_in(settings: Any, hydra: Any = None) -> None:
     given = set() if hydra is None else _given_keys(hydra.overrides.task)
     if hasattr(settings, "tracking"):
         _heed_variables(settings.tracking, given)
+    if hasattr(settings, "model") and not settings.model.name:
+        settings.model.name = name_model(settings.model)
 
 
 def _given_keys(overrides: list[str]) -> set[str]:
@@ -65,3 +69,11 @@ def _is_given(
 @cache
 def _note_once(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
+
+
+def name_model(model: ModelSettings) -> str:
+    """A short name for a model that was given none: that of its hub id, folder or package."""
+    source = model.hub_id or model.path or model.package or ""
+    last = Path(source).expanduser().absolute().name if model.path else source.rpartition("/")[2]
+    name = re.sub(r"[^\w. -]+", "-", last).strip("-. ")[:100]
+    return name or "model"

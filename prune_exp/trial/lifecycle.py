@@ -14,7 +14,8 @@ from prune_exp.registry.signing import check_signing_key
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.explanation import explain_error
-from prune_exp.settings.params import flatten_settings
+from prune_exp.settings.groups import ModelSettings, TrackingSettings
+from prune_exp.settings.params import flatten_settings, restore_settings
 from prune_exp.settings.redaction import redact_files, redact_logs
 from prune_exp.settings.schema import Settings
 from prune_exp.tracking.naming import sweep_name, trial_name
@@ -248,7 +249,10 @@ def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | Non
     from prune_exp.registry import stored_models
 
     wanted = {"all": trials, "best": [best.trial], "none": []}[settings.tracking.log_models]
-    name = stored_models.registered_name(settings.tracking.registered_model, settings.model.name)
+    model = restore_settings(ModelSettings, best.trial.params, "model")  # the sweep may vary it
+    tracking = restore_settings(TrackingSettings, best.trial.params, "tracking")
+    given = settings.tracking.registered_model or tracking.registered_model
+    name = stored_models.registered_name(given, model.name)
     registered = False
     for trial in wanted:
         if trial.status != "FINISHED" or not stored_models.can_store(trial):

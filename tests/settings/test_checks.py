@@ -32,7 +32,7 @@ def test_names_that_reach_beyond_are_refused(name: str) -> None:
 
 
 def test_a_hub_model_needs_a_revision() -> None:
-    settings = Settings(model=ModelSettings(hub_id="who/what"))
+    settings = Settings(model=ModelSettings(name="what", hub_id="who/what"))
     settings.pruning.voters, settings.data.path = ["wanda"], "text"
     with pytest.raises(SettingError, match=r"pin one with model\.revision=COMMIT"):
         check_settings(settings)
@@ -48,7 +48,7 @@ def test_a_hub_model_needs_a_revision() -> None:
     ],
 )
 def test_impossible_measurements_are_refused(change: dict[str, object], words: str) -> None:
-    settings = Settings(model=ModelSettings(path="m"), data=DataSettings(path="t"))
+    settings = Settings(model=ModelSettings(name="m", path="m"), data=DataSettings(path="t"))
     settings.pruning.voters = ["wanda"]
     check_settings(settings)
     for name, value in change.items():
@@ -73,7 +73,7 @@ def test_impossible_measurements_are_refused(change: dict[str, object], words: s
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], words: str, tiny_folder: Path) -> None:
     whole = Settings(recovery=make_settings(**changes))
-    whole.model.path = str(tiny_folder)
+    whole.model.path, whole.model.name = str(tiny_folder), "tiny"
     whole.data.path, whole.pruning.voters = "text.txt", ["wanda"]
     with pytest.raises(SettingError) as refusal:
         check_settings(whole)
@@ -85,6 +85,7 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], words: str, tiny_fo
 def test_masks_are_not_trained_over(tiny_folder: Path) -> None:
     whole = Settings(recovery=make_settings())
     whole.model.path, whole.data.path = str(tiny_folder), "text.txt"
+    whole.model.name = "tiny"
     whole.pruning.voters, whole.pruning.method = ["wanda"], "weight_masks"
     with pytest.raises(SettingError, match="would fill the zeros"):
         check_settings(whole)

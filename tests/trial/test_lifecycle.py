@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 from prune_exp.machine.cache import folder_sha256
@@ -61,3 +62,21 @@ def test_a_checkpoint_of_the_users_is_never_written_over(
     assert done.returncode == 1
     assert "model is there already" in done.stderr
     assert folder_sha256(project / "model") == before
+
+
+@pytest.mark.slow
+def test_the_best_model_of_a_sweep_over_models_has_its_own_name(
+    tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    for name in ("river", "stone"):
+        shutil.copytree(tiny_folder, tmp_path / name)
+    given = small_trial(tiny_folder, text_file, tmp_path / "cache")
+    args = [one for one in given if not one.startswith(("model.path", "model.name"))]
+    swept = f"model.path={tmp_path / 'river'},{tmp_path / 'stone'}"
+    done = command("-m", *args, swept, "benchmark=off", "quality=off", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    (registered,) = client.search_registered_models()
+    version = client.get_model_version_by_alias(registered.name, "candidate")
+    trial = client.get_run(str(version.run_id))
+    assert registered.name == f"pruned-{Path(trial.data.params['model.path']).name}"
