@@ -1,4 +1,4 @@
-"""What settings leave open and their surroundings decide: MLflow's variables, a model's name.
+"""What settings leave open and their surroundings decide: MLflow's variables, folders, a name.
 
 Settings that were given always win; what a variable does, or does not do, is said once.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.redaction import redact
 
+SQLITE = "sqlite:///"
 URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
 
@@ -27,6 +28,8 @@ def fill_in(settings: Any, hydra: Any = None) -> None:
         _heed_variables(settings.tracking, given)
     if hasattr(settings, "model") and not settings.model.name:
         settings.model.name = name_model(settings.model)
+    if hydra is not None and hydra.job.chdir and hasattr(settings, "data"):
+        _anchor_paths(settings, Path(hydra.runtime.cwd))
 
 
 def _given_keys(overrides: list[str]) -> set[str]:
@@ -77,3 +80,22 @@ def name_model(model: ModelSettings) -> str:
     last = Path(source).expanduser().absolute().name if model.path else source.rpartition("/")[2]
     name = re.sub(r"[^\w. -]+", "-", last).strip("-. ")[:100]
     return name or "model"
+
+
+def _anchor_paths(settings: Any, folder: Path) -> None:
+    """Has relative paths mean what they meant when typed: the job's own folder is another one."""
+    own_text = ["path"] if settings.data.package is None else []
+    for group, names in (
+        (settings, ["cache_dir"]),
+        (settings.model, ["path"]),
+        (settings.data, own_text),
+        (settings.benchmark, ["prompts_path"]),
+        (settings.tracking, ["root", "signing_key"]),
+    ):
+        for name in names:
+            value = getattr(group, name)
+            if value is not None:
+                setattr(group, name, str(folder / Path(value).expanduser()))
+    uri = settings.tracking.uri
+    if uri is not None and uri.startswith(SQLITE):
+        settings.tracking.uri = f"{SQLITE}{folder / uri.removeprefix(SQLITE)}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,21 @@ def test_runs_go_where_mlflows_variables_say(tiny_args: list[str], tmp_path: Pat
     assert done.stderr.count("MLFLOW_TRACKING_URI") == 1, "said once, by the driver"
     assert len(runs_in(tmp_path, team)) == 1
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", [False, True])
+def test_paths_are_those_of_the_folder_that_a_command_was_typed_in(
+    sweep: bool, tiny_args: list[str], tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "dense")
+    shutil.copy(text_file, tmp_path / "text.txt")
+    relative = ["model.path=dense", "data.path=text.txt", "hydra.job.chdir=true"]
+    points = ["-m", "sparsity=0.3,0.4"] if sweep else []
+    done = command(*points, *tiny_args, *relative, "benchmark=off", "quality=off", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [*tmp_path.rglob("mlflow.db")] == [tmp_path / "mlruns" / "mlflow.db"]
+    assert {run.info.status for run in runs_in(tmp_path)} == {"FINISHED"}
 
 
 def test_a_failing_trial_does_not_stop_the_others(tiny_args: list[str], tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What is typed wins; what is left open is taken from the surroundings, and said."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,3 +111,29 @@ def test_a_model_without_a_name_is_called_as_its_source(model: ModelSettings, na
     surroundings.fill_in(settings)
     assert settings.model.name == name
     check_name("model.name", name)
+
+
+def test_relative_paths_mean_what_they_meant_when_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(surroundings.URI, raising=False)
+
+    def filled(chdir: bool, **data: Any) -> Settings:
+        settings = Settings(model=ModelSettings(path="dense"))
+        settings.cache_dir = "~/cache"
+        settings.data = replace(settings.data, **data)
+        settings.benchmark.prompts_path = "../prompts.txt"
+        settings.tracking = TrackingSettings(uri="sqlite:///team.db", signing_key="/keys/own.pem")
+        surroundings.fill_in(settings, typed(chdir=chdir))
+        return settings
+
+    moved = filled(True, path="text.txt")
+    assert (moved.model.path, moved.data.path) == ("/there/dense", "/there/text.txt")
+    assert moved.cache_dir == str(Path("~/cache").expanduser())
+    assert moved.benchmark.prompts_path == "/there/../prompts.txt"
+    assert moved.tracking.root == "/there/mlruns"
+    assert moved.tracking.uri == "sqlite:////there/team.db"
+    assert moved.tracking.signing_key == "/keys/own.pem"
+    packed = filled(True, path="wiki.utf8", package="some")
+    assert packed.data.path == "wiki.utf8", "inside the package"
+    plain = filled(False, path="text.txt")
+    assert (plain.model.path, plain.tracking.root) == ("dense", "mlruns")
+    surroundings.fill_in(PromoteSettings(), typed(chdir=True))
