@@ -5,9 +5,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from prune_exp.settings.errors import SettingError
 
 
 def digest_of(*parts: Any) -> str:
@@ -34,23 +37,35 @@ def cached_folder(target: Path, build: Callable[[Path], None]) -> Path:
 
     `build` fills an empty folder beside `target`, which is renamed when it is whole, so that a
     crash or a full disk leaves nothing that a later run would take for finished.
+
+    Raises:
+        SettingError: the cache cannot be written.
     """
     from filelock import FileLock
 
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if target.is_dir():
-            return target
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            build(partial)
-            os.replace(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    lock = FileLock(f"{target}.lock")
+    with _naming_the_setting(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        if not target.is_dir():
+            _build_folder(target, build)
+    finally:
+        lock.release()
     return target
+
+
+def _build_folder(target: Path, build: Callable[[Path], None]) -> None:
+    with _naming_the_setting(target):
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        build(partial)
+        os.replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def remove_below(folder: Path, roots: Iterable[Path]) -> None:
@@ -58,6 +73,28 @@ def remove_below(folder: Path, roots: Iterable[Path]) -> None:
     target = folder.resolve()
     if any(target.is_relative_to(root.resolve()) and target != root.resolve() for root in roots):
         shutil.rmtree(target, ignore_errors=True)
+
+
+def keep_note(path: Path, data: bytes) -> None:
+    """Writes a small file of the cache whole or not at all.
+
+    Raises:
+        SettingError: the cache cannot be written.
+    """
+    with _naming_the_setting(path):
+        write_whole(path, data)
+
+
+@contextmanager
+def _naming_the_setting(path: Path) -> Iterator[None]:
+    """Says which setting moves the cache where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingError(
+            f"{path} in the cache cannot be written ({error.strerror or error}); give a writable"
+            " folder with cache_dir=DIR or PRUNE_EXP_CACHE=DIR"
+        ) from None
 
 
 def write_whole(path: Path, data: bytes) -> None:

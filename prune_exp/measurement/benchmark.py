@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from prune_exp.machine.cache import digest_of, write_whole
+from prune_exp.machine.cache import digest_of, keep_note
 from prune_exp.measurement.backends import BACKENDS
 from prune_exp.measurement.backends.protocol import ServeSpec
 from prune_exp.measurement.bandwidth import measure_bandwidth
@@ -228,7 +228,7 @@ def _measure_memory(
         for side, answer in _measure_memory_once(wanted, prompts, settings).items():
             found[side].append(answer)
     if note is not None:
-        write_whole(note, json.dumps(found["dense"]).encode())
+        keep_note(note, json.dumps(found["dense"]).encode())
     return {side: [first[side], *found[side]] for side in SIDES}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prune_exp.machine.files import read_text
 from prune_exp.measurement.comparison import SIDES
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings
@@ -16,13 +17,13 @@ def read_prompts(settings: BenchmarkSettings) -> list[str]:
     """The test prompts.
 
     Raises:
-        SettingError: no such file, or fewer prompts in it than asked for.
+        SettingError: no such file, no UTF-8 text, or fewer prompts in it than asked for.
     """
     path = Path(settings.prompts_path or Path(__file__).with_name("prompts.txt")).expanduser()
     if not path.is_file():
         raise SettingError(f"benchmark.prompts_path={path} is not a file; give one prompt a line")
-    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    prompts = [prompt for prompt in prompts if prompt]
+    text = read_text(path, setting="benchmark.prompts_path")
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if len(prompts) < settings.prompts:
         raise SettingError(
             f"benchmark.prompts={settings.prompts} but {path.name} has {len(prompts)}; ask for"

@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from prune_exp.machine.cache import cached_folder, digest_of, file_sha256, write_whole
+from prune_exp.machine.cache import cached_folder, digest_of, file_sha256, keep_note
 from prune_exp.machine.display import first_line
 from prune_exp.machine.packages import package_file, package_parts
 from prune_exp.model.assembly import from_state
@@ -57,7 +57,7 @@ def _weights_digest(folder: Path, cache_dir: Path) -> list[str]:
         note = cache_dir / "digests" / key
         if not note.is_file():
             _check_weights(path)
-            write_whole(note, file_sha256(path).encode())
+            keep_note(note, file_sha256(path).encode())
         digests.append(note.read_text(encoding="ascii"))
     return digests
 

@@ -1,5 +1,6 @@
 """What a user is told when something went wrong: one line, with what to type."""
 
+import os
 import re
 from difflib import get_close_matches
 
@@ -16,10 +17,7 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
     if isinstance(error, SettingError):
         return text
     if isinstance(error, OSError) and error.filename:
-        return (
-            f"{error.filename} cannot be written ({error.strerror}); give a writable folder with"
-            " tracking.root=DIR"
-        )
+        return _explain_file(str(error.filename), str(error.strerror))
     unknown = re.search(r"(?:override|append to) '?([\w./@]+)'?", text)
     if "Could not override" in text and unknown:
         return describe_unknown_key(unknown.group(1), schema)
@@ -38,6 +36,12 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
         if type(error).__module__.startswith(("hydra", "omegaconf"))
         else (f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)")
     )
+
+
+def _explain_file(name: str, why: str) -> str:
+    if os.path.isfile(name) and not os.access(name, os.R_OK):
+        return f"{name} cannot be read ({why}); make it readable"
+    return f"{name} cannot be written ({why}); give a writable folder with tracking.root=DIR"
 
 
 def describe_unknown_key(key: str, schema: type = Settings) -> str:
