@@ -14,6 +14,9 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import tags
 
+SQLITE = "sqlite:///"
+DATABASE = "mlflow.db"
+"""The database of a local store."""
 CANDIDATE = "candidate"
 """Alias of the version that the latest sweep or trial registered."""
 
@@ -22,7 +25,7 @@ def store_uri(tracking: TrackingSettings) -> str:
     """The tracking URI; by default a SQLite file under `tracking.root`."""
     if tracking.uri is not None:
         return tracking.uri
-    return f"sqlite:///{Path(tracking.root).expanduser().absolute() / 'mlflow.db'}"
+    return f"{SQLITE}{Path(tracking.root).expanduser().absolute() / DATABASE}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +148,9 @@ def read_artifact(run_id: str, name: str, folder: Path) -> Any:
 
 def _artifacts_beside(run: Any, uri: str) -> Path:
     """Where a run's artifacts lie beside a local database, also when their folder was moved."""
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith(SQLITE):
         return Path("/nonexistent")
-    beside = Path(uri.removeprefix("sqlite:///")).parent / "artifacts"
+    beside = Path(uri.removeprefix(SQLITE)).parent / "artifacts"
     return beside / run.info.run_id / "artifacts"
 
 

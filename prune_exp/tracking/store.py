@@ -1,8 +1,10 @@
 """The MLflow store: made, or found."""
 
 import os
+import sqlite3
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import mlflow
@@ -10,16 +12,19 @@ import requests
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
 from prune_exp.machine.display import first_line
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
-from prune_exp.tracking.read import store_uri
+from prune_exp.tracking.read import DATABASE, SQLITE, store_uri
 
 SERVERS = ("http", "databricks")
 """How the URIs of stores begin that are asked over the network by MLflow's own client."""
+DATABASE_TIMEOUT_S = 30
 IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """For the first question; MLflow's own patience comes to minutes."""
 EXPERIMENT_TAGS = {
@@ -49,12 +54,39 @@ def open_store(tracking: TrackingSettings) -> str:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".store.lock"):
             (root / "artifacts").mkdir(exist_ok=True)
-            return _experiment_id(tracking.experiment, (root / "artifacts").as_uri())
+            experiment_id = _experiment_id(tracking.experiment, (root / "artifacts").as_uri())
+            if uri == f"{SQLITE}{root / DATABASE}":
+                _follow_store(experiment_id, root)
+            return experiment_id
     except OSError as error:
         raise SettingError(
             f"tracking.root={tracking.root} cannot be written ({error.strerror or error}); give a"
             " writable folder with tracking.root=DIR"
         ) from None
+
+
+def _follow_store(experiment_id: str, root: Path) -> None:
+    """Has new runs keep their files beside the database where that was renamed, moved or copied.
+
+    MLflow remembers an absolute place for an experiment and has no way to change it. Only a place
+    of the kind made here is changed: one that is gone, or that belongs to another store.
+    """
+    known = mlflow.get_experiment(experiment_id).artifact_location
+    here = root / "artifacts"
+    there = Path(local_file_uri_to_path(known)) if is_local_uri(known) else here
+    if there == here or there.name != here.name:
+        return
+    if there.is_dir() and (there.samefile(here) or not (there.parent / DATABASE).is_file()):
+        return
+    with closing(sqlite3.connect(root / DATABASE, timeout=DATABASE_TIMEOUT_S)) as database:
+        database.execute(
+            "update experiments set artifact_location = ? where experiment_id = ?",
+            (here.as_uri(), int(experiment_id)),
+        )
+        database.commit()
+    print(
+        f"note: {root} was elsewhere before; new runs keep their files there now", file=sys.stderr
+    )
 
 
 def use_store(tracking: TrackingSettings) -> None:
@@ -66,8 +98,8 @@ def use_store(tracking: TrackingSettings) -> None:
     uri = store_uri(tracking)
     if uri.startswith(SERVERS):
         _check_answers(uri, tracking.experiment)
-    file = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not file.is_file():
+    file = Path(uri.removeprefix(SQLITE))
+    if uri.startswith(SQLITE) and not file.is_file():
         raise SettingError(
             f"there is no store at {file}; run a sweep first, or say where it is with"
             " tracking.root=DIR or tracking.uri=URI"

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from mlflow.artifacts import load_text
 from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.errors import SettingError
@@ -31,6 +33,55 @@ def test_a_deleted_experiment_is_said_to_be_deleted(tmp_path: Path) -> None:
     client.delete_experiment(experiment)
     other = TrackingSettings(root=tracking.root, experiment="other")
     assert open_store(other) != experiment
+
+
+def new_artifact_place(root: Path) -> Path:
+    """Where a run that starts now keeps its files."""
+    experiment = open_store(TrackingSettings(root=str(root)))
+    with mlflow.start_run(experiment_id=experiment) as run:
+        mlflow.log_text("x", "x.txt")
+    assert load_text(f"runs:/{run.info.run_id}/x.txt") == "x"
+    return Path(str(run.info.artifact_uri).removeprefix("file://"))
+
+
+@pytest.mark.parametrize("how", ["renamed", "copied"])
+def test_a_store_that_was_moved_keeps_its_runs_files_beside_it(
+    how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tmp_path / "a" / "mlruns"
+    new_artifact_place(before)
+    if how == "renamed":
+        (tmp_path / "a").rename(tmp_path / "b")
+    else:
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+    there = sorted(before.rglob("*"))
+    after = tmp_path / "b" / "mlruns"
+    capsys.readouterr()
+    assert new_artifact_place(after).is_relative_to(after)
+    assert "was elsewhere before" in capsys.readouterr().err
+    assert sorted(before.rglob("*")) == there, "nothing is made or changed in the old place"
+    assert new_artifact_place(after).is_relative_to(after)
+    assert "was elsewhere before" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["own", "bucket"])
+def test_a_place_that_the_user_chose_stays(place: str, tmp_path: Path) -> None:
+    root = tmp_path / "mlruns"
+    open_store(TrackingSettings(root=str(root)))
+    (tmp_path / "own" / "artifacts").mkdir(parents=True)
+    chosen = {"own": (tmp_path / "own" / "artifacts").as_uri(), "bucket": "s3://ours/artifacts"}
+    experiment = MlflowClient().create_experiment("theirs", artifact_location=chosen[place])
+    assert open_store(TrackingSettings(root=str(root), experiment="theirs")) == experiment
+    assert mlflow.get_experiment(experiment).artifact_location == chosen[place]
+
+
+def test_a_store_seen_through_a_link_is_where_it_was(tmp_path: Path) -> None:
+    root = tmp_path / "mlruns"
+    experiment = open_store(TrackingSettings(root=str(root)))
+    (tmp_path / "link").symlink_to(root)
+    place = mlflow.get_experiment(experiment).artifact_location
+    open_store(TrackingSettings(root=str(tmp_path / "link")))
+    assert mlflow.get_experiment(experiment).artifact_location == place
 
 
 def test_mlflows_variable_stays_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
