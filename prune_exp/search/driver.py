@@ -24,13 +24,6 @@ Launch = Callable[[list[list[str]], int], Sequence[Any]]
 Lost = Callable[[list[int], str], None]
 """Hears of trials whose launcher broke down, and why."""
 FALLBACK = {"weights_read_ratio": "minimize"}
-UNCOMPARED = (
-    "search.study_name",
-    "search.n_trials",
-    "search.parallel",
-    "search.max_failures",
-    "search.space",
-)
 
 
 class Driver:
@@ -76,7 +69,7 @@ class Driver:
     def _run_batch(self, rows: Sequence[dict[str, str]]) -> list[Any]:
         asked = studies.ask_trials(self.study, self.space, rows)
         numbers = [trial.number for trial in asked]
-        points = [self.space.overrides(trial.params) for trial in asked]
+        points = [self.space.overrides(studies.point_of(trial)) for trial in asked]
         try:
             returns = self._launch_batch(points, numbers)
         except BaseException as error:
@@ -163,7 +156,7 @@ def objectives_of(settings: Settings, *, searching: bool) -> dict[str, str]:
 
 def fingerprint_of(settings: Settings, space: Space) -> dict[str, str]:
     """What must stay the same for a study to go on."""
-    swept = {f"space of {key}": text for key, text in space.describe().items()}
-    ignored = {*UNCOMPARED, *space.describe()}
+    swept = {f"{studies.SPACE}{key}": text for key, text in space.describe().items()}
+    ignored = space.describe()
     config = {key: value for key, value in flatten_settings(settings).items() if key not in ignored}
     return config | swept

@@ -5,6 +5,7 @@ listed point in turn.
 """
 
 import itertools
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,13 +77,26 @@ def read_space(arguments: list[str], default: list[str], config_loader: Any) -> 
         SettingError: a sweep is neither a list nor a range nor an interval.
     """
     space = _sort_overrides(arguments, config_loader)
-    if space.listed or space.searched:
+    if space.searched:
         return space
     swept = _sort_overrides(default, config_loader)
-    given = {text.lstrip("+").partition("=")[0] for text in space.fixed}
-    if given & (swept.listed.keys() | swept.searched.keys()):
-        return space
+    keys = swept.listed.keys() | swept.searched.keys()
+    if space.listed or any(_key_of(text) in keys for text in space.fixed):
+        return _list_single_values(space, keys)
     return _sort_overrides([*space.fixed, *default], config_loader)
+
+
+def _key_of(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
+
+
+def _list_single_values(space: Space, keys: Set[str]) -> Space:
+    """The same points, with what is often swept as lists of one, which may be longer next time."""
+    single = {
+        _key_of(text): (text.partition("=")[2],) for text in space.fixed if _key_of(text) in keys
+    }
+    fixed = tuple(text for text in space.fixed if _key_of(text) not in single)
+    return Space(fixed=fixed, listed=space.listed | single, searched={})
 
 
 def swept_by(arguments: list[str]) -> dict[str, str]:

@@ -29,6 +29,26 @@ FINGERPRINT = "fingerprint"
 PARENT = "mlflow_parent"
 INTERRUPTED = "interrupted"
 ERROR = "error"
+POINT = "point"
+"""What a trial of an enumeration was given; Optuna's own lists could never become longer."""
+UNCOMPARED = frozenset(
+    {
+        "cache_dir",
+        "search.study_name",
+        "search.n_trials",
+        "search.parallel",
+        "search.max_failures",
+        "search.space",
+        "tracking.best",
+        "tracking.log_models",
+        "tracking.register",
+        "tracking.registered_model",
+        "tracking.signing_key",
+    }
+)
+"""Settings that change no trial's result."""
+SPACE = "space of "
+"""Before a swept setting in a fingerprint."""
 STALE_LOCK_S = 30
 """A journal lock this old was left behind by a process that was killed."""
 
@@ -94,7 +114,8 @@ def open_study(
 
 
 def _check_same(name: str, study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
-    earlier: dict[str, str] = study.user_attrs.get(FINGERPRINT, {})
+    earlier = _comparable(study.user_attrs.get(FINGERPRINT, {}))
+    fingerprint = _comparable(fingerprint)
     differ = [
         f"{key} was {earlier.get(key, 'not set')} and is {fingerprint.get(key, 'not set')}"
         for key in sorted(earlier.keys() | fingerprint.keys())
@@ -105,6 +126,15 @@ def _check_same(name: str, study: optuna.Study, fingerprint: Mapping[str, str]) 
             f"search.study_name={name} exists with other settings: {'; '.join(differ[:5])}; give a"
             " new search.study_name, or the old settings"
         )
+
+
+def _comparable(fingerprint: Mapping[str, str]) -> dict[str, str]:
+    """What must be the same: of an enumeration which settings it lists, but not their values."""
+    kept = {key: value for key, value in fingerprint.items() if key not in UNCOMPARED}
+    spaces = [key for key in kept if key.startswith(SPACE)]
+    if any("interval(" in kept[key] for key in spaces):
+        return kept
+    return kept | dict.fromkeys(spaces, "a list")
 
 
 def make_sampler(search: SearchSettings, *, seen: int) -> BaseSampler:
@@ -142,7 +172,7 @@ def remaining_rows(study: optuna.Study, space: Space, n_trials: int) -> list[dic
     """
     told = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.FAIL)]
     if not space.searched:
-        done = [t.params for t in told if t.state == TrialState.COMPLETE]
+        done = [point_of(t) for t in told if t.state == TrialState.COMPLETE]
         return [row for row in space.rows if row not in done]
     used = sum(INTERRUPTED not in t.user_attrs for t in told)
     rows = space.rows
@@ -153,10 +183,19 @@ def ask_trials(study: optuna.Study, space: Space, rows: Iterable[Mapping[str, st
     """One Optuna trial for each row, its intervals sampled."""
     asked = []
     for row in rows:
+        if not space.searched:
+            asked.append(study.ask())
+            asked[-1].set_user_attr(POINT, dict(row))
+            continue
         if row:
             study.enqueue_trial(dict(row))
         asked.append(study.ask(distributions_of(space)))
     return asked
+
+
+def point_of(trial: Any) -> dict[str, Any]:
+    """What a trial, finished or not, was given of the space."""
+    return trial.user_attrs.get(POINT, trial.params)
 
 
 def _open_trial(study: optuna.Study, number: int) -> optuna.Trial:

@@ -14,13 +14,13 @@ from optuna.visualization import matplotlib as plots
 from rich.console import Console
 from rich.table import Table
 
-from prune_exp.search.study import ERROR, is_feasible
+from prune_exp.search.study import ERROR, is_feasible, point_of
 
 
 def describe_trial(study: optuna.Study, number: int, objectives: list[str]) -> str:
     """One finished trial: number, parameters, objectives, feasibility, and the best so far."""
     trial = study.trials[number]
-    params = " ".join(f"{key}={_shorten(value)}" for key, value in trial.params.items())
+    params = " ".join(f"{key}={_shorten(value)}" for key, value in point_of(trial).items())
     head = f"trial {number}: {params}"
     if not trial.values:
         return f"{head} | failed: {trial.user_attrs.get(ERROR, 'no reason recorded')}"

@@ -15,12 +15,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from prune_exp.machine.packages import installed_version
+from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
 from prune_exp.tracking.metrics import flatten_result
 from prune_exp.tracking.naming import remember_overrides
-from prune_exp.tracking.read import read_trials
+from prune_exp.tracking.read import TrackedTrial, read_trials
 from prune_exp.tracking.reaping import process_tags
 from prune_exp.tracking.result import TrialResult
 from prune_exp.tracking.store import open_store
@@ -38,7 +39,10 @@ def start_sweep(
     overrides: list[str],
     earlier: str | None,
 ) -> str:
-    """Opens the parent run, or an earlier one again, and returns its id."""
+    """Opens the parent run, or an earlier one again, and returns its id.
+
+    Where the earlier one was deleted, a new one takes over the trials that are left of it.
+    """
     given = {
         tags.ROLE: "sweep",
         tags.FOLDER: str(folder),
@@ -48,13 +52,43 @@ def start_sweep(
         **environment_tags(),
     }
     experiment = open_store(tracking)
-    if earlier is not None:
+    if earlier is not None and _is_active(earlier):
         mlflow.start_run(run_id=earlier)
         mlflow.set_tags(given)
         return earlier
     run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=given)
     mlflow.log_params({"model.name": model_name, "study": study})
+    if earlier is not None:
+        _take_over(earlier, run.info.run_id)
     return run.info.run_id
+
+
+def _is_active(run_id: str) -> bool:
+    """Whether a run is in the store, and not deleted."""
+    try:
+        return MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:
+        return False
+
+
+def _take_over(earlier: str, run_id: str) -> None:
+    """Moves the trials of a sweep's deleted run below another, as far as they are still there."""
+    trials = _trials_left(earlier)
+    for trial in trials:
+        MlflowClient().set_tag(trial.run_id, tags.PARENT_RUN, run_id)
+    print(
+        f"note: the study's run {earlier} is gone; a new one takes over the {len(trials)} trials"
+        " that are left of it",
+        file=sys.stderr,
+    )
+
+
+def _trials_left(root_run_id: str) -> list[TrackedTrial]:
+    """Trials of a sweep, none where the store has never heard of it."""
+    try:
+        return read_trials(root_run_id)
+    except SettingError:
+        return []
 
 
 def start_trial(
@@ -95,7 +129,7 @@ def finished_metrics(root_run_id: str) -> dict[int, dict[str, float]]:
     """Metrics of a sweep's finished trials by number."""
     return {
         trial.number: trial.metrics
-        for trial in read_trials(root_run_id)
+        for trial in _trials_left(root_run_id)
         if trial.status == "FINISHED"
     }
 

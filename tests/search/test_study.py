@@ -96,6 +96,45 @@ def test_a_study_of_other_settings_is_refused_with_the_difference(tmp_path: Path
         studies.open_study(SearchSettings(), tmp_path, "s", {"cost": "minimize"}, {"a": "2"})
 
 
+def test_a_list_may_become_longer_and_only_what_is_new_is_left(tmp_path: Path) -> None:
+    fixed = {"a": "1", "cache_dir": "here", "tracking.log_models": "all"}
+
+    def opened(listed: dict[str, tuple[str, ...]], **changes: str) -> tuple[Any, Space]:
+        grid = space(listed)
+        shown = {f"space of {key}": text for key, text in grid.describe().items()}
+        search = SearchSettings(study_name="s")
+        fingerprint = fixed | shown | changes
+        directions = {"cost": "minimize"}
+        return studies.open_study(search, tmp_path, "s", directions, fingerprint), grid
+
+    study, grid = opened({"sparsity": ("0.3",)})
+    (only,) = studies.ask_trials(study, grid, studies.remaining_rows(study, grid, 1))
+    studies.tell_trial(study, only.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    study, grid = opened({"sparsity": ("0.3", "0.4")}, cache_dir="there")
+    rows = studies.remaining_rows(study, grid, 1)
+    assert rows == [{"sparsity": "0.4"}]
+    (more,) = studies.ask_trials(study, grid, rows)
+    assert studies.point_of(more) == {"sparsity": "0.4"}
+    studies.tell_trial(study, more.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    study, grid = opened({"sparsity": ("0.4",)}, **{"tracking.log_models": "none"})
+    assert studies.remaining_rows(study, grid, 1) == []
+    with pytest.raises(SettingError, match="space of seed was not set"):
+        opened({"sparsity": ("0.3",), "seed": ("0", "1")})
+    with pytest.raises(SettingError, match="space of sparsity was a list and is interval"):
+        opened({}, **{"space of sparsity": "interval(0.1,0.9)"})
+    with pytest.raises(SettingError, match="a was 1 and is 2"):
+        opened({"sparsity": ("0.3",)}, a="2")
+
+
+def test_points_of_studies_that_kept_them_as_optunas_own_are_known(tmp_path: Path) -> None:
+    grid = space({"sparsity": ("0.3", "0.5")})
+    study = new_study(tmp_path)
+    study.enqueue_trial({"sparsity": "0.3"})
+    old = study.ask(studies.distributions_of(grid))
+    studies.tell_trial(study, old.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    assert studies.remaining_rows(study, grid, 1) == [{"sparsity": "0.5"}]
+
+
 def test_one_driver_at_a_time(tmp_path: Path) -> None:
     with (
         studies.sole_driver(tmp_path, "s"),

@@ -76,9 +76,14 @@ def test_the_configured_space_is_searched_by_m_alone(tiny_args: list[str], tmp_p
 def test_a_value_on_the_command_line_is_never_searched_over() -> None:
     default = ["sparsity=interval(0.1,0.7)", "vote_threshold=interval(0.2,1.0)"]
     given = read_space(["model=folder", "sparsity=0.5"], default, None)
-    assert given.rows == [{}]
+    assert given.rows == [{"sparsity": "0.5"}]
     assert not given.searched
-    assert given.fixed == ("model=folder", "sparsity=0.5")
+    assert given.fixed == ("model=folder",)
+    both = read_space(["vote_threshold=0.4", "seed=1", "sparsity=0.5,0.3"], default, None)
+    assert both.listed == {"sparsity": ("0.5", "0.3"), "vote_threshold": ("0.4",)}
+    assert both.fixed == ("seed=1",)
+    searched = read_space(["vote_threshold=0.4", "sparsity=interval(0.2,0.3)"], default, None)
+    assert searched.fixed == ("vote_threshold=0.4",)
     assert read_space(["model=folder"], default, None).searched.keys() == {
         "sparsity",
         "vote_threshold",

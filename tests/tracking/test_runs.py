@@ -4,8 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 
+from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import runs, tags
+from prune_exp.tracking.read import read_trials
 
 
 def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +39,40 @@ def test_the_commit_is_the_packages_and_says_when_files_differ(
     assert runs.environment_tags()[tags.GIT_COMMIT] == commit
     module.write_text("changed", encoding="utf-8")
     assert runs.environment_tags()[tags.GIT_COMMIT] == f"{commit}-dirty"
+
+
+def open_sweep(root: Path, earlier: str | None) -> str:
+    try:
+        return runs.start_sweep(
+            TrackingSettings(root=str(root)),
+            root,
+            model_name="tiny",
+            study="s",
+            name="sparsity=0.3",
+            overrides=[],
+            earlier=earlier,
+        )
+    finally:
+        runs.end_open_runs("FINISHED")
+
+
+@pytest.mark.parametrize("how", ["kept", "deleted", "never there"])
+def test_a_sweeps_run_that_is_gone_is_followed_by_a_new_one(
+    how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = open_sweep(tmp_path / "mlruns", None)
+    client = MlflowClient()
+    (experiment,) = [one for one in client.search_experiments() if one.name == "prune_exp"]
+    parent = {tags.PARENT_RUN: first, tags.ROLE: "trial", tags.JOB_NUMBER: "4"}
+    trial = client.create_run(experiment.experiment_id, tags=parent).info.run_id
+    client.log_metric(trial, "cost", 1.0)
+    client.set_terminated(trial, "FINISHED")
+    if how == "deleted":
+        client.delete_run(first)
+    earlier = "0" * 32 if how == "never there" else first
+    assert runs.finished_metrics(earlier) == ({} if how == "never there" else {4: {"cost": 1.0}})
+    again = open_sweep(tmp_path / "mlruns", earlier)
+    assert (again == first) is (how == "kept")
+    assert ("is gone" in capsys.readouterr().err) is (how != "kept")
+    found = [one.run_id for one in read_trials(again)]
+    assert found == ([] if how == "never there" else [trial])
