@@ -21,11 +21,11 @@ EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
 def fill_in(settings: Any, hydra: Any = None) -> None:
     """Completes the settings of a command in place.
 
-    `hydra` is Hydra's own node, which knows what was typed and where; without it nothing was.
+    `hydra` is Hydra's own node, which knows what was typed and where. Without it, as in commands
+    that track nothing, only the model is named.
     """
-    given = set() if hydra is None else _given_keys(hydra.overrides.task)
-    if hasattr(settings, "tracking"):
-        _heed_variables(settings.tracking, given)
+    if hydra is not None and hasattr(settings, "tracking"):
+        _heed_variables(settings.tracking, _given_keys(hydra.overrides.task))
     if hasattr(settings, "model") and not settings.model.name:
         settings.model.name = name_model(settings.model)
     if hydra is not None and hydra.job.chdir and hasattr(settings, "data"):
