@@ -61,17 +61,11 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     source = locate_model(settings.model, cache_dir)
     tokenizer = loading.load_tokenizer(source.folder)
     skeleton = loading.load_skeleton(source.folder)
-    check_lengths(settings.benchmark, skeleton.config)
     asked = [tokenizer(text)["input_ids"] for text in prompts]
-    check_serving(
-        settings.benchmark, skeleton.config, longest_request(asked, settings.benchmark), device
-    )
-    shape = shape_of(skeleton)
-    shape = replace(
-        shape,
-        vocab_removable=count_removable_tokens(tokenizer, shape.vocab),
-        accepted_heads=accepted_heads(skeleton.config),
-    )
+    check_lengths(settings.benchmark, skeleton.config)
+    longest = longest_request(asked, settings.benchmark)
+    check_serving(settings.benchmark, skeleton.config, longest, device)
+    shape = _shape_to_prune(skeleton, tokenizer)
     check_request(settings, shape)
     dense = Inputs(
         source=source,
@@ -83,16 +77,31 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     check_tokens(tokenizer, shape.vocab, dense.corpus, asked)
     check_recovery(settings, dense)
     if write:
-        author = Author(
-            name=settings.model.name,
-            source=source,
-            tokenizer=tokenizer,
-            device=device,
-            seed=settings.seed,
-            cache_dir=cache_dir,
-        )
-        dense = replace(dense, corpus=complete_corpus(dense.corpus, settings.data, author))
+        dense = _write_text(settings, dense, device)
     return TrialInputs(dense=dense, prompts=prompts)
+
+
+def _shape_to_prune(skeleton: Any, tokenizer: Any) -> ModelShape:
+    """A model's sizes, and what its tokenizer and its stock config can do without."""
+    shape = shape_of(skeleton)
+    return replace(
+        shape,
+        vocab_removable=count_removable_tokens(tokenizer, shape.vocab),
+        accepted_heads=accepted_heads(skeleton.config),
+    )
+
+
+def _write_text(settings: Settings, dense: Inputs, device: str) -> Inputs:
+    """The inputs with calibration text that the model wrote, where it is to."""
+    author = Author(
+        name=settings.model.name,
+        source=dense.source,
+        tokenizer=dense.tokenizer,
+        device=device,
+        seed=settings.seed,
+        cache_dir=dense.cache_dir,
+    )
+    return replace(dense, corpus=complete_corpus(dense.corpus, settings.data, author))
 
 
 def check_tokens(tokenizer: Any, rows: int, corpus: Corpus, prompts: list[list[int]]) -> None:
