@@ -193,7 +193,7 @@ def vote_on_plan(
     )
     if tokens is None:
         return plan
-    scripts = count_scripts(inputs.tokenizer, plan.tokens)
+    scripts = count_scripts(inputs.tokenizer, plan.tokens, inputs.shape.vocab)
     return replace(plan, judged_tokens=tokens.judged, scripts=scripts)
 
 

@@ -23,8 +23,8 @@ FILE = "expected.safetensors"
 
 def describe_tokens(model: Any, calibration: Calibration, tokenizer: Any) -> TokenStatistics:
     """The token statistics of a dense `model`, kept beside its calibration."""
-    vocabulary = read_vocabulary(tokenizer)
     size = model.config.vocab_size
+    vocabulary = read_vocabulary(tokenizer).within(size)
     return TokenStatistics(
         expected=_expected_of(model, calibration),
         place=merge_places(vocabulary, size),
@@ -67,12 +67,12 @@ def merge_places(vocabulary: Vocabulary, size: int) -> torch.Tensor:
     return place
 
 
-def count_scripts(tokenizer: Any, removed: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """Tokens that may go of each script, and how many of them stay."""
+def count_scripts(tokenizer: Any, removed: Sequence[int], size: int) -> dict[str, tuple[int, int]]:
+    """Tokens that may go of each script, of `size` in all, and how many of them stay."""
     counts: dict[str, list[int]] = {}
     gone = set(removed)
     recoder = recoder_of(tokenizer)
-    for token in read_vocabulary(tokenizer).removable:
+    for token in read_vocabulary(tokenizer).within(size).removable:
         count = counts.setdefault(_script_of_token(recoder, token), [0, 0])
         count[0] += 1
         count[1] += token not in gone

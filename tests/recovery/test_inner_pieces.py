@@ -13,7 +13,7 @@ from prune_exp.text.tokenizer import read_vocabulary, trim_tokenizer
 from support.tokenizers import WORDS, make_bpe_tokenizer, make_fallback_tokenizer
 
 DENSE = make_bpe_tokenizer()
-OWN, KEPT = trim_tokenizer(DENSE, read_vocabulary(DENSE).removable[:25])
+OWN, KEPT = trim_tokenizer(DENSE, read_vocabulary(DENSE).removable[:25], len(DENSE))
 MARKER = PieceMarker(DENSE, OWN)
 
 
@@ -39,7 +39,9 @@ def test_every_dense_token_has_one_first_piece(words: list[str]) -> None:
 
 def test_blocks_are_marked_as_they_are_cut() -> None:
     for tokenizer in (DENSE, make_fallback_tokenizer("gemma")):
-        own, _ = trim_tokenizer(tokenizer, read_vocabulary(tokenizer).removable[:20])
+        own, _ = trim_tokenizer(
+            tokenizer, read_vocabulary(tokenizer).removable[:20], len(tokenizer)
+        )
         documents = [" ".join(WORDS * 3), "one two " * 20]
         blocks = all_blocks(documents, own, 24)
         marks = PieceMarker(tokenizer, own).mark_blocks(documents, 24)

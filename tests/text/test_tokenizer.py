@@ -146,7 +146,7 @@ def test_other_tokenizers_are_refused() -> None:
 
 def test_a_token_that_is_gone_begins_with_its_first_piece() -> None:
     removed = VOCABULARY.removable[:12]
-    trimmed, kept = trim_tokenizer(TOKENIZER, removed)
+    trimmed, kept = trim_tokenizer(TOKENIZER, removed, len(TOKENIZER))
     places = first_pieces(TOKENIZER, trimmed, kept, len(TOKENIZER) + 2)
     assert places[kept].tolist() == list(range(len(kept)))
     for token in removed:
@@ -202,7 +202,8 @@ def test_an_embedding_may_be_smaller_or_larger_than_the_tokenizer(
 
 
 def test_tokens_without_a_row_are_not_counted() -> None:
-    whole = token_frequency([TEXT], TOKENIZER, 300)
-    fewer = token_frequency([TEXT], TOKENIZER, 270)
+    part = CalibrationPart(documents=(TEXT,), source="s")
+    whole = token_frequency([part], TOKENIZER, 300)
+    fewer = token_frequency([part], TOKENIZER, 270)
     assert len(fewer) == 270
     assert (fewer > 0).tolist() == (whole[:270] > 0).tolist()
