@@ -14,7 +14,7 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.tracking import tags
-from prune_exp.tracking.read import TrackedTrial, choose_best, read_trials
+from prune_exp.tracking.read import CANDIDATE, TrackedTrial, choose_as_then, read_trials
 
 CHAMPION = "champion"
 """Alias of the version that passed the gates last."""
@@ -38,6 +38,8 @@ class Candidate:
 def choose_candidate(settings: PromoteSettings, scratch: Path) -> Candidate:
     """The model that the settings name, fetched into `scratch`.
 
+    Without a run or a version it is the one that the latest sweep or trial made the candidate.
+
     Raises:
         SettingError: there is no such run, version or stored model.
     """
@@ -46,8 +48,16 @@ def choose_candidate(settings: PromoteSettings, scratch: Path) -> Candidate:
     if settings.version is not None:
         name = settings.tracking.registered_model or only_model()
         return at_version(name, str(settings.version), scratch)
-    run_id = settings.run_id or _latest_sweep(settings.tracking.experiment)
-    best = choose_best(read_trials(run_id), settings.tracking.best)
+    if settings.run_id is None:
+        present = _latest_candidate(settings.tracking)
+        if present is not None:
+            return at_version(*present, scratch)
+    return _best_of(settings, settings.run_id or _latest_sweep(settings.tracking), scratch)
+
+
+def _best_of(settings: PromoteSettings, run_id: str, scratch: Path) -> Candidate:
+    """The model of the run that the sweep's own rule chose."""
+    best = choose_as_then(read_trials(run_id))
     if best is None:
         raise SettingError(f"run_id={run_id} has no finished trial; give another run_id")
     trial = _require_stored(best.trial)
@@ -109,16 +119,37 @@ def version_at(name: str, alias: str) -> str | None:
         return None
 
 
-def _latest_sweep(experiment: str) -> str:
+def _latest_candidate(tracking: TrackingSettings) -> tuple[str, str] | None:
+    """Name and version of the newest candidate that a run of the experiment has made, if any."""
     client = MlflowClient()
-    known = client.get_experiment_by_name(experiment)
+    known = client.get_experiment_by_name(tracking.experiment)
+    if known is None:
+        return None
+    found: list[Any] = []
+    for model in client.search_registered_models():
+        version = version_at(model.name, CANDIDATE)
+        if tracking.registered_model in (None, model.name) and version is not None:
+            found.append(client.get_model_version(model.name, version))
+    ours = [
+        one
+        for one in found
+        if one.run_id and client.get_run(one.run_id).info.experiment_id == known.experiment_id
+    ]
+    newest = max(ours, key=lambda one: one.creation_timestamp, default=None)
+    return None if newest is None else (newest.name, str(newest.version))
+
+
+def _latest_sweep(tracking: TrackingSettings) -> str:
+    client = MlflowClient()
+    known = client.get_experiment_by_name(tracking.experiment)
     runs: list[Any] = []
     if known is not None:
         asked = f"tags.`{tags.ROLE}` = 'sweep'"
         runs = client.search_runs([known.experiment_id], asked, max_results=1)
     if not runs:
         raise SettingError(
-            f"tracking.experiment={experiment} has no sweep; give run_id=... or run a sweep first"
+            f"tracking.experiment={tracking.experiment} has no sweep; give run_id=... or run a"
+            " sweep first"
         )
     return runs[0].info.run_id
 

@@ -36,7 +36,8 @@ class PromoteSettings:
     """One promotion."""
 
     run_id: str | None = None
-    """A sweep, whose best run is meant, or a trial; the latest sweep when null."""
+    """A sweep, whose best run by its own rule is meant, or a trial; when null, the model with the
+    alias `candidate`, or else the latest sweep."""
     version: int | None = None
     """A registered version, instead of a run."""
     gates: list[str] = field(default_factory=list)

@@ -178,5 +178,11 @@ def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
     return None
 
 
+def choose_as_then(trials: list[TrackedTrial]) -> Choice | None:
+    """Picks the best finished trial by the rule that the trials themselves ran with."""
+    rule = next((t.params["tracking.best"] for t in trials if "tracking.best" in t.params), "")
+    return choose_best(trials, rule or "speedup_if_maintained")
+
+
 def _speedup_of(trial: TrackedTrial) -> float:
     return trial.metrics["speedup"]

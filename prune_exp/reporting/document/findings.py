@@ -11,7 +11,7 @@ from prune_exp.tracking import tags
 from prune_exp.tracking.read import (
     Choice,
     TrackedTrial,
-    choose_best,
+    choose_as_then,
     read_artifact,
     read_run,
     read_trials,
@@ -75,8 +75,7 @@ def look_up_findings(run_id: str) -> Findings:
     trials = read_trials(run_id)
     asked = read_run(run_id)
     if asked.is_sweep:
-        rule = next((t.params["tracking.best"] for t in trials if "tracking.best" in t.params), "")
-        best = choose_best(trials, rule or "speedup_if_maintained")
+        best = choose_as_then(trials)
         if best is None:
             raise SettingError(
                 f"run_id={run_id} is a sweep of {len(trials)} trials of which none finished, so"
