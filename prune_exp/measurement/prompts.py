@@ -19,17 +19,31 @@ def read_prompts(settings: BenchmarkSettings) -> list[str]:
     Raises:
         SettingError: no such file, no UTF-8 text, or fewer prompts in it than asked for.
     """
-    path = Path(settings.prompts_path or Path(__file__).with_name("prompts.txt")).expanduser()
+    prompts = list_prompts(settings)
+    if len(prompts) < settings.prompts:
+        raise SettingError(
+            f"benchmark.prompts={settings.prompts} but {_path_of(settings).name} has"
+            f" {len(prompts)}; ask for fewer or give a longer benchmark.prompts_path"
+        )
+    return prompts[: settings.prompts]
+
+
+def list_prompts(settings: BenchmarkSettings) -> list[str]:
+    """All prompts that there are, however many are asked for.
+
+    Raises:
+        SettingError: no such file, or no UTF-8 text.
+    """
+    path = _path_of(settings)
     if not path.is_file():
         raise SettingError(f"benchmark.prompts_path={path} is not a file; give one prompt a line")
     text = read_text(path, setting="benchmark.prompts_path")
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(prompts) < settings.prompts:
-        raise SettingError(
-            f"benchmark.prompts={settings.prompts} but {path.name} has {len(prompts)}; ask for"
-            " fewer or give a longer benchmark.prompts_path"
-        )
-    return prompts[: settings.prompts]
+    prompts = [line.strip() for line in text.splitlines()]
+    return [prompt for prompt in prompts if prompt]
+
+
+def _path_of(settings: BenchmarkSettings) -> Path:
+    return Path(settings.prompts_path or Path(__file__).with_name("prompts.txt")).expanduser()
 
 
 def tokenize_prompts(texts: list[str], tokenizers: Mapping[str, Any]) -> Prompts:

@@ -1,6 +1,6 @@
 """What the gates look at, worked out when a gate first asks for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from prune_exp.machine.device import choose_device
 from prune_exp.measurement.benchmark import measure_pair
 from prune_exp.measurement.intervals import exp_mean_difference
-from prune_exp.measurement.prompts import read_prompts, tokenize_prompts
+from prune_exp.measurement.prompts import list_prompts, read_prompts, tokenize_prompts
 from prune_exp.measurement.quality import Reencode, block_losses
 from prune_exp.measurement.records import Interval
 from prune_exp.model import loading
@@ -45,8 +45,32 @@ class Evidence:
 
     @property
     def quality_limit(self) -> float:
-        """Up to which perplexity ratio the candidate's trial called its quality maintained."""
-        return judged_on(self.candidate.trial).max_perplexity_ratio
+        """The perplexity ratio that is allowed: a trial may ask more of itself, but not less."""
+        wanted = self.limits.max_perplexity_ratio
+        if wanted is not None:
+            return wanted
+        own = judged_on(self.candidate.trial).max_perplexity_ratio
+        return min(QualitySettings().max_perplexity_ratio, own)
+
+    @property
+    def champion_benchmark(self) -> BenchmarkSettings:
+        """How the champion is timed: as the candidate's trial was, but on no less than the limits.
+
+        Raises:
+            SettingError: the trial's prompts are missing.
+        """
+        params = self.candidate.trial.params
+        own = restore_settings(BenchmarkSettings, params, "benchmark")
+        pairs = self.limits.champion_pairs
+        prompts = max(own.prompts, min(pairs, len(list_prompts(own))))
+        return replace(
+            own,
+            prompts=prompts,
+            max_rounds=max(own.max_rounds, -(-pairs // prompts)),
+            min_pairs=max(own.min_pairs, pairs),
+            new_tokens=max(own.new_tokens, self.limits.champion_new_tokens),
+            bootstrap_resamples=max(own.bootstrap_resamples, self.limits.resamples),
+        )
 
     @cached_property
     def source(self) -> ModelSource:
@@ -114,8 +138,7 @@ class Evidence:
     def champion_speedup(self) -> Interval:
         """The champion's latency over the candidate's, prompt by prompt on this machine."""
         assert self.champion is not None
-        params = self.candidate.trial.params
-        settings = restore_settings(BenchmarkSettings, params, "benchmark")
+        settings = self.champion_benchmark
         folders = {"dense": self.champion.folder, "pruned": self.candidate.folder}
         tokenizers = {side: loading.load_tokenizer(folder) for side, folder in folders.items()}
         prompts = tokenize_prompts(read_prompts(settings), tokenizers)

@@ -85,7 +85,7 @@ def reload(case: Evidence) -> Verdict:
 
 def quality(case: Evidence) -> Verdict:
     """Not worse than the dense model, beyond a margin, on any text to be kept; no search saw it."""
-    limit = case.limits.max_perplexity_ratio or case.quality_limit
+    limit = case.quality_limit
     ratio = case.perplexity_ratio(case.losses, case.dense_losses)
     by_domain = case.ratio_by_domain()
     worst = max(by_domain, key=lambda name: by_domain[name].high)

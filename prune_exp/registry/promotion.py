@@ -66,7 +66,12 @@ def _check_wanted(settings: PromoteSettings) -> None:
     for gate in settings.gates:
         check_one_of("gates", gate, tuple(GATES))
     limits = settings.limits
-    for name, given, least in (("blocks", limits.blocks, 2), ("resamples", limits.resamples, 100)):
+    for name, given, least in (
+        ("blocks", limits.blocks, 2),
+        ("resamples", limits.resamples, 100),
+        ("champion_pairs", limits.champion_pairs, 2),
+        ("champion_new_tokens", limits.champion_new_tokens, 2),
+    ):
         if given < least:
             raise SettingError(f"limits.{name}={given} is too small; use {least} or more")
 

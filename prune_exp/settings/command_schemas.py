@@ -12,8 +12,8 @@ class LimitSettings:
     blocks: int = 32
     """Blocks of text that no trial used, for the last judgement of quality."""
     max_perplexity_ratio: float | None = None
-    """Most that the upper end of the perplexity ratio's interval may be; the run's own
-    `quality.max_perplexity_ratio` when null."""
+    """Most that the upper end of the perplexity ratio's interval may be; when null 1.1, or the
+    run's own `quality.max_perplexity_ratio` where that is less."""
     min_speedup: float = 1.0
     """Least that the lower end of the tracked speedup's interval may be."""
     min_memory_reduction_pct: float = 0.0
@@ -24,6 +24,11 @@ class LimitSettings:
     """Most that the upper end of the perplexity ratio against the champion may be."""
     champion_min_speedup: float = 0.95
     """Least that the lower end of the speedup against the champion may be."""
+    champion_pairs: int = 20
+    """Least pairs of requests in the comparison with the champion, whatever the run's own
+    benchmark was; as many prompts where there are so many."""
+    champion_new_tokens: int = 32
+    """Least tokens generated in each of them."""
     public_key: str | None = None
     """PEM file with the public key that the stored model must be signed for; when null, no
     signature is asked for."""
