@@ -55,6 +55,10 @@ class Interval:
         sign = 100 if gain else -100
         return Interval(value=sign * (self.value - 1), low=sign * (low - 1), high=sign * (high - 1))
 
+    def scaled(self, factor: float) -> "Interval":
+        """The value and both ends times a factor that is known exactly."""
+        return Interval(value=factor * self.value, low=factor * self.low, high=factor * self.high)
+
     def inverse(self) -> "Interval":
         """The same ratio the other way round."""
         return Interval(value=1 / self.value, low=1 / self.high, high=1 / self.low)

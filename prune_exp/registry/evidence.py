@@ -18,7 +18,7 @@ from prune_exp.model.sources import ModelSource
 from prune_exp.registry.candidates import Candidate
 from prune_exp.registry.origin import check_text, data_of, find_dense_model, judged_on
 from prune_exp.settings.command_schemas import LimitSettings
-from prune_exp.settings.groups import BenchmarkSettings
+from prune_exp.settings.groups import BenchmarkSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.text.corpus import TokenBlocks, load_reserved
 from prune_exp.text.token_bytes import make_reencoder
@@ -111,16 +111,26 @@ class Evidence:
         """Mean loss of each block of `text`, in nats."""
         return block_losses(self._load(self.source.folder), self.text)[0]
 
-    @cached_property
+    @property
     def losses(self) -> list[float]:
         """The candidate's, per token of the dense model's tokenizer."""
-        return self._losses_of(self.candidate.folder)
+        return self._candidate_judged[0]
 
-    @cached_property
+    @property
     def champion_losses(self) -> list[float]:
         """The champion's, likewise."""
+        return self._champion_judged[0]
+
+    @cached_property
+    def _candidate_judged(self) -> tuple[list[float], int]:
+        """The candidate's losses, and how many tokens of its own `text` is."""
+        return self._judge(self.candidate.folder)
+
+    @cached_property
+    def _champion_judged(self) -> tuple[list[float], int]:
+        """The champion's, likewise."""
         assert self.champion is not None
-        return self._losses_of(self.champion.folder)
+        return self._judge(self.champion.folder)
 
     def perplexity_ratio(self, ours: list[float], theirs: list[float]) -> Interval:
         """Perplexity over another's, paired by block."""
@@ -136,19 +146,23 @@ class Evidence:
         }
 
     def champion_speedup(self) -> Interval:
-        """The champion's latency over the candidate's, prompt by prompt on this machine."""
+        """The champion's time for the same text over the candidate's, measured on this machine.
+
+        Latencies, prompt by prompt, times how many tokens the two need for `text`.
+        """
         assert self.champion is not None
         settings = self.champion_benchmark
         folders = {"dense": self.champion.folder, "pruned": self.candidate.folder}
         tokenizers = {side: loading.load_tokenizer(folder) for side, folder in folders.items()}
         prompts = tokenize_prompts(read_prompts(settings), tokenizers)
-        return measure_pair(
+        ratio = measure_pair(
             folders["dense"], folders["pruned"], prompts, settings, device=self.device
         ).speedup
+        return ratio.scaled(self._champion_judged[1] / self._candidate_judged[1])
 
-    def _losses_of(self, folder: Path) -> list[float]:
+    def _judge(self, folder: Path) -> tuple[list[float], int]:
         reencode = self._reencoder_to(loading.load_tokenizer(folder))
-        return block_losses(self._load(folder), self.text, reencode)[0]
+        return block_losses(self._load(folder), self.text, reencode)
 
     def _reencoder_to(self, own: Any) -> Reencode | None:
         """From the dense model's ids to another tokenizer's; None where they are the same."""

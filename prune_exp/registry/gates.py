@@ -13,6 +13,7 @@ from prune_exp.registry.stock_reload import logit_difference
 from prune_exp.settings.command_schemas import LimitSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.tracking import tags
+from prune_exp.tracking.read import speed_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +60,15 @@ def signature(case: Evidence) -> Verdict:
 
 
 def speedup(case: Evidence) -> Verdict:
-    """The tracked speedup, even at its interval's lower end, is enough."""
-    return _judge_floor(case, "speedup", case.limits.min_speedup, "times")
+    """The tracked speedup for equal text, even at its interval's lower end, is enough."""
+    key = speed_key(case.candidate.trial.metrics)
+    return _judge_floor(case, "speedup", key, case.limits.min_speedup, "times")
 
 
 def memory(case: Evidence) -> Verdict:
     """The tracked memory saving, even at its interval's lower end, is enough."""
-    return _judge_floor(
-        case, "memory_reduction_pct", case.limits.min_memory_reduction_pct, "%", "memory"
-    )
+    least = case.limits.min_memory_reduction_pct
+    return _judge_floor(case, "memory", "memory_reduction_pct", least, "%")
 
 
 def reload(case: Evidence) -> Verdict:
@@ -180,11 +181,8 @@ def _make_verdict(name: str, passed: bool, sentence: str, **figures: float | str
     return Verdict(name=name, passed=bool(passed), sentence=sentence, figures=figures)
 
 
-def _judge_floor(
-    case: Evidence, key: str, least: float, unit: str, gate: str | None = None
-) -> Verdict:
+def _judge_floor(case: Evidence, name: str, key: str, least: float, unit: str) -> Verdict:
     metrics = case.candidate.trial.metrics
-    name = gate or key
     if not Interval.is_among(metrics, key):
         return _make_verdict(name, False, f"the trial did not measure {key}")
     low = Interval.read(metrics, key).low

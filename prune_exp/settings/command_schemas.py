@@ -15,7 +15,7 @@ class LimitSettings:
     """Most that the upper end of the perplexity ratio's interval may be; when null 1.1, or the
     run's own `quality.max_perplexity_ratio` where that is less."""
     min_speedup: float = 1.0
-    """Least that the lower end of the tracked speedup's interval may be."""
+    """Least that the lower end of the tracked speedup's interval may be, for equal text."""
     min_memory_reduction_pct: float = 0.0
     """Least that the lower end of the tracked memory saving's interval may be."""
     max_logit_difference: float = 0.0

@@ -8,7 +8,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 from prune_exp.measurement.records import (
     BatchSpeed,
     DomainQuality,
-    Interval,
     QualityComparison,
     SpeedComparison,
 )
@@ -123,9 +122,7 @@ def _params_read(shape: ModelShape) -> int:
 def _text_metrics(quality: QualityComparison, speed: SpeedComparison) -> dict[str, float]:
     """Speedup for equal text: a smaller vocabulary needs more tokens to say the same."""
     share = quality.pruned.bytes_per_token / quality.dense.bytes_per_token
-    up = speed.speedup
-    scaled = Interval(value=share * up.value, low=share * up.low, high=share * up.high)
-    return scaled.metrics("text_speedup")
+    return speed.speedup.scaled(share).metrics("text_speedup")
 
 
 def _quality_metrics(quality: QualityComparison) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from prune_exp.measurement.records import Interval
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
@@ -154,13 +156,22 @@ def _artifacts_beside(run: Any, uri: str) -> Path:
     return beside / run.info.run_id / "artifacts"
 
 
+def speed_key(metrics: Mapping[str, float]) -> str:
+    """The metric that a model's speed is judged by: for equal text where that is known.
+
+    A model with a smaller vocabulary makes more tokens of the same text.
+    """
+    return "text_speedup" if Interval.is_among(metrics, "text_speedup") else "speedup"
+
+
 def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
     """Picks the best finished trial by `tracking.best`, and says which rule applied."""
     done = [trial for trial in trials if trial.status == "FINISHED"]
     fast = [trial for trial in done if "speedup" in trial.metrics]
     kept = [trial for trial in fast if trial.maintained]
     judged = [trial for trial in done if "perplexity_ratio" in trial.metrics]
-    by_speed = "the largest speedup"
+    equal_text = any(speed_key(trial.metrics) == "text_speedup" for trial in fast)
+    by_speed = f"the largest speedup{' for equal text' if equal_text else ''}"
     if rule == "speedup" and fast:
         return Choice(trial=max(fast, key=_speedup_of), rule=by_speed)
     if rule == "speedup_if_maintained" and kept:
@@ -185,4 +196,4 @@ def choose_as_then(trials: list[TrackedTrial]) -> Choice | None:
 
 
 def _speedup_of(trial: TrackedTrial) -> float:
-    return trial.metrics["speedup"]
+    return trial.metrics[speed_key(trial.metrics)]

@@ -1,14 +1,19 @@
 """What the gates ask for does not depend on how easy a run made it for itself."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from prune_exp.measurement.records import Interval
+from prune_exp.registry import evidence as module
 from prune_exp.registry.candidates import Candidate
 from prune_exp.registry.evidence import Evidence
+from prune_exp.registry.gates import speedup
 from prune_exp.settings.command_schemas import LimitSettings
-from support.made_up_runs import trial
+from support.made_up_runs import interval, trial
 
 
 def evidence(params: dict[str, str], **limits: Any) -> Evidence:
@@ -74,3 +79,38 @@ def test_few_prompts_are_asked_more_often(tmp_path: Path) -> None:
     params = {"benchmark.prompts": "2", "benchmark.prompts_path": str(file)}
     found = evidence(params).champion_benchmark
     assert (found.prompts, found.max_rounds) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("text_speedup", "passed"), [(0.97, False), (1.04, True), (None, True), (float("nan"), False)]
+)
+def test_the_speed_gate_asks_for_equal_text(text_speedup: float | None, passed: bool) -> None:
+    case = evidence({})
+    metrics = case.candidate.trial.metrics
+    metrics.update(interval("speedup", 1.05, 0.01))
+    for key in [key for key in metrics if key.startswith("text_speedup")]:
+        del metrics[key]
+    if text_speedup is not None:
+        metrics.update(interval("text_speedup", text_speedup, 0.01))
+    found = speedup(case)
+    assert found.name == "speedup"
+    assert found.passed is passed
+    assert ("text_speedup is" in found.sentence) is (text_speedup is not None)
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(100, 1.2), (150, 0.8)])
+def test_the_champion_is_compared_on_equal_text(
+    tokens: int, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A candidate that is 1.2 times as fast a token and needs more of them."""
+    case = evidence({})
+    case = replace(case, champion=case.candidate)
+    measured = SimpleNamespace(speedup=Interval(value=1.2, low=1.14, high=1.26))
+    monkeypatch.setattr(module, "measure_pair", lambda *_, **__: measured)
+    monkeypatch.setattr(module.loading, "load_tokenizer", lambda _: None)
+    monkeypatch.setattr(module, "tokenize_prompts", lambda *_: {})
+    judged = {"_candidate_judged": ([], tokens), "_champion_judged": ([], 100)}
+    case.__dict__.update(judged)
+    found = case.champion_speedup()
+    assert found.value == pytest.approx(expected)
+    assert found.low == pytest.approx(0.95 * expected)

@@ -79,6 +79,8 @@ def figures(
         m |= interval("throughput_b8_gain_pct", 140 * gone, 20)
         m |= {"machine/load_per_core_start": 0.1, "test_pairs": 20.0, "test_prompts": 20.0}
         m |= {"machine/read_bandwidth_gb_per_s": 10.0, "machine/peak_gflop_per_s": 50.0}
+    if speed and quality:
+        m |= interval("text_speedup", 1 + gone, 0.05)
     if quality:
         ratio = 1 + 8 * sparsity**2
         m |= interval("perplexity_ratio", ratio, 0.05)

@@ -24,3 +24,17 @@ def test_best_is_fastest_of_the_maintained_else_best_quality() -> None:
     assert second.trial is worse
     assert "best quality" in second.rule
     assert choose_best([], rule) is None
+
+
+def test_speed_is_that_for_equal_text() -> None:
+    from support.made_up_runs import interval
+
+    plain = trial("plain", 1.02, 1.0, kept=True)
+    cut = trial("cut", 1.05, 1.0, kept=True)
+    cut.metrics.update(interval("text_speedup", 0.97, 0.01))
+    plain.metrics.update(interval("text_speedup", 1.02, 0.01))
+    for rule in ("speedup", "speedup_if_maintained"):
+        found = choose_best([plain, cut], rule)
+        assert found is not None
+        assert found.trial is plain
+        assert "for equal text" in found.rule
