@@ -23,6 +23,9 @@ Launch = Callable[[list[list[str]], int], Sequence[Any]]
 """Runs trials given by their overrides, numbered from the second argument on."""
 Lost = Callable[[list[int], str], None]
 """Hears of trials whose launcher broke down, and why."""
+Metrics = dict[str, float]
+Finished = Callable[[], dict[int, Metrics] | None]
+"""Metrics of the sweep's finished trials as the store has them."""
 FALLBACK = {"weights_read_ratio": "minimize"}
 
 
@@ -38,6 +41,7 @@ class Driver:
         *,
         launch: Launch,
         on_lost: Lost,
+        look_up_finished: Finished,
         at_a_time: int,
     ) -> None:
         self.study = study
@@ -47,6 +51,7 @@ class Driver:
         self.at_a_time = at_a_time
         self.launch = launch
         self.on_lost = on_lost
+        self.look_up_finished = look_up_finished
         self.failures = 0
 
     def run_rows(self, rows: Sequence[dict[str, str]]) -> list[Any]:
@@ -72,24 +77,40 @@ class Driver:
         points = [self.space.overrides(studies.point_of(trial)) for trial in asked]
         try:
             returns = self._launch_batch(points, numbers)
-        except BaseException as error:
-            for number in numbers:
-                if isinstance(error, Exception):
-                    self._tell_trial(number, None, f"{type(error).__name__}: {error}")
-                else:
-                    studies.interrupt_trial(self.study, number)
-            if not isinstance(error, Exception):
-                print(
-                    f"prune_exp: the same command with search.study_name={self.study.study_name}"
-                    " goes on",
-                    file=sys.stderr,
-                )
-                raise
-            self.on_lost(numbers, str(error))
+        except Exception as error:
+            left = self._keep_finished(numbers)
+            lost = numbers if left is None else left
+            for number in lost:
+                self._tell_trial(number, None, f"{type(error).__name__}: {error}")
+            self.on_lost(lost, str(error))
             return []
+        except BaseException:
+            for number in self._keep_finished(numbers) or []:
+                studies.interrupt_trial(self.study, number)
+            print(
+                f"prune_exp: the same command with search.study_name={self.study.study_name}"
+                " goes on",
+                file=sys.stderr,
+            )
+            raise
         for number, result in zip(numbers, returns, strict=True):
             self._tell_trial(number, *_outcome_of(result))
         return returns
+
+    def _keep_finished(self, numbers: list[int]) -> list[int] | None:
+        """Records those of a broken batch that the store has as finished; returns the others.
+
+        None where the store does not answer; the next start of the study then looks again.
+        """
+        try:
+            finished = self.look_up_finished() or {}
+        except Exception as error:
+            print(f"prune_exp: what had finished cannot be looked up: {error}", file=sys.stderr)
+            return None
+        for number in numbers:
+            if number in finished:
+                self._tell_trial(number, finished[number], "")
+        return [number for number in numbers if number not in finished]
 
     def _launch_batch(self, points: list[list[str]], numbers: list[int]) -> list[Any]:
         """Launches a batch; job numbers are trial numbers, which another driver may interleave."""
@@ -102,7 +123,7 @@ class Driver:
                 start = place
         return returns
 
-    def _tell_trial(self, number: int, metrics: dict[str, float] | None, error: str) -> None:
+    def _tell_trial(self, number: int, metrics: Metrics | None, error: str) -> None:
         reason = studies.tell_trial(
             self.study, number, metrics, self.directions, self.search.limits, error
         )
@@ -117,7 +138,7 @@ class Driver:
         write_plots(self.study, list(self.directions), folder / "optuna")
 
 
-def _outcome_of(result: Any) -> tuple[dict[str, float] | None, str]:
+def _outcome_of(result: Any) -> tuple[Metrics | None, str]:
     """A job's metrics, or why it has none."""
     from hydra.core.utils import JobStatus
 

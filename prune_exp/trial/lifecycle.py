@@ -106,6 +106,13 @@ class Lifecycle(Callback):
         if self.parent_run_id is not None:
             lose_trials(self.parent_run_id, numbers, reason)
 
+    def on_batch_broken(self, config: Any) -> dict[int, dict[str, float]]:
+        """Metrics of the trials that had finished when a batch was cut off."""
+        from prune_exp.tracking.runs import finished_metrics
+
+        del config
+        return {} if self.parent_run_id is None else finished_metrics(self.parent_run_id)
+
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
         """Opens the trial's run; a single trial is checked first."""
         del kwargs

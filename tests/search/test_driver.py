@@ -1,0 +1,89 @@
+"""The driver tells Optuna what trials came to, whatever becomes of their batch."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prune_exp.search import study as studies
+from prune_exp.search.driver import Driver
+from prune_exp.search.space import Space
+from prune_exp.settings.groups import SearchSettings
+
+COST = {"cost": "minimize"}
+Found = dict[int, dict[str, float]]
+
+
+def nothing() -> Found:
+    return {}
+
+
+def driver_for(
+    tmp_path: Path,
+    launch: Callable[[list[list[str]], int], Sequence[Any]],
+    *,
+    look_up_finished: Callable[[], Found | None] = nothing,
+    lost: list[int] | None = None,
+) -> Driver:
+    search = SearchSettings(study_name="s")
+    study = studies.open_study(search, tmp_path, "s", COST, {})
+    space = Space(fixed=(), listed={"seed": ("0", "1", "2")}, searched={})
+    return Driver(
+        study,
+        space,
+        search,
+        COST,
+        launch=launch,
+        on_lost=lambda numbers, _: (lost if lost is not None else []).extend(numbers),
+        look_up_finished=look_up_finished,
+        at_a_time=3,
+    )
+
+
+def states_of(driver: Driver) -> list[str]:
+    return [trial.state.name for trial in driver.study.trials]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_batch_keeps_what_had_finished(
+    error: type[BaseException], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def launch(*_: object) -> list[Any]:
+        raise error
+
+    finished: Found = {0: {"cost": 1.0}, 2: {"cost": 3.0}, 7: {"cost": 0.0}}
+    driver = driver_for(tmp_path, launch, look_up_finished=lambda: finished)
+    with pytest.raises(error):
+        driver.run_rows(driver.space.rows)
+    assert states_of(driver) == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert driver.study.trials[2].values == [3.0]
+    assert studies.INTERRUPTED in driver.study.trials[1].user_attrs
+    assert "search.study_name=s goes on" in capsys.readouterr().err
+    rows = studies.remaining_rows(driver.study, driver.space, 3)
+    assert rows == [{"seed": "1"}]
+
+
+def test_a_broken_launcher_loses_only_what_had_not_finished(tmp_path: Path) -> None:
+    def launch(*_: object) -> list[Any]:
+        raise RuntimeError("a worker died")
+
+    lost: list[int] = []
+    driver = driver_for(tmp_path, launch, look_up_finished=lambda: {1: {"cost": 2.0}}, lost=lost)
+    assert driver.run_rows(driver.space.rows) == []
+    assert states_of(driver) == ["FAIL", "COMPLETE", "FAIL"]
+    assert lost == [0, 2]
+    assert "a worker died" in driver.study.trials[0].user_attrs[studies.ERROR]
+
+
+def test_where_the_store_does_not_answer_the_next_start_looks_again(tmp_path: Path) -> None:
+    def launch(*_: object) -> list[Any]:
+        raise KeyboardInterrupt
+
+    def look_up() -> Found:
+        raise ConnectionError("no answer")
+
+    driver = driver_for(tmp_path, launch, look_up_finished=look_up)
+    with pytest.raises(KeyboardInterrupt):
+        driver.run_rows(driver.space.rows)
+    assert states_of(driver) == ["RUNNING"] * 3
