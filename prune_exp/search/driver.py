@@ -24,6 +24,8 @@ Launch = Callable[[list[list[str]], int], Sequence[Any]]
 Lost = Callable[[list[int], str], None]
 """Hears of trials whose launcher broke down, and why."""
 Metrics = dict[str, float]
+Confirm = Callable[[list[int]], dict[int, Metrics] | None]
+"""Metrics of those trials that the store has as finished; None where nothing is tracked."""
 Finished = Callable[[], dict[int, Metrics] | None]
 """Metrics of the sweep's finished trials as the store has them."""
 FALLBACK = {"weights_read_ratio": "minimize"}
@@ -41,6 +43,7 @@ class Driver:
         *,
         launch: Launch,
         on_lost: Lost,
+        confirm: Confirm,
         look_up_finished: Finished,
         at_a_time: int,
     ) -> None:
@@ -51,6 +54,7 @@ class Driver:
         self.at_a_time = at_a_time
         self.launch = launch
         self.on_lost = on_lost
+        self.confirm = confirm
         self.look_up_finished = look_up_finished
         self.failures = 0
 
@@ -82,7 +86,7 @@ class Driver:
             lost = numbers if left is None else left
             for number in lost:
                 self._tell_trial(number, None, f"{type(error).__name__}: {error}")
-            self.on_lost(lost, str(error))
+            self._report_lost(lost, str(error))
             return []
         except BaseException:
             for number in self._keep_finished(numbers) or []:
@@ -93,9 +97,36 @@ class Driver:
                 file=sys.stderr,
             )
             raise
-        for number, result in zip(numbers, returns, strict=True):
-            self._tell_trial(number, *_outcome_of(result))
+        self._tell_batch(dict(zip(numbers, map(_outcome_of, returns), strict=True)))
         return returns
+
+    def _tell_batch(self, outcomes: dict[int, tuple[Metrics | None, str]]) -> None:
+        """Tells how trials went; of good ones only those that the store has as finished."""
+        good = {number: metrics for number, (metrics, _) in outcomes.items() if metrics is not None}
+        bad = {number: why for number, (metrics, why) in outcomes.items() if metrics is None}
+        try:
+            confirmed = self.confirm(list(good)) if good else {}
+        except Exception as error:
+            print(
+                f"prune_exp: the store does not answer ({error}); what came of trials"
+                f" {', '.join(map(str, good))} is looked up when the study goes on",
+                file=sys.stderr,
+            )
+            good, confirmed = {}, {}
+        missing = [number for number in good if confirmed is not None and number not in confirmed]
+        for number in missing:
+            del good[number]
+            bad[number] = "the store has no result of it"
+        for number in sorted(good | bad):
+            self._tell_trial(number, good.get(number), bad.get(number, ""))
+        if bad:
+            self._report_lost(list(bad), next(iter(bad.values())))
+
+    def _report_lost(self, numbers: list[int], reason: str) -> None:
+        try:
+            self.on_lost(numbers, reason)
+        except Exception as error:
+            print(f"prune_exp: the store was not told of failed trials: {error}", file=sys.stderr)
 
     def _keep_finished(self, numbers: list[int]) -> list[int] | None:
         """Records those of a broken batch that the store has as finished; returns the others.

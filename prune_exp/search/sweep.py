@@ -72,6 +72,7 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
             directions,
             launch=lambda points, first: hydra.launcher.launch(points, initial_job_idx=first),
             on_lost=lambda numbers, why: hydra.call_hooks("on_trials_lost", numbers, why),
+            confirm=lambda numbers: hydra.call_hooks("on_batch_ended", numbers),
             look_up_finished=lambda: hydra.call_hooks("on_batch_broken"),
             at_a_time=settings.search.parallel or hydra.trials_at_a_time,
         )

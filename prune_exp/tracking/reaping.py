@@ -2,6 +2,7 @@
 
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,7 @@ from prune_exp.machine.cache import remove_below
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
+from prune_exp.tracking.attempts import try_again
 from prune_exp.tracking.read import read_trials
 from prune_exp.tracking.store import open_store
 
@@ -73,6 +75,32 @@ def fail_run(run_id: str, reason: str, *, interrupted: bool = False) -> None:
     if interrupted:
         client.set_tag(run_id, tags.INTERRUPTED, "true")
     client.set_terminated(run_id, "FAILED")
+
+
+def settle_trials(
+    root_run_id: str, numbers: list[int] | None = None
+) -> dict[int, dict[str, float]]:
+    """Ends the runs of trials that have ended without the store having heard of it.
+
+    Those whose result is whole are FINISHED, the others FAILED. Returns the metrics of the finished
+    ones by number. `numbers` are the trials that are meant; all when None.
+    """
+    asked = [
+        trial
+        for trial in try_again(lambda: read_trials(root_run_id))
+        if numbers is None or trial.number in numbers
+    ]
+    finished: dict[int, dict[str, float]] = {}
+    for trial in asked:
+        whole = tags.WEIGHTS_SHA256 in trial.tags and tags.ERROR not in trial.tags
+        if trial.status == "RUNNING" and not whole:
+            fail_run(trial.run_id, trial.error or "the store was not told how it ended")
+        elif trial.status == "RUNNING":
+            run_id = trial.run_id
+            try_again(partial(MlflowClient().set_terminated, run_id, "FINISHED"))
+        if trial.status == "FINISHED" or (trial.status == "RUNNING" and whole):
+            finished[trial.number] = trial.metrics
+    return finished
 
 
 def lose_trials(root_run_id: str, numbers: list[int], reason: str) -> None:

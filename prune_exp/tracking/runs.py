@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
+from prune_exp.tracking.attempts import try_again
 from prune_exp.tracking.metrics import flatten_result
 from prune_exp.tracking.naming import remember_overrides
 from prune_exp.tracking.read import TrackedTrial, read_trials
@@ -105,6 +107,9 @@ def start_trial(
     """Opens a trial's run, nested under its sweep's when there is one.
 
     `device` is what `machine.device.name_of` calls it, `params` are the settings by dotted name.
+
+    Raises:
+        ConnectionError: the store does not answer, for longer than a hiccup lasts.
     """
     given = {
         tags.ROLE: "trial",
@@ -115,14 +120,26 @@ def start_trial(
         **process_tags(),
         **environment_tags(),
     }
-    mlflow.start_run(
-        experiment_id=open_store(tracking),
-        run_name=name,
-        nested=parent is not None,
-        parent_run_id=parent,
-        tags=given,
+    try:
+        experiment = try_again(lambda: open_store(tracking), also=(SettingError,))
+    except SettingError as error:
+        raise ConnectionError(str(error)) from None
+    try_again(
+        lambda: mlflow.start_run(
+            experiment_id=experiment,
+            run_name=name,
+            nested=parent is not None,
+            parent_run_id=parent,
+            tags=given,
+        )
     )
-    mlflow.log_params(dict(params))
+    try_again(lambda: mlflow.log_params(dict(params)))
+
+
+def is_in_trial() -> bool:
+    """Whether this process has a trial's run open."""
+    run = mlflow.active_run()
+    return run is not None and run.data.tags.get(tags.ROLE) == "trial"
 
 
 def finished_metrics(root_run_id: str) -> dict[int, dict[str, float]]:
@@ -173,7 +190,11 @@ def _ask_git(*arguments: str, folder: Path) -> str | None:
 
 
 def log_result(result: TrialResult, folder: Path) -> None:
-    """Logs everything a trial found to the open run."""
+    """Logs everything a trial found to the open run, again from the start after a hiccup."""
+    try_again(lambda: _log_result(result, folder))
+
+
+def _log_result(result: TrialResult, folder: Path) -> None:
     flat = flatten_result(result)
     mlflow.log_metrics(flat)
     mlflow.log_dict(flat, "metrics.json")
@@ -228,13 +249,36 @@ def _log_input(dataset: Any, role: str) -> None:
 
 
 def end_trial(error: BaseException | None) -> None:
-    """Closes the trial's run as FINISHED, or as FAILED with the reason in a tag."""
-    if error is not None:
-        mlflow.set_tag(tags.ERROR, redact(f"{type(error).__name__}: {error}")[: tags.LONGEST])
-        notes = getattr(error, "__notes__", [])
-        if notes:
-            mlflow.log_text(redact("\n".join(notes)), "traceback.txt")
-    mlflow.end_run("FAILED" if error is not None else "FINISHED")
+    """Closes the trial's run as FINISHED, or as FAILED with the reason in a tag.
+
+    Raises:
+        Exception: the store could not be told; for this process the run is closed all the same.
+    """
+    run_id = active_run_id()
+    assert run_id is not None
+    try:
+        if error is not None:
+            try_again(lambda: _log_error(error))
+        try_again(lambda: MlflowClient().set_terminated(run_id, _status_of(error)))
+    finally:
+        leave_trial(error)
+
+
+def leave_trial(error: BaseException | None) -> None:
+    """Closes the trial's run for this process, whether the store answers or not."""
+    with suppress(Exception):  # MLflow forgets the run first and tells the store then
+        mlflow.end_run(_status_of(error))
+
+
+def _status_of(error: BaseException | None) -> str:
+    return "FAILED" if error is not None else "FINISHED"
+
+
+def _log_error(error: BaseException) -> None:
+    mlflow.set_tag(tags.ERROR, redact(f"{type(error).__name__}: {error}")[: tags.LONGEST])
+    notes = getattr(error, "__notes__", [])
+    if notes:
+        mlflow.log_text(redact("\n".join(notes)), "traceback.txt")
 
 
 def log_file(run_id: str, path: Path, artifact_path: str | None = None) -> None:

@@ -16,6 +16,7 @@ def run_job(config: Any) -> dict[str, float]:
 
     Raises:
         ValueError: an objective of the sweep came out as no number.
+        RuntimeError: the callback could not open a run; it knows why.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -26,6 +27,8 @@ def run_job(config: Any) -> dict[str, float]:
     from prune_exp.trial.isolated import TrialDied, run_isolated
     from prune_exp.trial.run import describe_redundant_voters, run_trial
 
+    if not runs.is_in_trial():
+        raise RuntimeError("the trial has no run in the store")
     hydra = HydraConfig.get()
     settings = read_config(config, hydra)
     folder = Path(hydra.runtime.output_dir)

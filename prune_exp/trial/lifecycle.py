@@ -32,7 +32,9 @@ class Lifecycle(Callback):
         self.swept: list[str] = []
         """Settings that the sweep varies."""
         self.lost = 0
-        """Trials that a broken launcher took along, perhaps before they had a run."""
+        """Trials that failed, perhaps before they had a run."""
+        self.start_error: Exception | None = None
+        """Why the trial that was to start has no run, where the others shall go on."""
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         """Opens the parent run under a sweeper that does not announce its points."""
@@ -98,13 +100,21 @@ class Lifecycle(Callback):
         return self.parent_run_id
 
     def on_trials_lost(self, config: Any, numbers: list[int], reason: str) -> None:
-        """Ends the runs of trials whose launcher broke down."""
+        """Ends the runs of trials that failed, or whose launcher broke down."""
         from prune_exp.tracking.reaping import lose_trials
 
         del config
         self.lost += len(numbers)
         if self.parent_run_id is not None:
             lose_trials(self.parent_run_id, numbers, reason)
+
+    def on_batch_ended(self, config: Any, numbers: list[int]) -> dict[int, dict[str, float]]:
+        """Metrics of those trials that the store has as finished, told now where it was not."""
+        from prune_exp.tracking.reaping import settle_trials
+
+        del config
+        assert self.parent_run_id is not None
+        return settle_trials(self.parent_run_id, numbers)
 
     def on_batch_broken(self, config: Any) -> dict[int, dict[str, float]]:
         """Metrics of the trials that had finished when a batch was cut off."""
@@ -114,9 +124,14 @@ class Lifecycle(Callback):
         return {} if self.parent_run_id is None else finished_metrics(self.parent_run_id)
 
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
-        """Opens the trial's run; a single trial is checked first."""
+        """Opens the trial's run; a single trial is checked first.
+
+        What is wrong with the settings ends the command. Where only the store does not answer, this
+        one trial of a sweep fails.
+        """
         del kwargs
         redact_logs()  # a launcher's worker is a process of its own
+        self.start_error = None
         with _Refusals():
             settings = settings_of(config, checked=True)
             if self.parent_run_id is None or settings.tracking.log_models == "all":
@@ -134,44 +149,68 @@ class Lifecycle(Callback):
             redact_files(folder / ".hydra")
             overrides = list(config.hydra.overrides.task)
             params = flatten_settings(settings)
-            runs.start_trial(
-                settings.tracking,
-                folder,
-                number,
-                self.parent_run_id,
-                name=trial_name(params, self.swept, overrides),
-                overrides=overrides,
-                device=describe_device(choose_device(settings.device)),
-                params=params,
-            )
+            device = describe_device(choose_device(settings.device))
+            try:
+                runs.start_trial(
+                    settings.tracking,
+                    folder,
+                    number,
+                    self.parent_run_id,
+                    name=trial_name(params, self.swept, overrides),
+                    overrides=overrides,
+                    device=device,
+                    params=params,
+                )
+            except Exception as error:
+                if self.parent_run_id is None:
+                    raise
+                self.start_error = error
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
         """Closes the trial's run."""
-        from prune_exp.tracking.runs import active_run_id, end_trial
+        from hydra.core.utils import JobStatus
+
+        from prune_exp.tracking.runs import active_run_id, end_trial, is_in_trial, leave_trial
 
         del config, kwargs
+        if self.start_error is not None:
+            job_return.return_value = self.start_error
+            job_return.status = JobStatus.FAILED
         value = job_return._return_value
         error = value if isinstance(value, BaseException) else None
         if error is not None and self.parent_run_id is not None:
             print(f"prune_exp: trial failed: {error}", file=sys.stderr)
+        if not is_in_trial():
+            return
         self.last_run_id = active_run_id()
-        end_trial(error)
+        try:
+            end_trial(error)
+        except Exception as fault:  # once all have ended, the store is told again
+            print(f"prune_exp: the store was not told of a trial's end: {fault}", file=sys.stderr)
+            if is_in_trial():
+                leave_trial(error)
 
     def on_run_end(self, config: Any, **kwargs: Any) -> None:
         """Reports on and registers a single trial."""
+        from prune_exp.tracking.reaping import settle_trials
+
         del kwargs
         if self.last_run_id is not None:
             folder = Path(config.hydra.runtime.output_dir)
             with _Refusals():
+                settle_trials(self.last_run_id)
                 report_and_register(settings_of(config), self.last_run_id, folder)
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Reports on the sweep and registers its best model; exit code 1 if a trial failed."""
+        from prune_exp.tracking.reaping import settle_trials
+
         del kwargs
         assert self.parent_run_id is not None
         folder = Path(config.hydra.sweep.dir).absolute()
         with _Refusals():
             settings = settings_of(config)
+            settle_trials(self.parent_run_id)
             failed = report_and_register(settings, self.parent_run_id, folder)
         if failed or self.lost:
             raise SystemExit(1)

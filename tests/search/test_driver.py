@@ -23,6 +23,7 @@ def driver_for(
     tmp_path: Path,
     launch: Callable[[list[list[str]], int], Sequence[Any]],
     *,
+    confirm: Callable[[list[int]], Found | None] = lambda _: None,
     look_up_finished: Callable[[], Found | None] = nothing,
     lost: list[int] | None = None,
 ) -> Driver:
@@ -36,6 +37,7 @@ def driver_for(
         COST,
         launch=launch,
         on_lost=lambda numbers, _: (lost if lost is not None else []).extend(numbers),
+        confirm=confirm,
         look_up_finished=look_up_finished,
         at_a_time=3,
     )
@@ -87,3 +89,37 @@ def test_where_the_store_does_not_answer_the_next_start_looks_again(tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         driver.run_rows(driver.space.rows)
     assert states_of(driver) == ["RUNNING"] * 3
+
+
+def good_batch(points: list[list[str]], _first: int) -> list[Any]:
+    """What a launcher returns of jobs that all ended well."""
+    from hydra.core.utils import JobReturn, JobStatus
+
+    returns = []
+    for _ in points:
+        one = JobReturn()
+        one.return_value = {"cost": 1.0}
+        one.status = JobStatus.COMPLETED
+        returns.append(one)
+    return returns
+
+
+def test_a_result_that_the_store_lacks_is_no_result(tmp_path: Path) -> None:
+    lost: list[int] = []
+    driver = driver_for(
+        tmp_path, good_batch, confirm=lambda _: {0: {"cost": 1.0}, 1: {"cost": 1.0}}, lost=lost
+    )
+    assert len(driver.run_rows(driver.space.rows)) == 3
+    assert states_of(driver) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert driver.failures == 1
+    assert lost == [2]
+
+
+def test_while_the_store_does_not_answer_nothing_is_told(tmp_path: Path) -> None:
+    def confirm(_: list[int]) -> Found:
+        raise ConnectionError("no answer")
+
+    driver = driver_for(tmp_path, good_batch, confirm=confirm)
+    driver.run_rows(driver.space.rows)
+    assert states_of(driver) == ["RUNNING"] * 3
+    assert studies.running_trials(driver.study) == [0, 1, 2]

@@ -18,6 +18,9 @@ def deadly(function):
             os.close(os.open(FLAG, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return answer if after else function(*args, **kwargs)
+        if WHOM == "raise":
+            from mlflow.exceptions import MlflowException
+            raise MlflowException("the store had a hiccup")
         os.kill(os.getppid() if WHOM.startswith("driver") else os.getpid(), signal.SIGKILL)
         signal.pause()
     return call
@@ -40,7 +43,11 @@ sys.meta_path.insert(0, Finder())
 
 
 def start(arguments: list[str], folder: Path, where: str, whom: str) -> tuple[int, str]:
-    """Runs the command; the first call of a function kills a process, by SIGKILL, once."""
+    """Runs the command; the first call of a function kills a process, by SIGKILL, once.
+
+    `whom` is self or driver, with `after` when the function is to run first, or `raise` for an
+    error of MLflow's in place of the kill.
+    """
     (folder / "killer").mkdir(exist_ok=True)
     (folder / "killer" / "sitecustomize.py").write_text(KILLER, encoding="utf-8")
     path = os.pathsep.join([str(folder / "killer"), os.environ.get("PYTHONPATH", "")])

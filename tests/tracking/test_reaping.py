@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import tags
-from prune_exp.tracking.reaping import is_dead, process_tags, reap_dead_runs
+from prune_exp.tracking.reaping import is_dead, process_tags, reap_dead_runs, settle_trials
 from prune_exp.tracking.store import open_store
 
 DEAD = f"{socket.gethostname()} 999999999 0.00"
@@ -92,3 +92,26 @@ def test_a_living_process_is_not_reaped(tracking: TrackingSettings) -> None:
     run_id = left_running(tracking, PROCESS=process_tags()[tags.PROCESS])
     reap_dead_runs(tracking)
     assert run_of(run_id).info.status == "RUNNING"
+
+
+def test_a_trial_whose_end_was_not_heard_of_is_ended(tracking: TrackingSettings) -> None:
+    experiment = open_store(tracking)
+    client = MlflowClient()
+    sweep = client.create_run(experiment, tags={tags.ROLE: "sweep"}).info.run_id
+
+    def trial(number: int, **given: str) -> str:
+        run_id = left_running(tracking, **given)
+        client.set_tag(run_id, tags.PARENT_RUN, sweep)
+        client.set_tag(run_id, tags.JOB_NUMBER, str(number))
+        return run_id
+
+    whole = trial(0, WEIGHTS_SHA256="0" * 64)
+    client.log_metric(whole, "cost", 1.0)
+    cut_off = trial(1)
+    failed = trial(2, WEIGHTS_SHA256="0" * 64, ERROR="cost is nan")
+    other = trial(3, WEIGHTS_SHA256="0" * 64)
+    assert settle_trials(sweep, [0, 1, 2]) == {0: {"cost": 1.0}}
+    found = [run_of(one).info.status for one in (whole, cut_off, failed, other)]
+    assert found == ["FINISHED", "FAILED", "FAILED", "RUNNING"]
+    assert run_of(failed).data.tags[tags.ERROR] == "cost is nan"
+    assert settle_trials(sweep).keys() == {0, 3}
