@@ -45,6 +45,7 @@ class Driver:
         on_lost: Lost,
         confirm: Confirm,
         look_up_finished: Finished,
+        check_ours: Callable[[], None],
         at_a_time: int,
     ) -> None:
         self.study = study
@@ -55,14 +56,20 @@ class Driver:
         self.launch = launch
         self.on_lost = on_lost
         self.confirm = confirm
+        self.check_ours = check_ours
         self.look_up_finished = look_up_finished
         self.failures = 0
 
     def run_rows(self, rows: Sequence[dict[str, str]]) -> list[Any]:
-        """Runs every row, some at a time."""
+        """Runs every row, some at a time.
+
+        Raises:
+            SettingError: another process took the study over.
+        """
         returns: list[Any] = []
         size = self.at_a_time
         for start in range(0, len(rows), size):
+            self.check_ours()
             returns += self._run_batch(rows[start : start + size])
             most = self.search.max_failures
             if most is not None and self.failures >= most:
@@ -97,6 +104,7 @@ class Driver:
                 file=sys.stderr,
             )
             raise
+        self.check_ours()
         self._tell_batch(dict(zip(numbers, map(_outcome_of, returns), strict=True)))
         return returns
 

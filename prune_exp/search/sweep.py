@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from prune_exp.search import study as studies
 from prune_exp.search.driver import Driver, fingerprint_of, objectives_of
+from prune_exp.search.ownership import own_study
 from prune_exp.search.space import Space, read_space
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.redaction import redact_files
@@ -50,7 +51,7 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
 
     Raises:
         SettingError: an argument cannot be swept, an objective does not exist, or the study
-            exists with other settings.
+            exists with other settings or is being run by another process.
     """
     settings = settings_of(hydra.config)
     loader = hydra.context.config_loader
@@ -63,21 +64,23 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     with studies.sole_driver(root, name):
         fingerprint = fingerprint_of(settings, space)
         study = studies.open_study(settings.search, root, name, directions, fingerprint)
-        rows = _resume_study(hydra, study, space, settings, directions, configs[0])
-        folder = _make_folder(hydra.config)
-        driver = Driver(
-            study,
-            space,
-            settings.search,
-            directions,
-            launch=lambda points, first: hydra.launcher.launch(points, initial_job_idx=first),
-            on_lost=lambda numbers, why: hydra.call_hooks("on_trials_lost", numbers, why),
-            confirm=lambda numbers: hydra.call_hooks("on_batch_ended", numbers),
-            look_up_finished=lambda: hydra.call_hooks("on_batch_broken"),
-            at_a_time=settings.search.parallel or hydra.trials_at_a_time,
-        )
-        returns = driver.run_rows(rows)
-        driver.show_findings(folder)
+        with own_study(study) as ours:
+            rows = _resume_study(hydra, study, space, settings, directions, configs[0])
+            folder = _make_folder(hydra.config)
+            driver = Driver(
+                study,
+                space,
+                settings.search,
+                directions,
+                launch=lambda points, first: hydra.launcher.launch(points, initial_job_idx=first),
+                on_lost=lambda numbers, why: hydra.call_hooks("on_trials_lost", numbers, why),
+                confirm=lambda numbers: hydra.call_hooks("on_batch_ended", numbers),
+                look_up_finished=lambda: hydra.call_hooks("on_batch_broken"),
+                check_ours=ours.check,
+                at_a_time=settings.search.parallel or hydra.trials_at_a_time,
+            )
+            returns = driver.run_rows(rows)
+            driver.show_findings(folder)
     return returns
 
 

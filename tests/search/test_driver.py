@@ -39,6 +39,7 @@ def driver_for(
         on_lost=lambda numbers, _: (lost if lost is not None else []).extend(numbers),
         confirm=confirm,
         look_up_finished=look_up_finished,
+        check_ours=lambda: None,
         at_a_time=3,
     )
 
