@@ -21,6 +21,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import Trial, TrialState
 
+from prune_exp.machine.cache import digest_of
 from prune_exp.search.space import SearchRange, Space
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
@@ -180,17 +181,62 @@ def remaining_rows(study: optuna.Study, space: Space, n_trials: int) -> list[dic
 
 
 def ask_trials(study: optuna.Study, space: Space, rows: Iterable[Mapping[str, str]]) -> list[Any]:
-    """One Optuna trial for each row, its intervals sampled."""
-    asked = []
-    for row in rows:
-        if not space.searched:
-            asked.append(study.ask())
-            asked[-1].set_user_attr(POINT, dict(row))
-            continue
-        if row:
-            study.enqueue_trial(dict(row))
-        asked.append(study.ask(distributions_of(space)))
+    """One Optuna trial for each row, its intervals sampled from what trials of that row found."""
+    if not space.searched:
+        return [_ask_for_point(study, row) for row in rows]
+    distributions = distributions_of(space)
+    return [_within_row(study, row).ask(distributions) for row in rows]
+
+
+def _ask_for_point(study: optuna.Study, row: Mapping[str, str]) -> Any:
+    """A trial whose values are given; Optuna samples none of them, so a list may grow."""
+    asked = study.ask()
+    asked.set_user_attr(POINT, dict(row))
     return asked
+
+
+def _within_row(study: optuna.Study, row: Mapping[str, str]) -> optuna.Study:
+    """The study as it looks from one listed point: its own trials, its own values fixed.
+
+    A trial is made in one step. Enqueued first and asked for then, it would be left waiting by a
+    kill in between, and be the answer to the next question, about another row.
+    """
+    if not row:
+        return study
+    storage: Any = _RowStorage(study._storage, row)
+    sampler = samplers.PartialFixedSampler(dict(row), study.sampler)
+    return optuna.Study(study.study_name, storage, sampler=sampler)
+
+
+class _RowStorage:
+    """A storage in which a study has the trials of one row only, and notes of samplers of its own.
+
+    Everything else is the storage behind it.
+    """
+
+    def __init__(self, storage: Any, row: Mapping[str, str]) -> None:
+        self._storage = storage
+        self._row = row
+        self._prefix = f"{digest_of(row)}:"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[Any]:
+        """Trials of the row."""
+        trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        wanted = self._row.items()
+        return [one for one in trials if all(one.params.get(key) == text for key, text in wanted)]
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """What samplers noted for the row."""
+        notes = self._storage.get_study_system_attrs(study_id).items()
+        start = self._prefix
+        return {key.removeprefix(start): value for key, value in notes if key.startswith(start)}
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Notes something for the row."""
+        self._storage.set_study_system_attr(study_id, f"{self._prefix}{key}", value)
 
 
 def point_of(trial: Any) -> dict[str, Any]:

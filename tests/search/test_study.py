@@ -142,3 +142,50 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
         studies.sole_driver(tmp_path, "s"),
     ):
         pass
+
+
+def test_intervals_are_searched_within_each_listed_value(tmp_path: Path) -> None:
+    """What is good for one listed value is bad for the other."""
+    mixed = space({"seed": ("low", "high")}, "sparsity")
+    study = new_study(tmp_path)
+    best = {"low": 0.2, "high": 0.8}
+    found: dict[str, list[float]] = {"low": [], "high": []}
+    for row in studies.remaining_rows(study, mixed, n_trials=60):
+        (trial,) = studies.ask_trials(study, mixed, [row])
+        assert trial.params["seed"] == row["seed"]
+        value = trial.params["sparsity"]
+        found[row["seed"]].append(value)
+        cost = {"cost": abs(value - best[row["seed"]])}
+        studies.tell_trial(study, trial.number, cost, {"cost": "minimize"}, {})
+    for seed, values in found.items():
+        late = values[-12:]
+        near = [value for value in late if abs(value - best[seed]) < 0.3]
+        assert len(near) >= 10, (seed, late)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "gp", "qmc"])
+def test_every_sampler_takes_lists_with_intervals(sampler: str, tmp_path: Path) -> None:
+    mixed = space({"seed": ("0", "1")}, "sparsity", "vote_threshold")
+    seen: dict[str, set[float]] = {"0": set(), "1": set()}
+    for _start in range(2):
+        study = new_study(tmp_path, sampler=sampler)
+        rows = [{"seed": "0"}, {"seed": "1"}] * 3
+        for row, trial in zip(rows, studies.ask_trials(study, mixed, rows), strict=True):
+            assert trial.params["seed"] == row["seed"]
+            seen[row["seed"]].add(trial.params["sparsity"])
+            studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    assert {seed: len(values) for seed, values in seen.items()} == {"0": 6, "1": 6}
+
+
+@pytest.mark.parametrize("searched", [(), ("sparsity",)])
+def test_a_trial_left_waiting_does_not_shift_the_rows(
+    searched: tuple[str, ...], tmp_path: Path
+) -> None:
+    grid = space({"seed": ("0", "1")}, *searched)
+    study = new_study(tmp_path)
+    study.enqueue_trial({"seed": "0"})
+    rows = [{"seed": "1"}, {"seed": "0"}]
+    asked = studies.ask_trials(study, grid, rows)
+    assert [trial.params["seed"] for trial in asked] == ["1", "0"]
+    assert [trial.number for trial in asked] == studies.running_trials(study)
+    assert len(studies.running_trials(new_study(tmp_path))) == 2
