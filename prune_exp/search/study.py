@@ -42,6 +42,7 @@ UNCOMPARED = frozenset(
         "search.space",
         "tracking.best",
         "tracking.log_models",
+        "tracking.promote",
         "tracking.register",
         "tracking.registered_model",
         "tracking.signing_key",
@@ -50,6 +51,8 @@ UNCOMPARED = frozenset(
 """Settings that change no trial's result."""
 SPACE = "space of "
 """Before a swept setting in a fingerprint."""
+OF_INPUTS = ("digest of ", "version of ")
+"""How entries of a fingerprint begin that are about inputs, which earlier studies did not note."""
 STALE_LOCK_S = 30
 """A journal lock this old was left behind by a process that was killed."""
 
@@ -99,8 +102,12 @@ def open_study(
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     storage = storage_of(search, root)
     known = name in optuna.get_all_study_names(storage)
+    earlier: dict[str, str] = {}
     if known:
-        _check_same(name, optuna.load_study(study_name=name, storage=storage), fingerprint)
+        earlier = optuna.load_study(study_name=name, storage=storage).user_attrs.get(
+            FINGERPRINT, {}
+        )
+        _check_same(name, earlier, fingerprint)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -110,22 +117,25 @@ def open_study(
     study.sampler = make_sampler(search, seen=len(study.trials))
     if not known:
         study.set_metric_names(list(directions))
+    if earlier != fingerprint:
         study.set_user_attr(FINGERPRINT, dict(fingerprint))
     return study
 
 
-def _check_same(name: str, study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
-    earlier = _comparable(study.user_attrs.get(FINGERPRINT, {}))
+def _check_same(name: str, earlier: Mapping[str, str], fingerprint: Mapping[str, str]) -> None:
+    """Raises SettingError where something differs; of inputs only where it was noted then."""
+    earlier = _comparable(earlier)
     fingerprint = _comparable(fingerprint)
     differ = [
         f"{key} was {earlier.get(key, 'not set')} and is {fingerprint.get(key, 'not set')}"
         for key in sorted(earlier.keys() | fingerprint.keys())
         if earlier.get(key) != fingerprint.get(key)
+        and not (key.startswith(OF_INPUTS) and key not in earlier)
     ]
     if differ:
         raise SettingError(
             f"search.study_name={name} exists with other settings: {'; '.join(differ[:5])}; give a"
-            " new search.study_name, or the old settings"
+            " new search.study_name, or what it had before"
         )
 
 

@@ -58,11 +58,11 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     space = read_space(arguments, settings.search.space, loader)
     directions = objectives_of(settings, searching=bool(space.searched))
     configs = [loader.load_sweep_config(hydra.config, point) for point in space.corners]
-    hydra.call_hooks("on_sweep_checked", configs)
+    inputs = hydra.call_hooks("on_sweep_checked", configs) or {}
     root = Path(settings.tracking.root).expanduser().absolute()
     name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     with studies.sole_driver(root, name):
-        fingerprint = fingerprint_of(settings, space)
+        fingerprint = fingerprint_of(settings, space) | inputs
         study = studies.open_study(settings.search, root, name, directions, fingerprint)
         with own_study(study) as ours:
             rows = _resume_study(hydra, study, space, settings, directions, configs[0])

@@ -47,8 +47,11 @@ class Lifecycle(Callback):
                 check_signing_key(settings_of(config).tracking)
             self.on_sweep_planned(config, config, None, "none", 0, space)
 
-    def on_sweep_checked(self, config: Any, points: list[Any]) -> None:
-        """Checks points that span the sweep, before anything is written."""
+    def on_sweep_checked(self, config: Any, points: list[Any]) -> dict[str, str]:
+        """Checks points that span the sweep, before anything is written.
+
+        Returns what tells their inputs from others behind the same settings.
+        """
         del config
         with _Refusals():
             settings = [settings_of(point, checked=True) for point in points]
@@ -56,7 +59,7 @@ class Lifecycle(Callback):
                 check_signing_key(tracking)
             from prune_exp.trial.prepare import check_points  # heavy: values are refused before
 
-            check_points(settings)
+            return check_points(settings)
 
     def on_study_resumed(
         self, config: Any, first: Any, parent: str

@@ -8,6 +8,7 @@ from typing import Any
 
 from prune_exp.machine.cache import digest_of
 from prune_exp.machine.device import choose_device
+from prune_exp.machine.packages import installed_version
 from prune_exp.measurement.prompts import read_prompts
 from prune_exp.measurement.serving import check_serving, longest_request
 from prune_exp.model import loading
@@ -26,6 +27,9 @@ from prune_exp.settings.schema import Settings
 from prune_exp.text.corpus import Corpus, load_corpus
 from prune_exp.text.generated_text import Author, complete_corpus
 from prune_exp.text.tokenizer import count_removable_tokens
+
+DECISIVE = ("torch", "transformers", "tokenizers", "numpy", "prune-exp")
+"""Packages whose version may change what trials find."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,22 +135,39 @@ def check_lengths(benchmark: BenchmarkSettings, config: Any) -> None:
         )
 
 
-def check_points(points: list[Settings]) -> None:
+def check_points(points: list[Settings]) -> dict[str, str]:
     """Checks everything the trials of a sweep need; what they share, once.
+
+    Returns what tells these inputs from others behind the same settings.
 
     Raises:
         SettingError: as `prepare_trial` does.
     """
-    known: dict[str, Inputs] = {}
+    known: dict[str, TrialInputs] = {}
     for point in points:
         shared = [
             asdict(group) for group in (point.model, point.data, point.quality, point.benchmark)
         ]
         key = digest_of(*shared, point.seed, point.cache_dir, point.device)
         if key not in known:
-            known[key] = prepare_trial(point, write=False).dense
-        check_request(point, known[key].shape)
-        check_recovery(point, known[key])
+            known[key] = prepare_trial(point, write=False)
+        check_request(point, known[key].dense.shape)
+        check_recovery(point, known[key].dense)
+    return identify_inputs(list(known.values()))
+
+
+def identify_inputs(inputs: list[TrialInputs]) -> dict[str, str]:
+    """Digests of the dense models, texts and prompts, and the versions that decide on results."""
+    models = {one.dense.source.digest for one in inputs}
+    texts = {
+        digest_of(one.dense.corpus.documents, one.dense.corpus.heldout.digest) for one in inputs
+    }
+    prompts = {digest_of(one.prompts) for one in inputs}
+    found = {"dense model": models, "text": texts, "prompts": prompts}
+    digests = {f"digest of the {name}": ",".join(sorted(one)) for name, one in found.items()}
+    return digests | {
+        f"version of {name}": installed_version(name) or "unknown" for name in DECISIVE
+    }
 
 
 def check_recovery(settings: Settings, inputs: Inputs) -> None:

@@ -189,3 +189,26 @@ def test_a_trial_left_waiting_does_not_shift_the_rows(
     assert [trial.params["seed"] for trial in asked] == ["1", "0"]
     assert [trial.number for trial in asked] == studies.running_trials(study)
     assert len(studies.running_trials(new_study(tmp_path))) == 2
+
+
+INPUTS = {"a": "1", "digest of the text": "t", "version of torch": "2"}
+
+
+def reopened(tmp_path: Path, fingerprint: dict[str, str]) -> Any:
+    search = SearchSettings(study_name="s")
+    return studies.open_study(search, tmp_path, "s", {"cost": "minimize"}, fingerprint)
+
+
+@pytest.mark.parametrize("key", ["digest of the text", "version of torch"])
+def test_a_study_of_other_inputs_is_refused(key: str, tmp_path: Path) -> None:
+    reopened(tmp_path, INPUTS)
+    reopened(tmp_path, INPUTS)
+    with pytest.raises(SettingError, match=f"{key} was {INPUTS[key]} and is other"):
+        reopened(tmp_path, INPUTS | {key: "other"})
+
+
+def test_a_study_that_noted_no_inputs_goes_on_and_notes_them(tmp_path: Path) -> None:
+    new_study(tmp_path)
+    reopened(tmp_path, INPUTS)
+    with pytest.raises(SettingError, match="digest of the text was t and is u"):
+        reopened(tmp_path, INPUTS | {"digest of the text": "u"})

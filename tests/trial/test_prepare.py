@@ -1,4 +1,7 @@
-"""What a trial lacks is said before it starts."""
+"""What a trial lacks is said before it starts, and what it starts from is told apart."""
+
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,8 +9,9 @@ import torch
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings
 from prune_exp.text.corpus import Corpus, TokenBlocks
-from prune_exp.trial.prepare import check_lengths, check_tokens
+from prune_exp.trial.prepare import check_lengths, check_points, check_tokens
 from support.models import make_tiny
+from support.settings import settings_for
 from support.tokenizers import make_tokenizer
 
 
@@ -41,3 +45,26 @@ def test_text_with_a_token_that_the_model_has_no_row_for_is_refused() -> None:
         heldout=blocks(7),
     )
     check_tokens(tokenizer, 257, unwritten, [])
+
+
+@pytest.mark.parametrize("what", ["dense model", "text", "prompts"])
+def test_other_inputs_behind_the_same_paths_are_told_apart(
+    what: str, tiny_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    model, text, prompts = tmp_path / "model", tmp_path / "text.txt", tmp_path / "prompts.txt"
+    shutil.copytree(tiny_folder, model)
+    shutil.copy(text_file, text)
+    prompts.write_text("one\ntwo\n", encoding="utf-8")
+    settings = settings_for(model, text, tmp_path / "cache", calibration="documents")
+    settings.benchmark.prompts, settings.benchmark.prompts_path = 2, str(prompts)
+    before = check_points([settings])
+    assert before == check_points([settings])
+    assert "version of torch" in before
+    if what == "dense model":
+        make_tiny("llama", seed=1).save_pretrained(model)
+    else:
+        file = text if what == "text" else prompts
+        file.write_text("A new beginning. " + file.read_text(encoding="utf-8"), encoding="utf-8")
+    after = check_points([settings])
+    differ = [key for key in before if before[key] != after[key]]
+    assert differ == [f"digest of the {what}"]
