@@ -1,14 +1,18 @@
 """The Hydra entry: compose, check, run a trial; errors of the user's become one line."""
 
+import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prune_exp.settings.checks import read_config
 from prune_exp.settings.command import end_in_one_line
 from prune_exp.settings.config_tree import conf_dir
-from prune_exp.settings.schema import store_schema
+from prune_exp.settings.schema import Settings, store_schema
+
+if TYPE_CHECKING:
+    from prune_exp.tracking.result import TrialResult
 
 
 def run_job(config: Any) -> dict[str, float]:
@@ -21,11 +25,9 @@ def run_job(config: Any) -> dict[str, float]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from prune_exp.model.export import discard_partial
     from prune_exp.tracking import runs
     from prune_exp.tracking.metrics import flatten_result
-    from prune_exp.trial.isolated import TrialDied, run_isolated
-    from prune_exp.trial.run import describe_redundant_voters, run_trial
+    from prune_exp.trial.run import describe_redundant_voters
 
     if not runs.is_in_trial():
         raise RuntimeError("the trial has no run in the store")
@@ -33,13 +35,9 @@ def run_job(config: Any) -> dict[str, float]:
     settings = read_config(config, hydra)
     folder = Path(hydra.runtime.output_dir)
     try:
-        result = run_isolated(run_trial, settings, folder)
-        runs.log_result(result, folder)
+        result = run_and_log(settings, folder)
         if settings.tracking.log_models == "all":
             store_weights(settings.tracking.signing_key)
-    except TrialDied:
-        discard_partial(folder / "model")
-        raise
     except KeyboardInterrupt:
         runs.end_open_runs("KILLED")
         raise
@@ -50,6 +48,26 @@ def run_job(config: Any) -> dict[str, float]:
     if hydra.mode == RunMode.MULTIRUN:
         check_numbers(metrics, [*settings.search.directions, *settings.search.limits])
     return metrics
+
+
+def run_and_log(settings: Settings, folder: Path) -> "TrialResult":
+    """Runs a trial in a process of its own and logs what it found; leaves nothing if that fails."""
+    from prune_exp.model.export import discard_partial
+    from prune_exp.tracking.runs import log_result
+    from prune_exp.trial.isolated import run_isolated
+    from prune_exp.trial.run import run_trial
+
+    target = folder / "model"
+    taken = target.exists() or target.is_symlink()
+    try:
+        result = run_isolated(run_trial, settings, folder)
+        log_result(result, folder)
+    except BaseException:
+        discard_partial(target)
+        if not taken:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+    return result
 
 
 def store_weights(signing_key: str | None) -> None:

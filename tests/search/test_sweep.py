@@ -96,3 +96,4 @@ def test_a_sweep_stops_after_enough_failures(tiny_args: list[str], tmp_path: Pat
     assert done.returncode == 1
     assert "stopped after 1 failed trials" in done.stderr
     assert len(runs_in(tmp_path)) == 2
+    assert not list((tmp_path / "mlruns").rglob("*.safetensors")), "a failed trial leaves no model"

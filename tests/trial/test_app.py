@@ -1,0 +1,65 @@
+"""A trial that fails leaves nothing of its own, and everything of the user's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prune_exp.settings.schema import Settings
+from prune_exp.trial import app, isolated, run
+from prune_exp.trial.isolated import TrialDied
+
+WEIGHTS = "model/model.safetensors"
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, *, dies: BaseException | None, untold: Exception | None = None
+) -> None:
+    """Stands in for a trial that writes its checkpoint and then fails, or is not logged."""
+
+    def run_isolated(_function: object, _settings: object, folder: Path) -> Any:
+        (folder / "model").mkdir(exist_ok=True)
+        (folder / ".model-1.partial").mkdir()
+        (folder / WEIGHTS).touch()
+        if dies is not None:
+            raise dies
+        return "the result"
+
+    def log_result(*_: object) -> None:
+        if untold is not None:
+            raise untold
+
+    assert run.run_trial
+    monkeypatch.setattr(isolated, "run_isolated", run_isolated)
+    monkeypatch.setattr("prune_exp.tracking.runs.log_result", log_result)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("timed out"), TrialDied("killed"), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_failed_trial_leaves_no_checkpoint(
+    taken: bool, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, dies=error)
+    if taken:
+        (tmp_path / "model").mkdir()
+    with pytest.raises(type(error)):
+        app.run_and_log(Settings(), tmp_path)
+    assert (tmp_path / "model").exists() is taken, "only what was not there before goes"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_trial_that_cannot_be_logged_leaves_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, dies=None, untold=ConnectionError("no answer"))
+    with pytest.raises(ConnectionError):
+        app.run_and_log(Settings(), tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_good_trial_keeps_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, dies=None)
+    assert app.run_and_log(Settings(), tmp_path) == "the result"
+    assert (tmp_path / WEIGHTS).exists()
