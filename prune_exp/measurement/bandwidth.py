@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prune_exp.machine.device import wait_for_device
+from prune_exp.machine.limits import available_memory_mib
 from prune_exp.measurement.footprint import MIB
 
 LEAST_BUFFER_MIB = 256
@@ -81,16 +82,15 @@ def measure_rates(threads: int, device: str = "cpu") -> dict[str, float]:
 
     Reading is the faster of a sum and a matrix-vector product, which is what decoding does.
     """
-    import psutil
     import torch
 
     torch.set_num_threads(threads)
     cache = last_level_cache_mib()
-    available = psutil.virtual_memory().available
+    available = available_memory_mib()
     if device == "cuda":
         cache = torch.cuda.get_device_properties(0).L2_cache_size / MIB
-        available = torch.cuda.mem_get_info()[0]
-    size = buffer_mib(cache, available / MIB)
+        available = torch.cuda.mem_get_info()[0] / MIB
+    size = buffer_mib(cache, available)
     side = SQUARES[device]
     matrix = torch.ones(size * MIB // 4 // ROW, ROW, device=device)
     other = torch.empty_like(matrix)

@@ -15,11 +15,12 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from prune_exp.machine.cache import digest_of, keep_note
+from prune_exp.machine.limits import available_threads
 from prune_exp.measurement.backends import BACKENDS
 from prune_exp.measurement.backends.protocol import ServeSpec
 from prune_exp.measurement.bandwidth import measure_bandwidth
 from prune_exp.measurement.comparison import SIDES, Measured, compare_speed, latency_ratio
-from prune_exp.measurement.conditions import available_threads, describe_machine, load_at_start
+from prune_exp.measurement.conditions import describe_machine, load_at_start
 from prune_exp.measurement.prompts import Prompts, batch_of, batch_shapes_of
 from prune_exp.measurement.records import SpeedComparison
 from prune_exp.measurement.serving import serve_both

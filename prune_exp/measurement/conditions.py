@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.machine.device import describe_device
+from prune_exp.machine.limits import affinity_cores, available_threads, total_memory_mib
 from prune_exp.machine.packages import installed_version
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 VERSIONS = ("torch", "transformers", "numpy", "prune-exp")
-
-
-def available_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def describe_machine(
@@ -22,8 +18,6 @@ def describe_machine(
 ) -> dict[str, Any]:
     """Device, processor, cores, governor, memory, system, threads, versions, of `packages` too."""
     import platform
-
-    import psutil
 
     versions = {name: installed_version(name) or "unknown" for name in (*VERSIONS, *packages)}
     return {
@@ -33,7 +27,7 @@ def describe_machine(
         "cores_of_machine": os.cpu_count(),
         "processor": _processor_name(),
         "governor": read_governor(),
-        "memory_mib": round(psutil.virtual_memory().total / 2**20),
+        "memory_mib": round(total_memory_mib()),
         "system": platform.platform(),
         "versions": {"python": platform.python_version()} | versions,
     }
@@ -60,7 +54,7 @@ def load_at_start(
     average = os.getloadavg()[0]
     return {
         "load_average_start": average,
-        "load_per_core_start": average / available_threads(),
+        "load_per_core_start": average / affinity_cores(),
         "busy_pct_start": (cpu_percent or psutil.cpu_percent)(interval=seconds),
     }
 

@@ -211,7 +211,8 @@ class BenchmarkSettings:
     memory_rounds: int = 3
     """Fresh processes of each model that memory is measured in, the timed one included."""
     threads: int | None = None
-    """CPU threads of each model's process; the cores this process may use when null."""
+    """CPU threads of each model's process; when null, the cores this process may use, whole ones of
+    a container's or a job's quota."""
     bootstrap_resamples: int = 5000
     """Resamples behind every 95 % interval of 12 pairs or more."""
     timeout_s: float = 600.0

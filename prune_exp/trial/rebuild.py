@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prune_exp.machine.device import choose_device
+from prune_exp.machine.limits import fit_threads
 from prune_exp.machine.packages import installed_version
 from prune_exp.model import loading
 from prune_exp.model.export import choose_export_dtype, export_model, weights_sha256
@@ -34,6 +35,7 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
     if output.exists():
         raise SettingError(f"output={output} exists; give a folder that does not")
     use_store(wanted.tracking)
+    fit_threads()
     trial, plan = _read_trial(wanted.run_id)
     settings = replace(restore_settings(Settings, trial.params), cache_dir=wanted.cache_dir)
     check_rebuildable(settings)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.machine.device import choose_device
+from prune_exp.machine.limits import fit_threads
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.measurement import quality
 from prune_exp.measurement.benchmark import measure_pair
@@ -34,6 +35,7 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
         ExportError: the checkpoint could not be written; nothing of it is left.
         MeasurementError: a measured process died.
     """
+    fit_threads()
     watch = Stopwatch()
     with watch.phase("load"):
         inputs = prepare_trial(settings)
