@@ -2,15 +2,16 @@
 
 Started as `python -m prune_exp.measurement.bandwidth THREADS DEVICE`; prints one JSON object.
 After STREAM (McCalpin, "Memory Bandwidth and Machine Balance in Current High Performance
-Computers", 1995): buffers far beyond the last-level cache, the best of several repetitions, and a
+Computers", 1995): buffers far beyond all last-level caches, the best of several repetitions, and a
 copy counts its bytes twice.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prune_exp.machine.device import wait_for_device
@@ -50,18 +51,39 @@ def measure_bandwidth(threads: int, timeout_s: float, device: str = "cpu") -> di
     return json.loads(done.stdout)
 
 
-def last_level_cache_mib(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> float:
-    """Size of the largest cache; 0 where the system does not tell."""
-    sizes = [0.0]
-    for path in caches.glob("index*/size"):
-        text = path.read_text(encoding="ascii").strip()
-        factor = {"K": 1 / 1024, "M": 1, "G": 1024}.get(text[-1:], 0)
-        sizes.append(int(text[:-1]) * factor if factor else 0.0)
-    return max(sizes)
+def last_level_cache_mib(
+    cpus: Path = Path("/sys/devices/system/cpu"), cores: Iterable[int] | None = None
+) -> float:
+    """Size of all last-level caches that the cores share; 0 where the system does not tell.
+
+    A processor of several dies has one for each of them, and a buffer is read from all cores.
+    `cores` are those that this process may run on, unless others are given.
+    """
+    found: dict[tuple[int, str], float] = {}
+    for core in os.sched_getaffinity(0) if cores is None else cores:
+        for index in (cpus / f"cpu{core}" / "cache").glob("index*"):
+            shared = _read(index / "shared_cpu_list") or str(core)
+            level = _read(index / "level")
+            if _read(index / "type") != "Instruction" and level.isdigit():
+                found[int(level), shared] = _size_mib(_read(index / "size"))
+    last = max((level for (level, _), size in found.items() if size), default=0)
+    return sum(size for (level, _), size in found.items() if level == last)
+
+
+def _size_mib(text: str) -> float:
+    factor = {"K": 1 / 1024, "M": 1, "G": 1024}.get(text[-1:], 0)
+    return int(text[:-1]) * factor if factor else 0.0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def buffer_mib(cache_mib: float, available_mib: float) -> int:
-    """Size of a buffer: eight times the cache, unless two of them took half of the memory."""
+    """Size of a buffer: eight times the caches, unless two of them took half of the memory."""
     wanted = max(LEAST_BUFFER_MIB, CACHES_PER_BUFFER * cache_mib)
     return int(max(min(wanted, available_mib / 4), 16))
 

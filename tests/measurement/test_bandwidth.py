@@ -14,16 +14,48 @@ def test_bandwidth_is_measured_in_a_fresh_process() -> None:
     assert found["buffer_mib"] > 2 * found["last_level_cache_mib"]
 
 
-def test_buffers_exceed_the_cache_and_fit_the_memory(tmp_path: Path) -> None:
-    (tmp_path / "index0").mkdir()
-    (tmp_path / "index3").mkdir()
-    (tmp_path / "index0" / "size").write_text("32K\n")
-    (tmp_path / "index3" / "size").write_text("64M\n")
-    assert bandwidth.last_level_cache_mib(tmp_path) == 64
+def write_caches(root: Path, core: int, **caches: str) -> None:
+    """Caches of a core, each as `level type size shared_cpu_list`."""
+    for index, text in caches.items():
+        folder = root / f"cpu{core}" / "cache" / index
+        folder.mkdir(parents=True)
+        for name, value in zip(
+            ("level", "type", "size", "shared_cpu_list"), text.split(), strict=True
+        ):
+            (folder / name).write_text(f"{value}\n")
+
+
+def test_last_level_caches_of_all_dies_count_once_each(tmp_path: Path) -> None:
+    for core in range(8):
+        die = core // 4
+        write_caches(
+            tmp_path,
+            core,
+            index0=f"1 Data 32K {core}",
+            index1=f"1 Instruction 64M {core}",
+            index3=f"3 Unified 32M {4 * die}-{4 * die + 3}",
+        )
+    assert bandwidth.last_level_cache_mib(tmp_path, range(8)) == 64
+    assert bandwidth.last_level_cache_mib(tmp_path, [0, 1]) == 32, "another die is not ours"
+    assert bandwidth.last_level_cache_mib(tmp_path, [3, 4]) == 64
     assert bandwidth.last_level_cache_mib(tmp_path / "none") == 0
+
+
+def test_without_a_shared_cache_the_cores_own_ones_count(tmp_path: Path) -> None:
+    for core in range(4):
+        write_caches(tmp_path, core, index0=f"1 Data 32K {core}", index2=f"2 Unified 1M {core}")
+    write_caches(
+        tmp_path, 4, index0="1 Data 32K 4", index2="2 Unified 1M 4", index3="3 Unified 0 4"
+    )
+    assert bandwidth.last_level_cache_mib(tmp_path, range(4)) == 4
+    assert bandwidth.last_level_cache_mib(tmp_path, range(5)) == 5
+
+
+def test_buffers_exceed_the_caches_and_fit_the_memory() -> None:
     assert bandwidth.buffer_mib(64, 100_000) == 512
     assert bandwidth.buffer_mib(0, 100_000) == 256
     assert bandwidth.buffer_mib(64, 400) == 100
+    assert bandwidth.buffer_mib(12 * 32, 100_000) == 3072
 
 
 def test_rates_take_the_best_repetition(monkeypatch: pytest.MonkeyPatch) -> None:
