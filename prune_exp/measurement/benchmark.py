@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from prune_exp.machine.cache import digest_of, keep_note
@@ -25,6 +23,7 @@ from prune_exp.measurement.prompts import Prompts, batch_of, batch_shapes_of
 from prune_exp.measurement.records import SpeedComparison
 from prune_exp.measurement.serving import serve_both
 from prune_exp.measurement.stopping import Pair, StopRule, collect_pairs
+from prune_exp.measurement.turns import take_turn
 from prune_exp.measurement.worker_client import ModelProcess
 from prune_exp.settings.groups import BenchmarkSettings
 
@@ -67,8 +66,7 @@ def _measure_samples(
 ) -> Measured:
     """All samples; one measurement at a time on a machine."""
     threads = served["dense"].threads
-    lock = Path(tempfile.gettempdir()) / "prune_exp-measure.lock"
-    with FileLock(str(lock), mode=0o666):
+    with take_turn():
         load = load_at_start()
         roof = measure_bandwidth(threads, settings.timeout_s, served["dense"].device)
         with ExitStack() as stack:
