@@ -4,7 +4,6 @@ By Optuna's ask and tell. A failed trial does not stop the others, and a study g
 stopped.
 """
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import optuna
 from omegaconf import OmegaConf
 
+from prune_exp.machine.limits import available_memory_mib, available_threads
 from prune_exp.search import study as studies
 from prune_exp.search.driver import Driver, fingerprint_of, objectives_of
 from prune_exp.search.ownership import own_study
@@ -39,11 +39,12 @@ class HydraSide:
                 answer = function(self.config, *args)
         return answer
 
-    @property
-    def trials_at_a_time(self) -> int:
-        """One under the basic launcher, else as many as there are cores."""
-        basic = type(self.launcher).__name__ == "BasicLauncher"
-        return 1 if basic else os.cpu_count() or 1
+    def trials_at_a_time(self, trial_mib: float) -> int:
+        """One under the basic launcher, else as many as the cores and the free memory allow."""
+        if type(self.launcher).__name__ == "BasicLauncher":
+            return 1
+        fitting = int(available_memory_mib() / trial_mib)
+        return max(1, min(available_threads(), fitting))
 
 
 def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
@@ -58,7 +59,7 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     space = read_space(arguments, settings.search.space, loader)
     directions = objectives_of(settings, searching=bool(space.searched))
     configs = [loader.load_sweep_config(hydra.config, point) for point in space.corners]
-    inputs = hydra.call_hooks("on_sweep_checked", configs) or {}
+    inputs, trial_mib = hydra.call_hooks("on_sweep_checked", configs)
     root = Path(settings.tracking.root).expanduser().absolute()
     name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     with studies.sole_driver(root, name):
@@ -77,7 +78,7 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
                 confirm=lambda numbers: hydra.call_hooks("on_batch_ended", numbers),
                 look_up_finished=lambda: hydra.call_hooks("on_batch_broken"),
                 check_ours=ours.check,
-                at_a_time=settings.search.parallel or hydra.trials_at_a_time,
+                at_a_time=settings.search.parallel or hydra.trials_at_a_time(trial_mib),
             )
             returns = driver.run_rows(rows)
             driver.show_findings(folder)

@@ -259,7 +259,7 @@ class SearchSettings:
     """Trials in total, those of an earlier start of the study included. Lists set their own."""
     parallel: int | None = None
     """Trials handed to the launcher at a time; when null, one to the basic launcher and as many as
-    there are cores to others."""
+    this machine's cores and free memory allow to others."""
     max_failures: int | None = None
     """The sweep stops once this many trials have failed."""
     objectives: list[str] = field(default_factory=list)

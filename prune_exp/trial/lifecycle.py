@@ -47,10 +47,11 @@ class Lifecycle(Callback):
                 check_signing_key(settings_of(config).tracking)
             self.on_sweep_planned(config, config, None, "none", 0, space)
 
-    def on_sweep_checked(self, config: Any, points: list[Any]) -> dict[str, str]:
+    def on_sweep_checked(self, config: Any, points: list[Any]) -> tuple[dict[str, str], float]:
         """Checks points that span the sweep, before anything is written.
 
-        Returns what tells their inputs from others behind the same settings.
+        Returns what tells their inputs from others behind the same settings, and the memory that
+        the largest trial may take, MiB.
         """
         del config
         with _Refusals():

@@ -30,6 +30,9 @@ from prune_exp.text.tokenizer import count_removable_tokens
 
 DECISIVE = ("torch", "transformers", "tokenizers", "numpy", "prune-exp")
 """Packages whose version may change what trials find."""
+PROCESSES_MIB = 1024
+MODELS = 4
+BYTES_PER_PARAM = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +138,11 @@ def check_lengths(benchmark: BenchmarkSettings, config: Any) -> None:
         )
 
 
-def check_points(points: list[Settings]) -> dict[str, str]:
+def check_points(points: list[Settings]) -> tuple[dict[str, str], float]:
     """Checks everything the trials of a sweep need; what they share, once.
 
-    Returns what tells these inputs from others behind the same settings.
+    Returns what tells these inputs from others behind the same settings, and the memory that the
+    largest trial may take, MiB.
 
     Raises:
         SettingError: as `prepare_trial` does.
@@ -153,7 +157,16 @@ def check_points(points: list[Settings]) -> dict[str, str]:
             known[key] = prepare_trial(point, write=False)
         check_request(point, known[key].dense.shape)
         check_recovery(point, known[key].dense)
-    return identify_inputs(list(known.values()))
+    inputs = list(known.values())
+    return identify_inputs(inputs), max(trial_memory_mib(one.dense.shape) for one in inputs)
+
+
+def trial_memory_mib(shape: ModelShape) -> float:
+    """About what a trial takes at its peak: its processes, and both models several times over.
+
+    SmolLM2-135M (513 MiB of fp32 weights) took up to 3 GB.
+    """
+    return PROCESSES_MIB + MODELS * BYTES_PER_PARAM * shape.params_total / 2**20
 
 
 def identify_inputs(inputs: list[TrialInputs]) -> dict[str, str]:

@@ -97,3 +97,24 @@ def test_a_sweep_stops_after_enough_failures(tiny_args: list[str], tmp_path: Pat
     assert "stopped after 1 failed trials" in done.stderr
     assert len(runs_in(tmp_path)) == 2
     assert not list((tmp_path / "mlruns").rglob("*.safetensors")), "a failed trial leaves no model"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "free_mib", "expected"),
+    [
+        ("BasicLauncher", 1e6, 1),
+        ("JoblibLauncher", 1e6, 64),
+        ("JoblibLauncher", 32_000, 10),
+        ("JoblibLauncher", 100, 1),
+        ("RayLauncher", 32_000, 10),
+    ],
+)
+def test_as_many_trials_at_a_time_as_fit_into_the_memory(
+    launcher: str, free_mib: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prune_exp.search import sweep
+
+    monkeypatch.setattr(sweep, "available_memory_mib", lambda: free_mib)
+    monkeypatch.setattr(sweep, "available_threads", lambda: 64)
+    hydra = sweep.HydraSide(config=None, context=None, launcher=type(launcher, (), {})())
+    assert hydra.trials_at_a_time(3000) == expected

@@ -1,15 +1,17 @@
 """What a trial lacks is said before it starts, and what it starts from is told apart."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from prune_exp.model.architectures import shape_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings
 from prune_exp.text.corpus import Corpus, TokenBlocks
-from prune_exp.trial.prepare import check_lengths, check_points, check_tokens
+from prune_exp.trial.prepare import check_lengths, check_points, check_tokens, trial_memory_mib
 from support.models import make_tiny
 from support.settings import settings_for
 from support.tokenizers import make_tokenizer
@@ -57,14 +59,21 @@ def test_other_inputs_behind_the_same_paths_are_told_apart(
     prompts.write_text("one\ntwo\n", encoding="utf-8")
     settings = settings_for(model, text, tmp_path / "cache", calibration="documents")
     settings.benchmark.prompts, settings.benchmark.prompts_path = 2, str(prompts)
-    before = check_points([settings])
-    assert before == check_points([settings])
+    before, _ = check_points([settings])
+    assert before == check_points([settings])[0]
     assert "version of torch" in before
     if what == "dense model":
         make_tiny("llama", seed=1).save_pretrained(model)
     else:
         file = text if what == "text" else prompts
         file.write_text("A new beginning. " + file.read_text(encoding="utf-8"), encoding="utf-8")
-    after = check_points([settings])
+    after, _ = check_points([settings])
     differ = [key for key in before if before[key] != after[key]]
     assert differ == [f"digest of the {what}"]
+
+
+def test_a_trial_takes_more_memory_for_a_larger_model() -> None:
+    shape = shape_of(make_tiny("llama"))
+    small = replace(shape, params_total=134_515_008)
+    assert 2500 < trial_memory_mib(small) < 3500, "as was seen with SmolLM2-135M"
+    assert trial_memory_mib(replace(shape, params_total=10**9)) > 15_000
