@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.redaction import SECRET, redact
+from prune_exp.settings.redaction import is_secret, redact
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ def flatten_settings(settings: Any) -> dict[str, str]:
             name = f"{prefix}{key}"
             if isinstance(value, Mapping):
                 flatten_group(f"{name}.", value)
-            elif not SECRET.search(key):
+            elif not is_secret(key):
                 shown = json.dumps(value) if isinstance(value, list) else str(value)
                 flat[name] = redact(shown)
 

@@ -6,8 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SECRET = re.compile(r"pass|secret|token(?!s)|credential|api_?key", re.IGNORECASE)
+SECRET = re.compile(
+    r"password|passwd|passphrase|secret|credential|api[_-]?key"
+    r"|token(?![a-z])|(?<![a-z])(?:db|my|user)?pass(?![a-z])",
+    re.IGNORECASE,
+)
+"""In names: a token and no tokens or tokenizer, a pass and no compass or passages."""
 QUERY_SECRET = re.compile(rf"([?&][\w-]*(?:{SECRET.pattern})[\w-]*=)[^&\s'\"]*", re.IGNORECASE)
+CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+INNER_NAME = re.compile(r"([\w.-]+)['\"]?\s*[:=]")
+"""A name in front of what it stands for, inside a mapping or a list of settings."""
 
 
 def redact(text: str) -> str:
@@ -16,10 +24,16 @@ def redact(text: str) -> str:
     return QUERY_SECRET.sub(r"\1***", hidden)
 
 
+def is_secret(name: str) -> bool:
+    """Whether a name says that what it stands for is a password or the like."""
+    return SECRET.search(CAMEL.sub("_", name)) is not None
+
+
 def redact_override(text: str) -> str:
-    """A command-line override without its value where anything in it looks like a secret."""
-    key, equals, _ = text.partition("=")
-    return f"{key}{equals}***" if SECRET.search(text) and equals else redact(text)
+    """A command-line override without its value where a name in it says that it is a secret."""
+    key, equals, value = text.partition("=")
+    names = [key, *INNER_NAME.findall(value)]
+    return f"{key}{equals}***" if equals and any(map(is_secret, names)) else redact(text)
 
 
 def redact_logs() -> None:

@@ -28,7 +28,20 @@ def test_passwords_in_uris_are_hidden(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["models:/pruned@candidate", "data.context_tokens=32", "sqlite:////a/b.db", "a@b"]
+    "text",
+    [
+        "models:/pruned@candidate",
+        "data.context_tokens=32",
+        "sqlite:////a/b.db",
+        "a@b",
+        "model.path=/data/compass/m",
+        "data.path=passages.txt",
+        "tokenizer=bpe",
+        "model={tokenizer: bpe, path: /secret/place}",
+        "model.path=/home/token/m",
+        "http://host/api?tokenizer=bpe&passages=3",
+        "bypass=true",
+    ],
 )
 def test_what_is_no_password_stays(text: str) -> None:
     assert redact(text) == redact_override(text) == text
@@ -41,6 +54,14 @@ def test_what_is_no_password_stays(text: str) -> None:
         f"+api_key={PASSWORD}",
         f"hub.token={PASSWORD}",
         f"db={{user: me, passwd: {PASSWORD}}}",
+        f"db={{user: me, 'accessToken': {PASSWORD}}}",
+        f"db.pass={PASSWORD}",
+        f"db_pass={PASSWORD}",
+        f"db.dbpass={PASSWORD}",
+        f"authtoken={PASSWORD}",
+        f"hub.accessToken={PASSWORD}",
+        f"awsSecretAccessKey={PASSWORD}",
+        f"dsn='host=h password={PASSWORD}'",
         f"uri=http://me:{PASSWORD}@host",
     ],
 )
