@@ -18,7 +18,7 @@ from prune_exp.search.driver import Driver, fingerprint_of, objectives_of
 from prune_exp.search.ownership import own_study
 from prune_exp.search.space import Space, read_space
 from prune_exp.settings.checks import settings_of
-from prune_exp.settings.redaction import redact_files
+from prune_exp.settings.redaction import redact_sweep
 from prune_exp.settings.schema import Settings
 
 
@@ -90,7 +90,7 @@ def _make_folder(config: Any) -> Path:
     folder = Path(config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "multirun.yaml")
-    redact_files(folder)
+    redact_sweep(folder)
     return folder
 
 

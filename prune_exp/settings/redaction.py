@@ -13,6 +13,9 @@ SECRET = re.compile(
 )
 """In names: a token and no tokens or tokenizer, a pass and no compass or passages."""
 QUERY_SECRET = re.compile(rf"([?&][\w-]*(?:{SECRET.pattern})[\w-]*=)[^&\s'\"]*", re.IGNORECASE)
+YAML_LINE = re.compile(
+    r"^([ \t]*(?:- )?['\"]?[+~]*)([\w./@-]+)([ \t]*[:=][ \t]*)(\S.*)$", re.MULTILINE
+)
 CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 INNER_NAME = re.compile(r"([\w.-]+)['\"]?\s*[:=]")
 """A name in front of what it stands for, inside a mapping or a list of settings."""
@@ -22,6 +25,11 @@ def redact(text: str) -> str:
     """Hides the user and password of every URI in a text, and secret-looking query parameters."""
     hidden = re.sub(r"://[^\s'\"]*@", "://***@", text)
     return QUERY_SECRET.sub(r"\1***", hidden)
+
+
+def redact_sweep(folder: Path) -> None:
+    """Takes passwords out of what Hydra writes into a sweep's folder, which may be the user's."""
+    redact_files(folder, "multirun.yaml")
 
 
 def is_secret(name: str) -> bool:
@@ -61,9 +69,17 @@ class _RedactedRecords:
         return record
 
 
-def redact_files(folder: Path) -> None:
-    """Takes passwords out of the YAML files of a folder."""
-    for path in folder.glob("*.yaml"):
+def redact_files(folder: Path, names: str = "*.yaml") -> None:
+    """Takes passwords out of the YAML files of a folder, which must all be Hydra's own."""
+    for path in folder.glob(names):
         text = path.read_text(encoding="utf-8")
-        if redact(text) != text:
-            path.write_text(redact(text), encoding="utf-8")
+        hidden = YAML_LINE.sub(_redact_line, redact(text))
+        if hidden != text:
+            path.write_text(hidden, encoding="utf-8")
+
+
+def _redact_line(found: re.Match[str]) -> str:
+    """A line of YAML, a setting or an override, without its value where its name is secret."""
+    start, name, between, value = found.groups()
+    shown = redact_override(f"{name}={value}").partition("=")[2]
+    return f"{start}{name}{between}{shown}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
 
 from prune_exp.machine.device import choose_device, describe_device
 from prune_exp.registry.signing import check_signing_key
@@ -16,7 +17,12 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.explanation import explain_error
 from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.params import flatten_settings, restore_settings
-from prune_exp.settings.redaction import redact_files, redact_logs
+from prune_exp.settings.redaction import (
+    redact_files,
+    redact_logs,
+    redact_override,
+    redact_sweep,
+)
 from prune_exp.settings.schema import Settings
 from prune_exp.tracking.naming import sweep_name, trial_name
 
@@ -44,6 +50,7 @@ class Lifecycle(Callback):
 
             space = swept_by(list(config.hydra.overrides.task))
             with _Refusals():
+                check_pickled(config)
                 check_signing_key(settings_of(config).tracking)
             self.on_sweep_planned(config, config, None, "none", 0, space)
 
@@ -53,8 +60,8 @@ class Lifecycle(Callback):
         Returns what tells their inputs from others behind the same settings, and the memory that
         the largest trial may take, MiB.
         """
-        del config
         with _Refusals():
+            check_pickled(config)
             settings = [settings_of(point, checked=True) for point in points]
             for tracking in {repr(one.tracking): one.tracking for one in settings}.values():
                 check_signing_key(tracking)
@@ -151,6 +158,8 @@ class Lifecycle(Callback):
             folder = Path(config.hydra.runtime.output_dir)
             check_output_folder(folder)
             redact_files(folder / ".hydra")
+            if self.parent_run_id is not None:
+                redact_sweep(Path(config.hydra.sweep.dir))  # Hydra's own sweepers write there too
             overrides = list(config.hydra.overrides.task)
             params = flatten_settings(settings)
             device = describe_device(choose_device(settings.device))
@@ -212,12 +221,29 @@ class Lifecycle(Callback):
         del kwargs
         assert self.parent_run_id is not None
         folder = Path(config.hydra.sweep.dir).absolute()
+        redact_sweep(folder)
         with _Refusals():
             settings = settings_of(config)
             settle_trials(self.parent_run_id)
             failed = report_and_register(settings, self.parent_run_id, folder)
         if failed or self.lost:
             raise SystemExit(1)
+
+
+def check_pickled(config: Any) -> None:
+    """Raises SettingError for a secret on the command line that a launcher would leave on disk."""
+    launcher = str(config.hydra.launcher._target_)
+    if "submitit" not in launcher:
+        return
+    overrides: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    for override in overrides:
+        if redact_override(override) != override:
+            key = override.partition("=")[0]
+            raise SettingError(
+                f"{redact_override(override)} would be written by submitit into its folder, secret"
+                f" and all; put the value into an environment variable and type"
+                f" {key}='${{oc.env:NAME}}'"
+            )
 
 
 def check_output_folder(folder: Path) -> None:

@@ -14,6 +14,8 @@ from support.hostile import PASSWORD, SNITCH, Bomb
 from support.models import make_tiny
 from support.tokenizers import make_tokenizer
 
+SLOW = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "override", ["+model._target_=os.system", "+_target_=os.system", "+pruning.voters._target_=x"]
@@ -39,9 +41,14 @@ def test_a_config_file_instantiates_nothing(tiny_args: list[str], tmp_path: Path
     assert not target.exists()
 
 
-def test_passwords_reach_no_file_and_no_log(tiny_args: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how", [(), pytest.param(("-m", "hydra/sweeper=basic", "sparsity=0.3,0.5"), marks=SLOW)]
+)
+def test_passwords_reach_no_file_and_no_log(
+    how: tuple[str, ...], tiny_args: list[str], tmp_path: Path
+) -> None:
     args = [*tiny_args, "benchmark=off", f'search.storage="postgresql://u:{PASSWORD}@h/d"']
-    done = command(*args, cwd=tmp_path)
+    done = command(*how, *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert PASSWORD not in done.stdout + done.stderr
     for path in (tmp_path / "mlruns").rglob("*"):

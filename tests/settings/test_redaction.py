@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from prune_exp.settings.redaction import redact, redact_logs, redact_override
+from prune_exp.settings.redaction import (
+    redact,
+    redact_files,
+    redact_logs,
+    redact_override,
+    redact_sweep,
+)
 from support.cli import command
 from support.hostile import PASSWORD
 
@@ -107,3 +113,45 @@ def test_hydras_own_logging_options_can_be_chosen(
     done = command(*tiny_args, option, "sparsity=2", cwd=tmp_path)
     assert "sparsity=2 is not between 0 and 1" in done.stderr
     assert "configure" not in done.stderr
+
+
+def test_files_keep_all_but_the_secrets(tmp_path: Path) -> None:
+    text = f"""\
+storage: postgresql://u:{PASSWORD}@h/d
+hub:
+  token: {PASSWORD}
+  tokenizer: bpe
+overrides:
+  task:
+  - +db.password={PASSWORD}
+  - '+api_key={PASSWORD}'
+  - db={{user: me, passwd: {PASSWORD}}}
+  - data.context_tokens=32
+empty:
+last: kept
+"""
+    (tmp_path / "multirun.yaml").write_text(text, encoding="utf-8")
+    redact_files(tmp_path)
+    hidden = (tmp_path / "multirun.yaml").read_text(encoding="utf-8")
+    assert PASSWORD not in hidden
+    assert "storage: postgresql://***@h/d" in hidden
+    for kept in (
+        "tokenizer: bpe",
+        "data.context_tokens=32",
+        "empty:\n",
+        "last: kept\n",
+        "  task:\n",
+    ):
+        assert kept in hidden
+    before = (tmp_path / "multirun.yaml").stat().st_mtime_ns
+    redact_files(tmp_path)
+    assert (tmp_path / "multirun.yaml").stat().st_mtime_ns == before
+
+
+def test_a_users_own_files_in_a_sweeps_folder_stay_as_they_are(tmp_path: Path) -> None:
+    text = f"storage: postgresql://u:{PASSWORD}@h/d\n"
+    for name in ("multirun.yaml", "compose.yaml", "config.yaml"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    redact_sweep(tmp_path)
+    changed = [path.name for path in tmp_path.iterdir() if path.read_text() != text]
+    assert changed == ["multirun.yaml"]

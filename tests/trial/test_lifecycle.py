@@ -11,9 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from prune_exp.machine.cache import folder_sha256
 from prune_exp.search.sweeper import register_sweeper
 from prune_exp.settings.config_tree import conf_dir
+from prune_exp.settings.errors import SettingError
 from prune_exp.settings.schema import Settings, store_schema
-from prune_exp.trial.lifecycle import Lifecycle
+from prune_exp.trial.lifecycle import Lifecycle, check_pickled
 from support.cli import command, small_trial
+from support.hostile import PASSWORD
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,27 @@ def test_the_best_model_of_a_sweep_over_models_has_its_own_name(
     version = client.get_model_version_by_alias(registered.name, "candidate")
     trial = client.get_run(str(version.run_id))
     assert registered.name == f"pruned-{Path(trial.data.params['model.path']).name}"
+
+
+@pytest.mark.parametrize("sweeper", ["prune_exp", "basic"])
+def test_submitit_is_given_no_secret_to_write_down(
+    sweeper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("STUDIES", f"postgresql://u:{PASSWORD}@h/d")
+    secret = f"search.storage=postgresql://u:{PASSWORD}@h/d"
+    by_name = "search.storage=${oc.env:STUDIES}"
+
+    def refusal(launcher: str, override: str) -> str:
+        config = composed(f"hydra/launcher={launcher}", f"hydra/sweeper={sweeper}")
+        config.hydra.overrides.task = ["sparsity=0.3", override]
+        try:
+            check_pickled(config)
+        except SettingError as error:
+            return str(error)
+        return ""
+
+    assert "search.storage='${oc.env:NAME}'" in refusal("submitit_local", secret)
+    assert PASSWORD not in refusal("submitit_local", secret)
+    assert not refusal("submitit_local", by_name)
+    assert not refusal("basic", secret)
