@@ -16,7 +16,7 @@ from prune_exp.measurement.records import Interval
 from prune_exp.model import loading
 from prune_exp.model.sources import ModelSource
 from prune_exp.registry.candidates import Candidate
-from prune_exp.registry.origin import check_text, data_of, find_dense_model, judged_on
+from prune_exp.registry.origin import check_judged_text, data_of, find_dense_model, judged_on
 from prune_exp.settings.command_schemas import LimitSettings
 from prune_exp.settings.groups import BenchmarkSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
@@ -94,7 +94,7 @@ class Evidence:
             SettingError: the text is missing, too short, or not the one that the trial used.
         """
         trial = self.candidate.trial
-        check_text(trial, self.source, self.tokenizer, self.cache_dir)
+        check_judged_text(trial, self.tokenizer)
         return load_reserved(
             data_of(trial), judged_on(trial), self.tokenizer, blocks=self.limits.blocks
         )

@@ -1,5 +1,7 @@
 """What a tracked trial started from, found again and checked: the dense model and the text."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from prune_exp.model.sources import ModelSource, locate_model
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, ModelSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
-from prune_exp.text.corpus import load_corpus
+from prune_exp.text.corpus import load_corpus, reserved_digest
 from prune_exp.text.generated_text import Author, complete_corpus
 from prune_exp.tracking import tags
 from prune_exp.tracking.read import TrackedTrial, text_digests
@@ -40,6 +42,23 @@ def judged_on(trial: TrackedTrial) -> QualitySettings:
     return restore_settings(QualitySettings, trial.params, "quality")
 
 
+def check_judged_text(trial: TrackedTrial, tokenizer: Any) -> None:
+    """Raises SettingError unless the text has the documents that a trial was kept from.
+
+    Calibration plays no part in a judgement, so its text is neither needed nor made again. Runs
+    that did not record these documents are known by their held-out blocks alone.
+    """
+    data = data_of(trial)
+    quality = judged_on(trial)
+    corpus = load_corpus(replace(data, calibration="generated"), quality, tokenizer, seed=0)
+    found = {"heldout": corpus.heldout.digest}
+    recorded = {"heldout": text_digests(trial.run_id).get("heldout")}
+    if trial.tags.get(tags.RESERVED_DIGEST):
+        found["reserved"] = reserved_digest(data, quality)
+        recorded["reserved"] = trial.tags[tags.RESERVED_DIGEST]
+    _compare_digests(corpus.heldout.source, found, recorded)
+
+
 def check_text(trial: TrackedTrial, source: ModelSource, tokenizer: Any, cache_dir: Path) -> None:
     """Raises SettingError unless the text gives the blocks that a trial recorded."""
     data = data_of(trial)
@@ -55,10 +74,13 @@ def check_text(trial: TrackedTrial, source: ModelSource, tokenizer: Any, cache_d
     corpus = load_corpus(data, judged_on(trial), tokenizer, seed=seed)
     corpus = complete_corpus(corpus, data, author)
     found = {"calibration": corpus.calibration.digest, "heldout": corpus.heldout.digest}
-    recorded = text_digests(trial.run_id)
+    _compare_digests(corpus.calibration.source, found, text_digests(trial.run_id))
+
+
+def _compare_digests(source: str, found: Mapping[str, str], recorded: Mapping[str, Any]) -> None:
     for role, digest in found.items():
         if recorded.get(role) != digest:
             raise SettingError(
-                f"the {role} text from {corpus.calibration.source} has digest {digest}, the"
+                f"the {role} text from {source} has digest {digest}, the"
                 f" trial used {recorded.get(role)}; put the same text there"
             )

@@ -116,6 +116,12 @@ def load_reserved(
     return _join_domains([_cut_domain(one, data, tokenizer, blocks, "reserved") for one in kept])
 
 
+def reserved_digest(data: DataSettings, quality: QualitySettings) -> str:
+    """Identifies the documents that `load_reserved` cuts blocks from, however many."""
+    kept = (one.file for one in list_judged_files(data, quality) if one.kept)
+    return digest_of([deal_documents(file).reserved for file in kept])
+
+
 def _read_part(file: TextFile, seed: int) -> CalibrationPart:
     dealt = deal_documents(file, seed=seed)
     return CalibrationPart(documents=dealt.calibration, source=file.path.name, share=file.share)

@@ -28,6 +28,8 @@ class TrialResult:
     peak_mib: dict[str, float] = field(default_factory=dict)
     """Peak resident memory of the trial's process in every phase, where the kernel tells."""
     recovery: Recovery | None = None
+    reserved_digest: str = ""
+    """Identifies the documents that are kept from trials, for a last judgement."""
 
     @property
     def sparsity(self) -> float:

@@ -209,6 +209,7 @@ def _log_result(result: TrialResult, folder: Path) -> None:
     mlflow.set_tags(  # last: whoever finds them knows that the result is whole
         {
             tags.MODEL_DIGEST: result.model_digest,
+            tags.RESERVED_DIGEST: result.reserved_digest,
             tags.CHECKPOINT: str(folder / "model"),
             tags.WEIGHTS_SHA256: result.weights_sha256,
         }

@@ -30,6 +30,9 @@ MODEL_URI = f"{PREFIX}model_uri"
 FILES_SHA256 = f"{PREFIX}files_sha256"
 """Of trials whose weights are stored: digest of all files of the stored checkpoint."""
 
+RESERVED_DIGEST = f"{PREFIX}reserved_digest"
+"""Identifies the documents that a trial did not see, for a last judgement."""
+
 MEASUREMENT_FACTS = ("stopped_by", "processor", "cores", "threads", "governor")
 """What a timing depends on; each is a tag after `PREFIX`."""
 

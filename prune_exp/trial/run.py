@@ -20,7 +20,7 @@ from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.pruner import Pruned, prune_model
 from prune_exp.recovery.recover import Recovered, recover
 from prune_exp.settings.schema import Settings
-from prune_exp.text.corpus import Corpus
+from prune_exp.text.corpus import Corpus, reserved_digest
 from prune_exp.text.records import TextUsed
 from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.tracking.result import TrialResult
@@ -50,6 +50,7 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
             measured = _measure_speed(settings, inputs, target, pruned.tokenizer)
     return TrialResult(
         model_digest=dense.source.digest,
+        reserved_digest=reserved_digest(settings.data, settings.quality),
         texts=_texts_used(dense.corpus, recovered),
         dense_shape=dense.shape,
         pruned_shape=pruned.shape,
