@@ -25,10 +25,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def folder_sha256(folder: Path) -> str:
-    """sha256 over the names and the bytes of all files of a folder, in hex."""
+def folder_sha256(folder: Path, *, without: str | None = None) -> str:
+    """sha256 over the names and the bytes of all files of a folder, in hex.
+
+    `without` is a file or folder in it that is left out.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    names = {path.relative_to(folder): path for path in files}
+    lines = [
+        f"{file_sha256(path)}  {name.as_posix()}\n"
+        for name, path in names.items()
+        if name.parts[0] != without
+    ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

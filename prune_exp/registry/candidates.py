@@ -8,7 +8,9 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from prune_exp.registry.signing import SIGNATURE
 from prune_exp.registry.stored_models import known_version, registered_name
+from prune_exp.registry.wrapper import CHECKPOINT
 from prune_exp.settings.command_schemas import PromoteSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import ModelSettings, TrackingSettings
@@ -20,6 +22,8 @@ CHAMPION = "champion"
 """Alias of the version that passed the gates last."""
 PREVIOUS = "previous"
 """Alias of the champion before it."""
+ADDED_BY_MLFLOW = "registered_model_meta"
+"""What MLflow writes into a fetched copy of a registered model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,16 @@ class Candidate:
     trial: TrackedTrial
     folder: Path
     """Its stored checkpoint, fetched."""
+
+    @property
+    def root(self) -> Path:
+        """The whole stored model: the checkpoint, and what MLflow keeps beside it."""
+        return self.folder.parent
+
+    @property
+    def signature(self) -> Path:
+        """The signature over the whole stored model, if there is one; fetched with it."""
+        return _signature_of(self.root)
 
 
 def choose_candidate(settings: PromoteSettings, scratch: Path) -> Candidate:
@@ -167,9 +181,16 @@ def _fetch_checkpoint(uri: str, scratch: Path) -> Path:
     target = scratch / uri.replace("/", "_")
     target.mkdir()
     try:
-        folder = Path(download_artifacts(artifact_uri=uri, dst_path=str(target))) / "model"
+        root = Path(download_artifacts(artifact_uri=uri, dst_path=str(target)))
     except (MlflowException, OSError) as error:
         raise SettingError(f"{uri} cannot be fetched: {error}") from None
-    if not folder.is_dir():
+    if not (root / CHECKPOINT).is_dir():
         raise SettingError(f"{uri} holds no model folder, so prune_exp did not store it")
-    return folder
+    (root / ADDED_BY_MLFLOW).unlink(missing_ok=True)
+    if (root / SIGNATURE).is_file():  # it is about all files, and none of them
+        (root / SIGNATURE).rename(_signature_of(root))
+    return root / CHECKPOINT
+
+
+def _signature_of(root: Path) -> Path:
+    return root.with_name(f"{root.name}.sig")

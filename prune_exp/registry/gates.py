@@ -8,8 +8,9 @@ from prune_exp.measurement.records import Interval
 from prune_exp.model.export import weights_sha256
 from prune_exp.model.loading import foreign_parts
 from prune_exp.registry.evidence import Evidence
-from prune_exp.registry.signing import SIGNATURE, describe_fault
+from prune_exp.registry.signing import describe_fault
 from prune_exp.registry.stock_reload import logit_difference
+from prune_exp.registry.wrapper import foreign_wrapper, wrapper_sha256
 from prune_exp.settings.command_schemas import LimitSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.tracking import tags
@@ -30,10 +31,11 @@ def integrity(case: Evidence) -> Verdict:
     """The stored files are those of the trial, byte for byte, and nothing in them can run."""
     trial = case.candidate.trial
     folder = case.candidate.folder
-    foreign = foreign_parts(folder)
+    foreign = [*foreign_parts(folder), *foreign_wrapper(case.candidate.root)]
     recorded = trial.tags[tags.WEIGHTS_SHA256]
     found = weights_sha256(folder)
     files = trial.tags.get(tags.FILES_SHA256)
+    beside = trial.tags.get(tags.WRAPPER_SHA256)
     figures = {"recorded_sha256": recorded, "found_sha256": found}
     if foreign:
         sentence = f"the stored model holds what no stock checkpoint needs: {', '.join(foreign)}"
@@ -41,6 +43,8 @@ def integrity(case: Evidence) -> Verdict:
         sentence = "the stored weights are not those that the trial recorded"
     elif files is not None and folder_sha256(folder) != files:
         sentence = "a stored file other than the weights is not the one that was stored"
+    elif beside is not None and wrapper_sha256(case.candidate.root) != beside:
+        sentence = "a file beside the checkpoint is not the one that was stored"
     else:
         return _make_verdict(
             "integrity", True, "the stored files are the trial's, and only data", **figures
@@ -53,8 +57,7 @@ def signature(case: Evidence) -> Verdict:
     key = case.limits.public_key
     if key is None:
         raise SettingError("there is no key to check against; give limits.public_key=FILE")
-    folder = case.candidate.folder
-    found = describe_fault(folder, folder.parent / SIGNATURE, key)
+    found = describe_fault(case.candidate.root, case.candidate.signature, key)
     sentence = f"the stored model cannot be trusted: {found}" if found else "signed with the key"
     return _make_verdict("signature", found is None, sentence)
 
@@ -163,7 +166,9 @@ def asked_by_default(limits: LimitSettings) -> list[str]:
 def judge_candidate(case: Evidence, names: list[str]) -> list[Verdict]:
     """Every named gate's verdict; files that fail one of `TRUST` are not looked into further."""
     verdicts: list[Verdict] = []
-    unfit = "the stored model is not only data" if foreign_parts(case.candidate.folder) else ""
+    candidate = case.candidate
+    foreign = foreign_parts(candidate.folder) or foreign_wrapper(candidate.root)
+    unfit = "the stored model is not only data" if foreign else ""
     for name in (name for name in GATES if name in names):
         if unfit and name in ON_FILES:
             verdicts.append(_make_verdict(name, False, f"not judged: {unfit}"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
 
-from prune_exp.machine.cache import digest_of
+from prune_exp.machine.cache import digest_of, folder_sha256
 from prune_exp.registry.candidates import (
     CHAMPION,
     PREVIOUS,
@@ -59,7 +59,8 @@ def promote_model(settings: PromoteSettings) -> int:
             cache_dir=Path(settings.cache_dir).expanduser(),
         )
         verdicts = judge_candidate(case, settings.gates or asked_by_default(settings.limits))
-    return _act_on_verdicts(settings, candidate, holder, verdicts)
+        judged = folder_sha256(candidate.root)
+    return _act_on_verdicts(settings, candidate, holder, verdicts, judged)
 
 
 def _check_wanted(settings: PromoteSettings) -> None:
@@ -77,9 +78,16 @@ def _check_wanted(settings: PromoteSettings) -> None:
 
 
 def _act_on_verdicts(
-    settings: PromoteSettings, candidate: Candidate, holder: str | None, verdicts: list[Verdict]
+    settings: PromoteSettings,
+    candidate: Candidate,
+    holder: str | None,
+    verdicts: list[Verdict],
+    judged: str,
 ) -> int:
-    """Shows the verdicts, records them, and moves the alias when all passed."""
+    """Shows the verdicts, records them, and moves the alias when all passed.
+
+    `judged` is the digest of the files that they are about; whoever loads them can check it.
+    """
     passed = all(verdict.passed for verdict in verdicts)
     print(f"{candidate.name}, run {candidate.trial.run_id}:")
     for verdict in verdicts:
@@ -94,6 +102,7 @@ def _act_on_verdicts(
     version = candidate.version or ensure_version(
         candidate.trial, candidate.trial.tags[tags.MODEL_URI], candidate.name
     )
+    MlflowClient().set_model_version_tag(candidate.name, version, tags.JUDGED_SHA256, judged)
     try:
         with lock_aliases(settings.tracking):
             _move_champion(candidate.name, version, holder)

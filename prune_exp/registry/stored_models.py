@@ -13,6 +13,7 @@ from typing import Any
 
 import mlflow
 from mlflow import transformers as flavor
+from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -22,11 +23,11 @@ from prune_exp.machine.cache import folder_sha256, remove_below
 from prune_exp.model.loading import load_model, load_tokenizer, silence_transformers
 from prune_exp.registry.card import summarize_trial, write_card
 from prune_exp.registry.signing import SIGNATURE, sign_folder
+from prune_exp.registry.wrapper import CHECKPOINT, REQUIRED, wrapper_sha256
 from prune_exp.settings.choices import check_name
 from prune_exp.tracking import tags
 from prune_exp.tracking.read import CANDIDATE, TrackedTrial, read_plan
 
-REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
 DESCRIPTION = (
     "Pruned language models, a version for each that was stored. Alias candidate: the latest best"
     " one; champion: the one that passed all gates. Each version's source run has the report."
@@ -66,8 +67,8 @@ def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = N
     """Stores a checkpoint with its run and returns the logged model's URI, once for each trial.
 
     The artifact's `model` folder is a byte-for-byte copy: a stock Hugging Face checkpoint with its
-    tokenizer, model card, licence note and plan; with a key, its signature lies beside it. A run
-    that had ended keeps its time of end.
+    tokenizer, model card, licence note and plan; with a key, a signature over it and all that lies
+    beside it is there too. A run that had ended keeps its time of end.
 
     Raises:
         SettingError: the key cannot be used.
@@ -85,8 +86,9 @@ def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = N
     run = nullcontext() if inside else mlflow.start_run(run_id=trial.run_id, nested=True)
     try:
         with run:
-            uri = _log_checkpoint(checkpoint, card, signing_key)
+            uri, beside = _log_checkpoint(checkpoint, card, signing_key)
         client.set_tag(trial.run_id, tags.FILES_SHA256, folder_sha256(checkpoint))
+        client.set_tag(trial.run_id, tags.WRAPPER_SHA256, beside)
         client.set_tag(trial.run_id, tags.MODEL_URI, uri)
     finally:
         if not inside:  # MLflow had opened it again; the trial's result stands whatever happened
@@ -94,11 +96,11 @@ def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = N
     return uri
 
 
-def _log_checkpoint(checkpoint: Path, card: Any, signing_key: str | None) -> str:
+def _log_checkpoint(checkpoint: Path, card: Any, signing_key: str | None) -> tuple[str, str]:
     """Stores a checkpoint with the open run, loadable by transformers and pyfunc.
 
-    MLflow writes the weights anew, into files of the same names; the checkpoint's own then replace
-    what it wrote.
+    Returns the model's URI and the digest of all files beside the checkpoint. MLflow writes the
+    weights anew, into files of the same names; the checkpoint's own then replace what it wrote.
     """
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
     text = Schema([ColSpec(DataType.string)])
@@ -116,13 +118,26 @@ def _log_checkpoint(checkpoint: Path, card: Any, signing_key: str | None) -> str
             input_example=["The river"],
             pip_requirements=[f"{one}=={version(one).partition('+')[0]}" for one in REQUIRED],
         )
-    with tempfile.TemporaryDirectory(dir=checkpoint.parent) as stage:
-        shutil.copytree(checkpoint, Path(stage) / "model", copy_function=os.link)
-        os.link(checkpoint / "LICENSE.txt", Path(stage) / "LICENSE.txt")
+    client = MlflowClient()
+    with tempfile.TemporaryDirectory(dir=checkpoint.parent) as scratch:
+        stage = Path(scratch) / "stage"
+        _stage_wrapper(client, info.model_id, stage)
+        os.link(checkpoint / "LICENSE.txt", stage / "LICENSE.txt")
+        beside = wrapper_sha256(stage)
+        shutil.copytree(checkpoint, stage / CHECKPOINT, copy_function=os.link)
         if signing_key is not None:
-            sign_folder(Path(stage) / "model", signing_key, Path(stage) / SIGNATURE)
-        MlflowClient().log_model_artifacts(info.model_id, stage)
-    return info.model_uri
+            sign_folder(stage, signing_key, Path(scratch) / SIGNATURE)
+            shutil.move(Path(scratch) / SIGNATURE, stage / SIGNATURE)
+        client.log_model_artifacts(info.model_id, str(stage))
+    return info.model_uri, beside
+
+
+def _stage_wrapper(client: MlflowClient, model_id: str, stage: Path) -> None:
+    """Fetches what MLflow stored beside the weights."""
+    stage.mkdir()
+    for item in client.list_logged_model_artifacts(model_id):
+        if item.path != CHECKPOINT:
+            download_artifacts(artifact_uri=f"models:/{model_id}/{item.path}", dst_path=str(stage))
 
 
 @contextmanager

@@ -58,6 +58,21 @@ class PromoteSettings:
 
 
 @dataclass(kw_only=True)
+class VerifySettings:
+    """One look at the files of a registered model."""
+
+    version: int | None = None
+    """A registered version; the champion when null."""
+    public_key: str | None = None
+    """PEM file with the public key that the files must be signed for; when null, no signature is
+    asked for."""
+    output: str | None = None
+    """Folder for the files that were checked, to be loaded from there; it must not exist yet. When
+    null they are checked and left where they are."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+@dataclass(kw_only=True)
 class RebuildSettings:
     """One model to make again."""
 

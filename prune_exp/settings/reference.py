@@ -19,6 +19,7 @@ from prune_exp.settings.config_tree import conf_dir, group_names
 TYPES = {"str": "text", "float": "number", "int": "integer", "bool": "true or false"}
 COMMANDS = {
     "promote": command_schemas.PromoteSettings,
+    "verify": command_schemas.VerifySettings,
     "report": command_schemas.ReportSettings,
     "rebuild": command_schemas.RebuildSettings,
 }

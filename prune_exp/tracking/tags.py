@@ -29,6 +29,8 @@ MODEL_URI = f"{PREFIX}model_uri"
 """Of trials whose weights are stored with them."""
 FILES_SHA256 = f"{PREFIX}files_sha256"
 """Of trials whose weights are stored: digest of all files of the stored checkpoint."""
+WRAPPER_SHA256 = f"{PREFIX}wrapper_sha256"
+"""The same of all files beside the checkpoint: what MLflow loads it by."""
 
 RESERVED_DIGEST = f"{PREFIX}reserved_digest"
 """Identifies the documents that a trial did not see, for a last judgement."""
@@ -57,6 +59,9 @@ PROMOTION = "promotion"
 PROMOTED_AT = "promotion.at"
 PROMOTION_REASONS = "promotion.reasons"
 """Why a promotion was refused."""
+
+JUDGED_SHA256 = "judged_sha256"
+"""Of versions that were promoted: digest of all files of the model that the gates judged."""
 
 PARENT_RUN = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
