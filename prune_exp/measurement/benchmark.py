@@ -70,8 +70,7 @@ def _measure_samples(
         load = load_at_start()
         roof = measure_bandwidth(threads, settings.timeout_s, served["dense"].device)
         with ExitStack() as stack:
-            workers = _start_workers(stack, served, settings)
-            starts = {side: worker.receive() for side, worker in workers.items()}
+            workers, starts = _start_in_turn(stack, served, settings)
             first = {
                 side: _last_answer(worker, _start_warm_up(worker, prompts[side], settings))
                 for side, worker in workers.items()
@@ -99,6 +98,21 @@ def _measure_samples(
 def _describe_machine(serving: ServeSpec) -> dict[str, Any]:
     packages = BACKENDS[serving.backend].packages
     return describe_machine(serving.threads, serving.device, packages)
+
+
+def _start_in_turn(
+    stack: ExitStack, served: Servings, settings: BenchmarkSettings
+) -> tuple[Workers, dict[str, Answer]]:
+    """Starts a process for each model and waits until it has loaded before the next one starts.
+
+    So the start-up times are not those of two processes that want the same disk and cores.
+    """
+    workers: Workers = {}
+    starts: dict[str, Answer] = {}
+    for side, one in served.items():
+        workers[side] = stack.enter_context(ModelProcess(one, settings.timeout_s))
+        starts[side] = workers[side].receive()
+    return workers, starts
 
 
 def _start_workers(stack: ExitStack, served: Servings, settings: BenchmarkSettings) -> Workers:

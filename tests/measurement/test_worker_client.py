@@ -1,7 +1,9 @@
 """Requests and answers of any size pass, and a process that hangs is given up."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +75,36 @@ def test_what_was_said_before_the_end_is_heard() -> None:
         for _ in range(2):
             with pytest.raises(MeasurementError, match="it went"):
                 process.receive()
+
+
+def test_one_model_loads_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start-up times are no contention of two processes that load at once."""
+    from prune_exp.measurement import benchmark
+    from prune_exp.settings.groups import BenchmarkSettings
+
+    happened: list[str] = []
+
+    class Pretended:
+        def __init__(self, side: str, _timeout_s: float) -> None:
+            self.side = side
+            happened.append(f"{side} starts")
+
+        def __enter__(self) -> "Pretended":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            happened.append(f"{self.side} ends")
+
+        def receive(self) -> dict[str, float]:
+            happened.append(f"{self.side} is loaded")
+            return {"startup_s": 1.0}
+
+    monkeypatch.setattr(benchmark, "ModelProcess", Pretended)
+    served: Any = {"dense": "dense", "pruned": "pruned"}
+    with ExitStack() as stack:
+        workers, starts = benchmark._start_in_turn(stack, served, BenchmarkSettings())
+    assert workers.keys() == starts.keys() == {"dense", "pruned"}
+    assert happened == [
+        *("dense starts", "dense is loaded", "pruned starts", "pruned is loaded"),
+        *("pruned ends", "dense ends"),
+    ]
