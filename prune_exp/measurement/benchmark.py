@@ -30,6 +30,8 @@ from prune_exp.settings.groups import BenchmarkSettings
 Workers = dict[str, ModelProcess]
 Servings = dict[str, ServeSpec]
 Answer = dict[str, Any]
+MEMORY_NOTE = 2
+"""Raised when memory rounds are measured in another way, so that older notes are not read."""
 SETTLE_S = 0.01
 """GNU OpenMP's threads spin for some milliseconds after their work and then sleep."""
 
@@ -113,14 +115,6 @@ def _start_in_turn(
         workers[side] = stack.enter_context(ModelProcess(one, settings.timeout_s))
         starts[side] = workers[side].receive()
     return workers, starts
-
-
-def _start_workers(stack: ExitStack, served: Servings, settings: BenchmarkSettings) -> Workers:
-    """Starts a process for each model, all at once; each is ended with the stack."""
-    return {
-        side: stack.enter_context(ModelProcess(one, settings.timeout_s))
-        for side, one in served.items()
-    }
 
 
 def _start_warm_up(
@@ -251,25 +245,21 @@ def _memory_note_name(
     """Name of the file with a model's memory rounds, by everything that they depend on."""
     how = asdict(replace(spec, folder=""))
     rounds = settings.memory_rounds - 1
-    key = digest_of(prompts, settings.batches, settings.new_tokens, rounds, how)
+    key = digest_of(MEMORY_NOTE, prompts, settings.batches, settings.new_tokens, rounds, how)
     return f"memory-{key}-{digest_of(_describe_machine(spec))}.json"
 
 
 def _measure_memory_once(
     served: Servings, prompts: Prompts, settings: BenchmarkSettings
 ) -> dict[str, Answer]:
-    """The memory of some of the models in fresh processes.
+    """The memory of some of the models in fresh processes, served as the timed ones are.
 
-    They work at the same time, on half of the cores each: a clock would mind, the kernel's
-    accounting does not.
+    One after the other: with as many threads at the same time they would wait for each other, and
+    with fewer they would need other buffers than the round that they are paired with.
     """
-    halved = {
-        side: replace(spec, threads=max(spec.threads // 2, 1)) for side, spec in served.items()
-    }
-    with ExitStack() as stack:
-        workers = _start_workers(stack, halved, settings)
-        counts = {
-            side: _start_warm_up(worker, prompts[side], settings) + 1
-            for side, worker in workers.items()
-        }
-        return {side: _last_answer(workers[side], count) for side, count in counts.items()}
+    found: dict[str, Answer] = {}
+    for side, spec in served.items():
+        with ModelProcess(spec, settings.timeout_s) as worker:
+            count = _start_warm_up(worker, prompts[side], settings) + 1
+            found[side] = _last_answer(worker, count)
+    return found

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,37 @@ def test_one_model_loads_after_the_other(monkeypatch: pytest.MonkeyPatch) -> Non
         *("dense starts", "dense is loaded", "pruned starts", "pruned is loaded"),
         *("pruned ends", "dense ends"),
     ]
+
+
+def test_memory_rounds_are_served_as_the_timed_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prune_exp.measurement import benchmark
+    from prune_exp.settings.groups import BenchmarkSettings
+
+    alive: list[int] = []
+    threads: list[int] = []
+
+    class Pretended:
+        def __init__(self, spec: Any, _timeout_s: float) -> None:
+            threads.append(spec.threads)
+
+        def __enter__(self) -> "Pretended":
+            alive.append(1)
+            assert len(alive) == 1, "one at a time"
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            alive.pop()
+
+        def send(self, **_: object) -> None:
+            pass
+
+        def receive(self) -> dict[str, float]:
+            return {"peak_memory_mib": 1.0}
+
+    monkeypatch.setattr(benchmark, "ModelProcess", Pretended)
+    spec = replace(eager_serving(Path("/")), threads=6)
+    served = {"dense": spec, "pruned": spec}
+    prompts = {side: [[1, 2, 3]] for side in served}
+    found = benchmark._measure_memory_once(served, prompts, BenchmarkSettings())
+    assert found.keys() == served.keys()
+    assert threads == [6, 6]
