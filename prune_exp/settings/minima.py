@@ -54,6 +54,6 @@ def _list_minima(settings: Settings) -> list[tuple[str, float | None, float]]:
         ("benchmark.timeout_s", benchmark.timeout_s, 1),
         ("search.n_trials", settings.search.n_trials, 1),
         ("search.parallel", settings.search.parallel or None, 1),
-        ("search.max_failures", settings.search.max_failures or None, 1),
+        ("search.max_failures", settings.search.max_failures, 1),
         ("quality.max_perplexity_ratio", settings.quality.max_perplexity_ratio, 1),
     ]

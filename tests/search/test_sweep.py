@@ -31,6 +31,7 @@ def test_an_objective_that_is_no_number_fails_the_trial(value: float) -> None:
         (["sparsity=interval(0.3,1.2)"], "sparsity=1.2 is not between"),
         (["sparsity=interval(0.6,0.2)"], "low < high"),
         (["search.n_trials=0"], "use search.n_trials=1 or more"),
+        (["search.max_failures=0"], "use search.max_failures=1 or more"),
     ],
 )
 def test_bad_searches_are_one_line(
