@@ -141,8 +141,10 @@ def _record_verdicts(
 def _move_champion(name: str, version: str, expected: str | None) -> None:
     """Makes a version the champion, unless the champion is no longer the one judged against.
 
-    The old one gets its second alias first, so that a kill in between loses neither.
+    The new champion is marked with the version that it replaces until that one has its second
+    alias, so that a kill in between loses neither, nor an older `previous`.
     """
+    _finish_move(name)
     present = version_at(name, CHAMPION)
     if present != expected:
         raise SettingError(
@@ -151,14 +153,29 @@ def _move_champion(name: str, version: str, expected: str | None) -> None:
         )
     client = MlflowClient()
     if present is not None:
-        client.set_registered_model_alias(name, PREVIOUS, present)
+        client.set_model_version_tag(name, version, tags.REPLACES, present)
     client.set_registered_model_alias(name, CHAMPION, version)
+    _finish_move(name)
+
+
+def _finish_move(name: str) -> None:
+    """Gives the version that the champion replaced its second alias, where that is still to do."""
+    present = version_at(name, CHAMPION)
+    if present is None:
+        return
+    client = MlflowClient()
+    replaced = client.get_model_version(name, present).tags.get(tags.REPLACES)
+    if replaced is not None:
+        client.set_registered_model_alias(name, PREVIOUS, replaced)
+        client.delete_model_version_tag(name, present, tags.REPLACES)
 
 
 def _roll_back(settings: PromoteSettings) -> int:
     name = settings.tracking.registered_model or only_model()
     client = MlflowClient()
     with lock_aliases(settings.tracking):
+        if not settings.dry_run:
+            _finish_move(name)
         present, previous = (version_at(name, alias) for alias in (CHAMPION, PREVIOUS))
         if previous is None or previous == present:
             raise SettingError(f"{name} has no previous champion to put back; nothing moves")

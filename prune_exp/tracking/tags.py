@@ -60,6 +60,8 @@ PROMOTED_AT = "promotion.at"
 PROMOTION_REASONS = "promotion.reasons"
 """Why a promotion was refused."""
 
+REPLACES = "promotion.replaces"
+"""Of a champion whose predecessor has not got its alias yet: which version that is."""
 JUDGED_SHA256 = "judged_sha256"
 """Of versions that were promoted: digest of all files of the model that the gates judged."""
 

@@ -1,0 +1,79 @@
+"""Aliases move so that a kill loses no version that could be put back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from prune_exp.registry import promotion
+from prune_exp.registry.candidates import version_at
+from prune_exp.registry.promotion import _move_champion, promote_model
+from prune_exp.settings.command_schemas import PromoteSettings
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.tracking.store import open_store
+
+NAME = "m"
+
+
+@pytest.fixture
+def tracking(tmp_path: Path) -> TrackingSettings:
+    """A store with four versions of a model; the first two were promoted."""
+    tracking = TrackingSettings(root=str(tmp_path / "mlruns"), registered_model=NAME)
+    open_store(tracking)
+    client = MlflowClient()
+    client.create_registered_model(NAME)
+    for _ in range(4):
+        client.create_model_version(NAME, source="/nowhere")
+    _move_champion(NAME, "1", None)
+    _move_champion(NAME, "2", "1")
+    return tracking
+
+
+def aliases() -> tuple[str | None, str | None]:
+    return version_at(NAME, "champion"), version_at(NAME, "previous")
+
+
+def killed_after(alias: str, monkeypatch: pytest.MonkeyPatch, version: str, expected: str) -> None:
+    """Moves the champion and is killed once an alias has been set."""
+    moved = MlflowClient.set_registered_model_alias
+
+    def move(self: Any, name: str, which: str, to: str) -> None:
+        moved(self, name, which, to)
+        if which == alias:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion.MlflowClient, "set_registered_model_alias", move)
+        with pytest.raises(KeyboardInterrupt):
+            _move_champion(NAME, version, expected)
+
+
+def roll_back(tracking: TrackingSettings) -> int:
+    return promote_model(PromoteSettings(rollback=True, tracking=tracking))
+
+
+def test_the_champion_becomes_the_previous_one(tracking: TrackingSettings) -> None:
+    assert aliases() == ("2", "1")
+    _move_champion(NAME, "3", "2")
+    assert aliases() == ("3", "2")
+    assert roll_back(tracking) == 0
+    assert aliases() == ("2", None)
+
+
+@pytest.mark.parametrize("alias", ["champion", "previous"])
+def test_a_kill_between_the_aliases_loses_nothing(
+    alias: str, tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after(alias, monkeypatch, "3", "2")
+    assert roll_back(tracking) == 0
+    assert aliases() == ("2", None)
+
+
+def test_the_next_promotion_finishes_what_a_kill_left(
+    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking.registered_model == NAME
+    killed_after("champion", monkeypatch, "3", "2")
+    _move_champion(NAME, "4", "3")
+    assert aliases() == ("4", "3")
