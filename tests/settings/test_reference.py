@@ -30,3 +30,11 @@ def names_of(schema: Any, prefix: str = "") -> list[str]:
         else:
             names.append(prefix + one.name)
     return names
+
+
+def test_in_batches_either_model_goes_first_as_often() -> None:
+    import yaml
+
+    options = [yaml.safe_load(path.read_text()) for path in conf_dir().glob("benchmark/*.yaml")]
+    rounds = [Settings().benchmark.batch_rounds, *(one.get("batch_rounds", 2) for one in options)]
+    assert all(number % 2 == 0 for number in rounds)
