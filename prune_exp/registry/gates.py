@@ -182,6 +182,12 @@ def judge_candidate(case: Evidence, names: list[str]) -> list[Verdict]:
     return verdicts
 
 
+def show_verdicts(verdicts: list[Verdict]) -> None:
+    """Prints a line for each."""
+    for one in verdicts:
+        print(f"  {'passed' if one.passed else 'FAILED'}  {one.name}: {one.sentence}")
+
+
 def _make_verdict(name: str, passed: bool, sentence: str, **figures: float | str) -> Verdict:
     return Verdict(name=name, passed=bool(passed), sentence=sentence, figures=figures)
 

@@ -21,7 +21,13 @@ from prune_exp.registry.candidates import (
     version_at,
 )
 from prune_exp.registry.evidence import Evidence
-from prune_exp.registry.gates import GATES, Verdict, asked_by_default, judge_candidate
+from prune_exp.registry.gates import (
+    GATES,
+    Verdict,
+    asked_by_default,
+    judge_candidate,
+    show_verdicts,
+)
 from prune_exp.registry.stored_models import ensure_version
 from prune_exp.settings.choices import check_one_of
 from prune_exp.settings.command_schemas import PromoteSettings
@@ -90,8 +96,7 @@ def _act_on_verdicts(
     """
     passed = all(verdict.passed for verdict in verdicts)
     print(f"{candidate.name}, run {candidate.trial.run_id}:")
-    for verdict in verdicts:
-        print(f"  {'passed' if verdict.passed else 'FAILED'}  {verdict.name}: {verdict.sentence}")
+    show_verdicts(verdicts)
     if settings.dry_run:
         print(f"Dry run: it {'would become the champion' if passed else 'would be refused'}.")
         return 0 if passed else 1

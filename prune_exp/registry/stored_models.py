@@ -118,26 +118,43 @@ def _log_checkpoint(checkpoint: Path, card: Any, signing_key: str | None) -> tup
             input_example=["The river"],
             pip_requirements=[f"{one}=={version(one).partition('+')[0]}" for one in REQUIRED],
         )
+    return info.model_uri, _replace_weights(info.model_id, checkpoint, signing_key)
+
+
+def _replace_weights(model_id: str, checkpoint: Path, signing_key: str | None) -> str:
+    """Puts a checkpoint in the place of what MLflow wrote, and a signature beside it all.
+
+    Returns the digest of all files beside the checkpoint.
+    """
     client = MlflowClient()
     with tempfile.TemporaryDirectory(dir=checkpoint.parent) as scratch:
         stage = Path(scratch) / "stage"
-        _stage_wrapper(client, info.model_id, stage)
-        os.link(checkpoint / "LICENSE.txt", stage / "LICENSE.txt")
+        _stage_wrapper(client, model_id, stage)
+        link_or_copy(checkpoint / "LICENSE.txt", stage / "LICENSE.txt")
         beside = wrapper_sha256(stage)
-        shutil.copytree(checkpoint, stage / CHECKPOINT, copy_function=os.link)
+        shutil.copytree(checkpoint, stage / CHECKPOINT, copy_function=link_or_copy)
         if signing_key is not None:
             sign_folder(stage, signing_key, Path(scratch) / SIGNATURE)
             shutil.move(Path(scratch) / SIGNATURE, stage / SIGNATURE)
-        client.log_model_artifacts(info.model_id, str(stage))
-    return info.model_uri, beside
+        client.log_model_artifacts(model_id, str(stage))
+    return beside
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """A second name for a file, or a copy where the file system has only one for each."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _stage_wrapper(client: MlflowClient, model_id: str, stage: Path) -> None:
     """Fetches what MLflow stored beside the weights."""
     stage.mkdir()
+    place = client.get_logged_model(model_id).artifact_location.rstrip("/")
     for item in client.list_logged_model_artifacts(model_id):
         if item.path != CHECKPOINT:
-            download_artifacts(artifact_uri=f"models:/{model_id}/{item.path}", dst_path=str(stage))
+            download_artifacts(artifact_uri=f"{place}/{item.path}", dst_path=str(stage))
 
 
 @contextmanager

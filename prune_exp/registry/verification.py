@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 from prune_exp.machine.cache import folder_sha256
 from prune_exp.registry.candidates import CHAMPION, Candidate, at_version, only_model, version_at
 from prune_exp.registry.evidence import Evidence
-from prune_exp.registry.gates import Verdict, judge_candidate
+from prune_exp.registry.gates import Verdict, judge_candidate, show_verdicts
 from prune_exp.registry.signing import SIGNATURE
 from prune_exp.settings.command_schemas import LimitSettings, VerifySettings
 from prune_exp.settings.errors import SettingError
@@ -37,8 +37,7 @@ def verify_model(settings: VerifySettings) -> int:
         candidate = at_version(name, version, Path(scratch))
         verdicts = _check_files(candidate, version, settings.public_key)
         print(f"{name}, version {version}:")
-        for one in verdicts:
-            print(f"  {'passed' if one.passed else 'FAILED'}  {one.name}: {one.sentence}")
+        show_verdicts(verdicts)
         passed = all(one.passed for one in verdicts)
         if passed and output is not None:
             _hand_over(candidate, output)

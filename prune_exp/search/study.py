@@ -102,12 +102,8 @@ def open_study(
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     storage = storage_of(search, root)
     known = name in optuna.get_all_study_names(storage)
-    earlier: dict[str, str] = {}
     if known:
-        earlier = optuna.load_study(study_name=name, storage=storage).user_attrs.get(
-            FINGERPRINT, {}
-        )
-        _check_same(name, earlier, fingerprint)
+        _check_same(optuna.load_study(study_name=name, storage=storage), fingerprint)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -117,14 +113,14 @@ def open_study(
     study.sampler = make_sampler(search, seen=len(study.trials))
     if not known:
         study.set_metric_names(list(directions))
-    if earlier != fingerprint:
+    if study.user_attrs.get(FINGERPRINT) != fingerprint:
         study.set_user_attr(FINGERPRINT, dict(fingerprint))
     return study
 
 
-def _check_same(name: str, earlier: Mapping[str, str], fingerprint: Mapping[str, str]) -> None:
+def _check_same(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
     """Raises SettingError where something differs; of inputs only where it was noted then."""
-    earlier = _comparable(earlier)
+    earlier = _comparable(study.user_attrs.get(FINGERPRINT, {}))
     fingerprint = _comparable(fingerprint)
     differ = [
         f"{key} was {earlier.get(key, 'not set')} and is {fingerprint.get(key, 'not set')}"
@@ -134,8 +130,8 @@ def _check_same(name: str, earlier: Mapping[str, str], fingerprint: Mapping[str,
     ]
     if differ:
         raise SettingError(
-            f"search.study_name={name} exists with other settings: {'; '.join(differ[:5])}; give a"
-            " new search.study_name, or what it had before"
+            f"search.study_name={study.study_name} exists with other settings:"
+            f" {'; '.join(differ[:5])}; give a new search.study_name, or what it had before"
         )
 
 

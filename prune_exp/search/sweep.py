@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from prune_exp.machine.limits import available_memory_mib, available_threads
 from prune_exp.search import study as studies
 from prune_exp.search.driver import Driver, fingerprint_of, objectives_of
-from prune_exp.search.ownership import own_study
+from prune_exp.search.ownership import Ownership, own_study
 from prune_exp.search.space import Space, read_space
 from prune_exp.settings.checks import settings_of
+from prune_exp.settings.groups import SearchSettings
 from prune_exp.settings.redaction import redact_sweep
 from prune_exp.settings.schema import Settings
 
@@ -68,21 +69,33 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
         with own_study(study) as ours:
             rows = _resume_study(hydra, study, space, settings, directions, configs[0])
             folder = _make_folder(hydra.config)
-            driver = Driver(
-                study,
-                space,
-                settings.search,
-                directions,
-                launch=lambda points, first: hydra.launcher.launch(points, initial_job_idx=first),
-                on_lost=lambda numbers, why: hydra.call_hooks("on_trials_lost", numbers, why),
-                confirm=lambda numbers: hydra.call_hooks("on_batch_ended", numbers),
-                look_up_finished=lambda: hydra.call_hooks("on_batch_broken"),
-                check_ours=ours.check,
-                at_a_time=settings.search.parallel or hydra.trials_at_a_time(trial_mib),
-            )
+            at_a_time = settings.search.parallel or hydra.trials_at_a_time(trial_mib)
+            driver = _make_driver(hydra, ours, space, settings.search, directions, at_a_time)
             returns = driver.run_rows(rows)
             driver.show_findings(folder)
     return returns
+
+
+def _make_driver(
+    hydra: HydraSide,
+    ours: Ownership,
+    space: Space,
+    search: SearchSettings,
+    directions: dict[str, str],
+    at_a_time: int,
+) -> Driver:
+    return Driver(
+        ours.study,
+        space,
+        search,
+        directions,
+        launch=lambda points, first: hydra.launcher.launch(points, initial_job_idx=first),
+        on_lost=lambda numbers, why: hydra.call_hooks("on_trials_lost", numbers, why),
+        confirm=lambda numbers: hydra.call_hooks("on_batch_ended", numbers),
+        look_up_finished=lambda: hydra.call_hooks("on_batch_broken"),
+        check_ours=ours.check,
+        at_a_time=at_a_time,
+    )
 
 
 def _make_folder(config: Any) -> Path:

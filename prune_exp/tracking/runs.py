@@ -120,10 +120,7 @@ def start_trial(
         **process_tags(),
         **environment_tags(),
     }
-    try:
-        experiment = try_again(lambda: open_store(tracking), also=(SettingError,))
-    except SettingError as error:
-        raise ConnectionError(str(error)) from None
+    experiment = _reopen_store(tracking)
     try_again(
         lambda: mlflow.start_run(
             experiment_id=experiment,
@@ -134,6 +131,14 @@ def start_trial(
         )
     )
     try_again(lambda: mlflow.log_params(dict(params)))
+
+
+def _reopen_store(tracking: TrackingSettings) -> str:
+    """The experiment's id in a store that was there when the command began."""
+    try:
+        return try_again(lambda: open_store(tracking), also=(SettingError,))
+    except SettingError as error:
+        raise ConnectionError(str(error)) from None
 
 
 def is_in_trial() -> bool:

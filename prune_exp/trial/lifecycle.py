@@ -147,37 +147,43 @@ class Lifecycle(Callback):
             settings = settings_of(config, checked=True)
             if self.parent_run_id is None or settings.tracking.log_models == "all":
                 check_signing_key(settings.tracking)  # elsewhere only the driver has to have it
-            from prune_exp.tracking import runs  # heavy: values are refused before
-            from prune_exp.tracking.reaping import reap_dead_runs
-            from prune_exp.trial.prepare import prepare_trial
-
             if self.parent_run_id is None:
+                from prune_exp.tracking.reaping import reap_dead_runs
+                from prune_exp.trial.prepare import (
+                    prepare_trial,  # heavy: values are refused before
+                )
+
                 prepare_trial(settings)
                 reap_dead_runs(settings.tracking)
-            number = config.hydra.job.get("num") if self.parent_run_id else 0
+            else:
+                redact_sweep(Path(config.hydra.sweep.dir))  # Hydra's own sweepers write there too
             folder = Path(config.hydra.runtime.output_dir)
             check_output_folder(folder)
             redact_files(folder / ".hydra")
-            if self.parent_run_id is not None:
-                redact_sweep(Path(config.hydra.sweep.dir))  # Hydra's own sweepers write there too
-            overrides = list(config.hydra.overrides.task)
-            params = flatten_settings(settings)
-            device = describe_device(choose_device(settings.device))
-            try:
-                runs.start_trial(
-                    settings.tracking,
-                    folder,
-                    number,
-                    self.parent_run_id,
-                    name=trial_name(params, self.swept, overrides),
-                    overrides=overrides,
-                    device=device,
-                    params=params,
-                )
-            except Exception as error:
-                if self.parent_run_id is None:
-                    raise
-                self.start_error = error
+            self._open_run(config, settings, folder)
+
+    def _open_run(self, config: Any, settings: Settings, folder: Path) -> None:
+        """Opens the trial's run; in a sweep remembers why that cannot be done."""
+        from prune_exp.tracking import runs
+
+        overrides = list(config.hydra.overrides.task)
+        params = flatten_settings(settings)
+        device = describe_device(choose_device(settings.device))
+        try:
+            runs.start_trial(
+                settings.tracking,
+                folder,
+                config.hydra.job.get("num") if self.parent_run_id else 0,
+                self.parent_run_id,
+                name=trial_name(params, self.swept, overrides),
+                overrides=overrides,
+                device=device,
+                params=params,
+            )
+        except Exception as error:
+            if self.parent_run_id is None:
+                raise
+            self.start_error = error
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
         """Closes the trial's run."""

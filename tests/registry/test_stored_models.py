@@ -102,6 +102,23 @@ def test_a_stored_model_that_is_more_than_data_is_refused(
     assert not target.exists()
 
 
+def test_where_files_cannot_be_linked_they_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"weights")
+    stored_models.link_or_copy(source, tmp_path / "linked")
+    assert (tmp_path / "linked").samefile(source)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    stored_models.link_or_copy(source, tmp_path / "copied")
+    assert (tmp_path / "copied").read_bytes() == b"weights"
+    assert not (tmp_path / "copied").samefile(source)
+
+
 def test_a_tag_cannot_have_other_folders_removed(tmp_path: Path) -> None:
     from prune_exp.registry.stored_models import discard_checkpoint
     from prune_exp.tracking.read import TrackedTrial
