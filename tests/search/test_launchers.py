@@ -24,6 +24,8 @@ def test_parallel_launchers_track_as_the_basic_one_does(
 ) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     arguments = ["-m", *tiny_args, f"hydra/launcher={launcher}", "search.study_name=X"]
+    arguments += ["search.parallel=2"]  # also where there is one core
+    arguments += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     done = command(*arguments, "benchmark=off", "sparsity=0.3,0.5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     parent, *children = runs_in(tmp_path)
