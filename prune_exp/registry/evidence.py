@@ -162,7 +162,8 @@ class Evidence:
 
     def _judge(self, folder: Path) -> tuple[list[float], int]:
         reencode = self._reencoder_to(loading.load_tokenizer(folder))
-        return block_losses(self._load(folder), self.text, reencode)
+        losses, own_tokens = block_losses(self._load(folder), self.text, reencode)
+        return losses, sum(own_tokens)
 
     def _reencoder_to(self, own: Any) -> Reencode | None:
         """From the dense model's ids to another tokenizer's; None where they are the same."""

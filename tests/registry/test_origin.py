@@ -35,7 +35,7 @@ def change(text: Path, place: int) -> None:
 def recorded(text: Path, monkeypatch: pytest.MonkeyPatch, *, calibration: str) -> TrackedTrial:
     """A trial that read the text."""
     settings = settings_for(Path("model"), text, Path("cache"), calibration=calibration)
-    corpus = load_corpus(settings.data, make_tokenizer(), seed=settings.seed)
+    corpus = load_corpus(settings.data, settings.quality, make_tokenizer(), seed=settings.seed)
     digests = {"heldout": corpus.heldout.digest, "calibration": "the model's own"}
     monkeypatch.setattr(origin, "text_digests", lambda _: digests)
     one = trial(params=flatten_settings(settings))
