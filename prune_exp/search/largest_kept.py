@@ -14,6 +14,11 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from prune_exp.search.space import Space
+from prune_exp.settings.choices import LARGEST_KEPT
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.schema import Settings
+
 SPARSITY = "sparsity"
 WORST = "worst_perplexity_ratio_ci95_high"
 """The metric that must stay within the limit: the upper end on the text that lost most."""
@@ -112,6 +117,41 @@ def measured_in(study: optuna.Study) -> list[Measured]:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if SPARSITY in trial.params
     ]
+
+
+def sampler_for(settings: Settings, space: Space) -> "LargestKeptSampler | None":
+    """The sampler, where the settings name it.
+
+    Raises:
+        SettingError: something else than an interval of `sparsity` is swept, or quality is not
+            judged.
+    """
+    if settings.search.sampler != LARGEST_KEPT:
+        return None
+    if space.listed or set(space.searched) != {SPARSITY}:
+        raise SettingError(
+            "search.sampler=largest_kept searches sparsity alone; type"
+            " -m 'sparsity=interval(0.02,0.5)' and give everything else one value"
+        )
+    if not settings.quality.enabled:
+        raise SettingError(
+            "search.sampler=largest_kept needs quality to be judged; use quality=default"
+        )
+    if settings.quality.max_perplexity_ratio <= 1:
+        raise SettingError(
+            f"quality.max_perplexity_ratio={settings.quality.max_perplexity_ratio:g} leaves nothing"
+            " to lose; use a limit above 1, such as 1.1"
+        )
+    return LargestKeptSampler(settings.quality.max_perplexity_ratio)
+
+
+def is_study_settled(study: optuna.Study, space: Space) -> bool:
+    """Whether this sampler's study has come to an end; never under another sampler."""
+    sampler = study.sampler
+    if not isinstance(sampler, LargestKeptSampler):
+        return False
+    high = space.searched[SPARSITY].high
+    return is_settled(measured_in(study), tolerated=sampler.tolerated, high=high)
 
 
 class LargestKeptSampler(BaseSampler):

@@ -92,8 +92,9 @@ def open_study(
     name: str,
     directions: Mapping[str, str],
     fingerprint: Mapping[str, str],
+    sampler: BaseSampler | None = None,
 ) -> optuna.Study:
-    """Creates the study, or loads it to go on with it.
+    """Creates the study, or loads it to go on with it; the settings name the sampler by default.
 
     Raises:
         SettingError: it exists with another space or config; says what differs.
@@ -110,7 +111,7 @@ def open_study(
         directions=list(directions.values()),  # pyright: ignore[reportArgumentType]
         load_if_exists=True,
     )
-    study.sampler = make_sampler(search, seen=len(study.trials))
+    study.sampler = sampler or make_sampler(search, seen=len(study.trials))
     if not known:
         study.set_metric_names(list(directions))
     if study.user_attrs.get(FINGERPRINT) != fingerprint:

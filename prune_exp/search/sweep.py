@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from prune_exp.machine.limits import available_memory_mib, available_threads
 from prune_exp.search import study as studies
 from prune_exp.search.driver import Driver, fingerprint_of, objectives_of
+from prune_exp.search.largest_kept import is_study_settled, sampler_for
 from prune_exp.search.ownership import Ownership, own_study
 from prune_exp.search.space import Space, read_space
 from prune_exp.settings.checks import settings_of
@@ -59,17 +60,21 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     loader = hydra.context.config_loader
     space = read_space(arguments, settings.search.space, loader)
     directions = objectives_of(settings, searching=bool(space.searched))
+    sampler_for(settings, space)
     configs = [loader.load_sweep_config(hydra.config, point) for point in space.corners]
     inputs, trial_mib = hydra.call_hooks("on_sweep_checked", configs)
     root = Path(settings.tracking.root).expanduser().absolute()
     name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     with studies.sole_driver(root, name):
         fingerprint = fingerprint_of(settings, space) | inputs
-        study = studies.open_study(settings.search, root, name, directions, fingerprint)
+        sampler = sampler_for(settings, space)
+        study = studies.open_study(settings.search, root, name, directions, fingerprint, sampler)
         with own_study(study) as ours:
             rows = _resume_study(hydra, study, space, settings, directions, configs[0])
             folder = _make_folder(hydra.config)
             at_a_time = settings.search.parallel or hydra.trials_at_a_time(trial_mib)
+            if sampler is not None:
+                at_a_time = 1  # each follows from those before it
             driver = _make_driver(hydra, ours, space, settings.search, directions, at_a_time)
             returns = driver.run_rows(rows)
             driver.show_findings(folder)
@@ -95,6 +100,7 @@ def _make_driver(
         look_up_finished=lambda: hydra.call_hooks("on_batch_broken"),
         check_ours=ours.check,
         at_a_time=at_a_time,
+        is_settled=lambda: is_study_settled(ours.study, space),
     )
 
 

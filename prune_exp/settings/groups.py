@@ -252,7 +252,9 @@ class SearchSettings:
     storage: str | None = None
     """Optuna storage URL, such as postgresql://...; a journal under tracking.root when null."""
     sampler: str = "tpe"
-    """How points in intervals are chosen: tpe (multivariate), random, nsgaii, gp or qmc."""
+    """How points in intervals are chosen: tpe (multivariate), random, nsgaii, gp or qmc; or
+    largest_kept, which looks for the largest sparsity that keeps quality, one trial after the
+    other, and ends when another would gain little."""
     seed: int = 0
     """Seeds the sampler."""
     n_trials: int = 20

@@ -14,6 +14,7 @@ from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.redaction import redact
 
 SQLITE = "sqlite:///"
+IN_PACKAGE = "pkg://"
 URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
 
@@ -82,6 +83,11 @@ def name_model(model: ModelSettings) -> str:
     return name or "model"
 
 
+def _anchor_entry(entry: str, folder: Path) -> str:
+    """A file, with its share where it has one; those inside packages are found by themselves."""
+    return entry if entry.startswith(IN_PACKAGE) else str(folder / Path(entry).expanduser())
+
+
 def _anchor_paths(settings: Any, folder: Path) -> None:
     """Has relative paths mean what they meant when typed: the job's own folder is another one."""
     own_text = ["path"] if settings.data.package is None else []
@@ -96,6 +102,8 @@ def _anchor_paths(settings: Any, folder: Path) -> None:
             value = getattr(group, name)
             if value is not None:
                 setattr(group, name, str(folder / Path(value).expanduser()))
+    for group, name in ((settings.data, "mix"), (settings.quality, "domains")):
+        setattr(group, name, [_anchor_entry(one, folder) for one in getattr(group, name)])
     uri = settings.tracking.uri
     if uri is not None and uri.startswith(SQLITE):
         settings.tracking.uri = f"{SQLITE}{folder / uri.removeprefix(SQLITE)}"

@@ -16,9 +16,14 @@ from prune_exp.search.largest_kept import (
     Measured,
     bracket_limit,
     is_settled,
+    is_study_settled,
     measured_in,
     next_sparsity,
+    sampler_for,
 )
+from prune_exp.search.space import SearchRange, Space
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.schema import Settings
 
 LIMIT = math.log(1.1)
 
@@ -113,3 +118,45 @@ def test_optuna_asks_it_and_reads_what_trials_found() -> None:
     assert known[1].sparsity > FIRST
     following = study.ask(space).params["sparsity"]  # pyright: ignore[reportArgumentType]
     assert known[0].sparsity < following < known[1].sparsity
+
+
+def space_of(**searched: tuple[float, float]) -> Space:
+    ranges = {
+        key: SearchRange(low=low, high=high, integer=False, log=False)
+        for key, (low, high) in searched.items()
+    }
+    return Space(fixed=(), listed={}, searched=ranges)
+
+
+def settings_of(limit: float = 1.1, *, judged: bool = True) -> Settings:
+    made = Settings()
+    made.search.sampler = "largest_kept"
+    made.quality.max_perplexity_ratio = limit
+    made.quality.enabled = judged
+    return made
+
+
+def test_only_an_interval_of_sparsity_with_something_to_lose_is_taken() -> None:
+    fine = space_of(sparsity=(0.02, 0.5))
+    assert sampler_for(Settings(), fine) is None
+    assert sampler_for(settings_of(), fine) is not None
+    listed = Space(fixed=(), listed={"seed": ("0", "1")}, searched=fine.searched)
+    for settings, space, said in (
+        (settings_of(), space_of(vote_threshold=(0.2, 1)), "searches sparsity alone"),
+        (settings_of(), listed, "searches sparsity alone"),
+        (settings_of(judged=False), fine, "needs quality to be judged"),
+        (settings_of(1.0), fine, "leaves nothing to lose"),
+    ):
+        with pytest.raises(SettingError, match=said):
+            sampler_for(settings, space)
+
+
+def test_a_study_is_settled_by_this_sampler_alone() -> None:
+    space = space_of(sparsity=(0.02, 0.5))
+    for sampler, settled in ((LargestKeptSampler(1.1), True), (None, False)):
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        assert not is_study_settled(study, space)
+        trial = study.ask({"sparsity": FloatDistribution(0.02, 0.5)})
+        trial.set_user_attr(WORST, 1.095)
+        study.tell(trial, 1.0)
+        assert is_study_settled(study, space) == settled

@@ -186,7 +186,7 @@ def test_a_trial_left_waiting_does_not_shift_the_rows(
     study.enqueue_trial({"seed": "0"})
     rows = [{"seed": "1"}, {"seed": "0"}]
     asked = studies.ask_trials(study, grid, rows)
-    assert [trial.params["seed"] for trial in asked] == ["1", "0"]
+    assert [studies.point_of(trial)["seed"] for trial in asked] == ["1", "0"]
     assert [trial.number for trial in asked] == studies.running_trials(study)
     assert len(studies.running_trials(new_study(tmp_path))) == 2
 

@@ -122,6 +122,7 @@ def test_relative_paths_mean_what_they_meant_when_typed(monkeypatch: pytest.Monk
         settings.data = replace(settings.data, **data)
         settings.benchmark.prompts_path = "../prompts.txt"
         settings.tracking = TrackingSettings(uri="sqlite:///team.db", signing_key="/keys/own.pem")
+        settings.quality.domains = ["d.txt", "pkg://some/e.txt"]
         surroundings.fill_in(settings, typed(chdir=chdir))
         return settings
 
@@ -132,6 +133,9 @@ def test_relative_paths_mean_what_they_meant_when_typed(monkeypatch: pytest.Monk
     assert moved.tracking.root == "/there/mlruns"
     assert moved.tracking.uri == "sqlite:////there/team.db"
     assert moved.tracking.signing_key == "/keys/own.pem"
+    mixed = filled(True, mix=["a.txt:2", "pkg://some/b.txt:1", "/c.txt"])
+    assert mixed.data.mix == ["/there/a.txt:2", "pkg://some/b.txt:1", "/c.txt"]
+    assert mixed.quality.domains == ["/there/d.txt", "pkg://some/e.txt"]
     packed = filled(True, path="wiki.utf8", package="some")
     assert packed.data.path == "wiki.utf8", "inside the package"
     plain = filled(False, path="text.txt")
