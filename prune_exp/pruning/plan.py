@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from prune_exp.text.scripts import NO_SCRIPT
+
 UNIT_NAMES = {
     "layers": "whole layers",
     "heads": "attention heads",
@@ -106,7 +108,7 @@ class PruningPlan:
         lost = [
             (before, name)
             for name, (before, left) in self.scripts.items()
-            if before >= FEWEST_OF_SCRIPT and left < LEAST_LEFT * before
+            if name != NO_SCRIPT and before >= FEWEST_OF_SCRIPT and left < LEAST_LEFT * before
         ]
         return [name for _, name in sorted(lost, reverse=True)]
 
@@ -158,5 +160,6 @@ def describe_lost_scripts(plan: PruningPlan) -> str:
     rest = f" and {more} more" if more > 0 else ""
     return (
         f"The vocabulary hardly knows these scripts any more: {shown}{rest}. Text in them takes"
-        " several times as many tokens, and languages written in them are lost."
+        " several times as many tokens, and languages written in them are lost. Languages that the"
+        " calibration text lacks have lost words in every script."
     )

@@ -80,7 +80,13 @@ def test_the_first_paragraph_names_texts_and_scripts_that_are_lost() -> None:
     said = summarize_trial(trial)
     assert "Quality on wiki is maintained" in said
     assert "It is lost on code (1.40x)" in said
-    scripts = {"LATIN": (900, 900), "CYRILLIC": (500, 20), "CJK": (700, 0), "THAI": (20, 0)}
+    scripts = {
+        "LATIN": (900, 900),
+        "CYRILLIC": (500, 20),
+        "CJK": (700, 0),
+        "THAI": (20, 0),
+        "none": (800, 1),
+    }
     plan = made_up.plan(scripts=scripts)
     assert plan.lost_scripts == ["CJK", "CYRILLIC"]
     assert "hardly knows these scripts any more: Chinese, Cyrillic." in describe_lost_scripts(plan)
