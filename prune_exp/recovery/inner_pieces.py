@@ -37,6 +37,10 @@ class PieceMarker:
         start = [0] * len(opening_tokens(self.own_tokenizer))
         return as_blocks(marks, start, context).bool()
 
+    def spell_tokens(self, dense_ids: Sequence[int]) -> list[int]:
+        """The dense model's tokens as own ones, for the same bytes."""
+        return self.own.recoder.ids_of(self.dense.recoder.bytes_of(dense_ids))
+
     def mark_inner(self, dense_ids: Sequence[int], own_ids: Sequence[int]) -> list[int]:
         """1 for each of the own tokens that begins where no dense one of the same bytes does."""
         starts = set(self.dense.starts_of(dense_ids))

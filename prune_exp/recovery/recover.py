@@ -23,7 +23,7 @@ from prune_exp.settings.groups import RecoverySettings
 from prune_exp.text.corpus import all_blocks
 from prune_exp.text.generation import generate_blocks
 from prune_exp.text.records import TextUsed
-from prune_exp.text.token_bytes import first_pieces, recoder_of
+from prune_exp.text.token_bytes import first_pieces
 
 PROMPT_TOKENS = 8
 
@@ -68,7 +68,10 @@ def prepare_lessons(
     """The blocks to train and to judge on, in the pruned model's ids, with their teacher."""
     recovery = _choose_dtype(recovery, pruned.model.device)
     split = split_documents(inputs.corpus.documents, pruned.tokenizer, recovery)
-    blocks = _training_blocks(recovery, inputs, pruned, split)
+    marker = None
+    if pruned.kept is not None:
+        marker = PieceMarker(inputs.tokenizer, pruned.tokenizer)
+    blocks = _training_blocks(recovery, inputs, pruned, split, marker)
     lessons = Lessons(
         training=torch.cat([ids for ids, _ in blocks]),
         validation=split.validation,
@@ -82,9 +85,8 @@ def prepare_lessons(
         ),
         seed=pruned.request.seed,
     )
-    if pruned.kept is None:
+    if marker is None:
         return lessons
-    marker = PieceMarker(inputs.tokenizer, pruned.tokenizer)
     judged = marker.mark_blocks(split.judging, recovery.context_tokens)[: len(split.validation)]
     return replace(
         lessons,
@@ -105,7 +107,11 @@ def _merge_removed(inputs: Inputs, pruned: Pruned, dense_vocab: int) -> MergedTo
 
 
 def _training_blocks(
-    recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, split: Split
+    recovery: RecoverySettings,
+    inputs: Inputs,
+    pruned: Pruned,
+    split: Split,
+    marker: PieceMarker | None,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Blocks in the pruned model's ids [blocks, tokens], and which of them are inner pieces."""
     parts = []
@@ -113,17 +119,20 @@ def _training_blocks(
     if recovery.text in ("calibration", "both"):
         ids = all_blocks(split.training, pruned.tokenizer, context)
         inner = torch.zeros_like(ids, dtype=torch.bool)
-        if pruned.kept is not None:
-            marker = PieceMarker(inputs.tokenizer, pruned.tokenizer)
+        if marker is not None:
             inner = marker.mark_blocks(split.training, context)
         parts.append((ids, inner))
     if recovery.text in ("generated", "both"):
-        parts.append(_generated_blocks(recovery, inputs, pruned, split))
+        parts.append(_generated_blocks(recovery, inputs, pruned, split, marker))
     return parts
 
 
 def _generated_blocks(
-    recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, split: Split
+    recovery: RecoverySettings,
+    inputs: Inputs,
+    pruned: Pruned,
+    split: Split,
+    marker: PieceMarker | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Blocks that the dense model wrote, likewise."""
     context = recovery.context_tokens
@@ -137,15 +146,12 @@ def _generated_blocks(
         cache_dir=inputs.cache_dir,
         device=pruned.model.device.type,
     )
-    if pruned.kept is None:
+    if marker is None:
         return ids, torch.zeros_like(ids, dtype=torch.bool)
     own: list[int] = []
     inner: list[int] = []
-    dense = recoder_of(inputs.tokenizer)
-    smaller = recoder_of(pruned.tokenizer)
-    marker = PieceMarker(inputs.tokenizer, pruned.tokenizer)
     for block in ids.tolist():
-        spelled = smaller.ids_of(dense.bytes_of(block))
+        spelled = marker.spell_tokens(block)
         own += spelled
         inner += marker.mark_inner(block, spelled)
     whole = len(own) // context * context
