@@ -46,12 +46,14 @@ def prune_model(request: PruningRequest, inputs: Inputs, model: Any, watch: Stop
             return _mask_weights(request, inputs, model)
     with watch.phase("calibrate"):
         calibration = _calibrate_for_vote(request, inputs, model)
+    decided: dict[int, TokenVote] = {}
     with watch.phase("vote"):
-        plan = vote_on_plan(request, inputs, calibration.statistics)
+        plan = vote_on_plan(request, inputs, calibration.statistics, decided=decided)
     if request.pruning.rehearse:
         with watch.phase("rehearse"):
-            plan = _rehearse_plans(request, inputs, model, plan, calibration)
+            plan = _rehearse_plans(request, inputs, model, plan, calibration, decided)
     with watch.phase("prune"):
+        plan = _note_scripts(plan, inputs)
         return _carry_out(request, inputs, model, plan, calibration)
 
 
@@ -139,20 +141,22 @@ def _rehearse_plans(
     model: Any,
     voted: PruningPlan,
     calibration: Calibration,
+    decided: dict[int, TokenVote],
 ) -> PruningPlan:
     """The best of the voted plan, and of others at each depth share that is to be rehearsed."""
     pruning = request.pruning
     states_at = partial(calibration.states_at, blocks=2 * BLOCKS)
+    vote = partial(vote_on_plan, statistics=calibration.statistics, decided=decided)
     plans = {voted.layers: voted}
     for share in (pruning.depth_share, *pruning.rehearse):
         other = replace(request, pruning=replace(pruning, depth_share=share))
         plan = voted
         if share != pruning.depth_share:
-            plan = vote_on_plan(other, inputs, calibration.statistics)
+            plan = vote(other, inputs)
         plans.setdefault(plan.layers, plan)
         run = closest_run(states_at, inputs.shape.layers, plan.allocation.layers)
         if run not in plans:
-            plans[run] = vote_on_plan(other, inputs, calibration.statistics, run)
+            plans[run] = vote(other, inputs, layers=run)
     ids = inputs.corpus.calibration.ids
     how = _refit_settings(pruning, model)
     return best_rehearsed(model, list(plans.values()), ids, states_at, how)
@@ -163,8 +167,13 @@ def vote_on_plan(
     inputs: Inputs,
     statistics: Statistics,
     layers: tuple[int, ...] | None = None,
+    *,
+    decided: dict[int, TokenVote] | None = None,
 ) -> PruningPlan:
-    """Scores every unit and lets the voters decide, but not on `layers` where those are given."""
+    """Scores every unit and lets the voters decide, but not on `layers` where those are given.
+
+    `decided` keeps who decides on so many tokens, which does not depend on the other units.
+    """
     pruning = request.pruning
     allocation = allocate_budget(inputs.shape, request.sparsity, pruning)
     scores = {
@@ -175,10 +184,14 @@ def vote_on_plan(
         if kind != "vocab"
     }
     ballot = Ballot(kind=pruning.ballot, vote_threshold=request.vote_threshold)
-    tokens: TokenVote | None = None
+    known = {} if decided is None else decided
     token_ballot = ballot
     if allocation.tokens:
-        tokens = vote_on_tokens(request, inputs, statistics, allocation.tokens)
+        if allocation.tokens not in known:
+            known[allocation.tokens] = vote_on_tokens(
+                request, inputs, statistics, allocation.tokens
+            )
+        tokens = known[allocation.tokens]
         scores["vocab"] = tokens.scores
         token_ballot = replace(ballot, vote_threshold=tokens.vote_threshold)
     plan = make_plan(
@@ -191,10 +204,17 @@ def vote_on_plan(
         head_unit=pruning.head_unit,
         layers=layers,
     )
-    if tokens is None:
+    if not allocation.tokens:
+        return plan
+    return replace(plan, judged_tokens=known[allocation.tokens].judged)
+
+
+def _note_scripts(plan: PruningPlan, inputs: Inputs) -> PruningPlan:
+    """The plan with what it leaves of each script, where tokens go."""
+    if not plan.tokens:
         return plan
     scripts = count_scripts(inputs.tokenizer, plan.tokens, inputs.shape.vocab)
-    return replace(plan, judged_tokens=tokens.judged, scripts=scripts)
+    return replace(plan, scripts=scripts)
 
 
 def _trim_vocabulary(
