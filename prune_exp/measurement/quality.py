@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,8 @@ def compare_quality(
     )
     spans = list(text.spans())
     kept = [row for domain, rows in spans if domain.kept for row in rows]
-    whole = scored.compare(kept, sum(domain.bytes_scored for domain, _ in spans if domain.kept))
+    scored_bytes = sum(domain.bytes_scored for domain, _ in spans if domain.kept)
+    whole = scored.compare(kept, scored_bytes, kept=True)
     tokens = len(kept) * scored.predicted
     divergence = sum(judged[row].divergence for row in kept)
     agreed = sum(judged[row].agreed for row in kept)
@@ -105,7 +106,7 @@ def compare_quality(
         top1_agreement=None if reencode is not None else agreed / tokens,
         max_perplexity_ratio=max_perplexity_ratio,
         domains={
-            domain.name: replace(scored.compare(rows, domain.bytes_scored), kept=domain.kept)
+            domain.name: scored.compare(rows, domain.bytes_scored, kept=domain.kept)
             for domain, rows in spans
         },
     )
@@ -135,7 +136,7 @@ class _ScoredText:
     """Tokens of the dense model's tokenizer that are predicted in a block."""
     resamples: int
 
-    def compare(self, rows: Sequence[int], bytes_scored: int) -> DomainQuality:
+    def compare(self, rows: Sequence[int], bytes_scored: int, *, kept: bool) -> DomainQuality:
         """Both models on some of the blocks."""
         ours = [self.judged[row].loss for row in rows]
         theirs = [self.dense_losses[row] for row in rows]
@@ -145,7 +146,7 @@ class _ScoredText:
             dense=_quality_of(theirs, bytes_scored, tokens, tokens),
             pruned=_quality_of(ours, bytes_scored, tokens, own_tokens),
             perplexity_ratio=exp_mean_difference(ours, theirs, resamples=self.resamples),
-            kept=True,
+            kept=kept,
         )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 Flat = dict[str, float]
 LOW = "_ci95_low"
 HIGH = "_ci95_high"
+DOMAIN = "domain/"
+"""Before the name of a kind of text in the metrics of it."""
 FEW_PAIRS = 12
 """Below so many pairs a bootstrap knows too little, and intervals are Student's t."""
 
@@ -255,7 +257,7 @@ class DomainQuality:
 
     def metrics(self, name: str) -> Flat:
         """Its figures under names that begin with `domain/<name>`."""
-        prefix = f"domain/{name}"
+        prefix = f"{DOMAIN}{name}"
         return {
             f"{prefix}/dense_bits_per_byte": self.dense.bits_per_byte,
             f"{prefix}/pruned_bits_per_byte": self.pruned.bits_per_byte,

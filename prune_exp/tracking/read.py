@@ -14,9 +14,9 @@ from prune_exp.measurement.records import Interval
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.surroundings import SQLITE
 from prune_exp.tracking import tags
 
-SQLITE = "sqlite:///"
 DATABASE = "mlflow.db"
 """The database of a local store."""
 CANDIDATE = "candidate"

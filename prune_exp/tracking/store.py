@@ -19,8 +19,9 @@ from prune_exp.machine.display import first_line
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
+from prune_exp.settings.surroundings import SQLITE
 from prune_exp.tracking import tags
-from prune_exp.tracking.read import DATABASE, SQLITE, store_uri
+from prune_exp.tracking.read import DATABASE, store_uri
 
 SERVERS = ("http", "databricks")
 """How the URIs of stores begin that are asked over the network by MLflow's own client."""
