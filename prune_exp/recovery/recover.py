@@ -1,6 +1,7 @@
 """Training after pruning: the pruned model learns the dense one's distributions."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from prune_exp.model.architectures import head_of
 from prune_exp.model.next_tokens import MergedTokens
 from prune_exp.pruning.inputs import Inputs
 from prune_exp.pruning.pruner import Pruned
-from prune_exp.recovery.inner_pieces import PieceMarker, certain_followers
+from prune_exp.recovery.readings import Reader, Reading, join_readings, read_alike
 from prune_exp.recovery.record import Recovery
 from prune_exp.recovery.split import Split, split_documents
+from prune_exp.recovery.teacher import VERSION as TEACHER_VERSION
 from prune_exp.recovery.teacher import Teacher
 from prune_exp.recovery.training import Lessons, Progress, train
 from prune_exp.settings.groups import RecoverySettings
@@ -68,32 +70,21 @@ def prepare_lessons(
     """The blocks to train and to judge on, in the pruned model's ids, with their teacher."""
     recovery = _choose_dtype(recovery, pruned.model.device)
     split = split_documents(inputs.corpus.documents, pruned.tokenizer, recovery)
-    marker = None
+    reader = None
     if pruned.kept is not None:
-        marker = PieceMarker(inputs.tokenizer, pruned.tokenizer)
-    blocks = _training_blocks(recovery, inputs, pruned, split, marker)
-    lessons = Lessons(
-        training=torch.cat([ids for ids, _ in blocks]),
-        validation=split.validation,
+        reader = Reader(inputs.tokenizer, pruned.tokenizer, pruned.kept)
+    judged = _read_documents(split.judging, pruned.tokenizer, recovery, reader)
+    return Lessons(
+        training=_read_training(recovery, inputs, pruned, split, reader),
+        validation=judged.first(recovery.validation_blocks),
         teacher=Teacher(
             source=inputs.source,
             head=dense_head.to(getattr(torch, recovery.dtype)),
-            kept=None if pruned.kept is None else torch.tensor(pruned.kept),
             merged=_merge_removed(inputs, pruned, len(dense_head)),
             dtype=recovery.dtype,
             cache_dir=inputs.cache_dir,
         ),
         seed=pruned.request.seed,
-    )
-    if marker is None:
-        return lessons
-    judged = marker.mark_blocks(split.judging, recovery.context_tokens)[: len(split.validation)]
-    return replace(
-        lessons,
-        certain_training=certain_followers(
-            lessons.training, torch.cat([inner for _, inner in blocks])
-        ),
-        certain_validation=certain_followers(split.validation, judged),
     )
 
 
@@ -106,38 +97,40 @@ def _merge_removed(inputs: Inputs, pruned: Pruned, dense_vocab: int) -> MergedTo
     return MergedTokens(places=places.masked_fill(nowhere, 0), count=len(pruned.kept))
 
 
-def _training_blocks(
+def _read_training(
     recovery: RecoverySettings,
     inputs: Inputs,
     pruned: Pruned,
     split: Split,
-    marker: PieceMarker | None,
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Blocks in the pruned model's ids [blocks, tokens], and which of them are inner pieces."""
+    reader: Reader | None,
+) -> Reading:
+    """The blocks to train on: documents, text that the dense model writes, or both."""
     parts = []
-    context = recovery.context_tokens
     if recovery.text in ("calibration", "both"):
-        ids = all_blocks(split.training, pruned.tokenizer, context)
-        inner = torch.zeros_like(ids, dtype=torch.bool)
-        if marker is not None:
-            inner = marker.mark_blocks(split.training, context)
-        parts.append((ids, inner))
+        parts.append(_read_documents(split.training, pruned.tokenizer, recovery, reader))
     if recovery.text in ("generated", "both"):
-        parts.append(_generated_blocks(recovery, inputs, pruned, split, marker))
-    return parts
+        ids = _generate_text(recovery, inputs, pruned, split)
+        context = recovery.context_tokens
+        parts.append(read_alike(ids) if reader is None else reader.read_blocks(ids, context))
+    return join_readings(parts)
 
 
-def _generated_blocks(
-    recovery: RecoverySettings,
-    inputs: Inputs,
-    pruned: Pruned,
-    split: Split,
-    marker: PieceMarker | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blocks that the dense model wrote, likewise."""
+def _read_documents(
+    documents: Sequence[str], tokenizer: Any, recovery: RecoverySettings, reader: Reader | None
+) -> Reading:
+    """All whole blocks that documents give; without a `reader` both models have the same tokens."""
+    if reader is None:
+        return read_alike(all_blocks(documents, tokenizer, recovery.context_tokens))
+    return reader.read_documents(documents, recovery.context_tokens)
+
+
+def _generate_text(
+    recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, split: Split
+) -> torch.Tensor:
+    """Blocks that the dense model wrote, in its own ids [blocks, tokens]."""
     context = recovery.context_tokens
     prompts = all_blocks(split.training, inputs.tokenizer, context)
-    ids = generate_blocks(
+    return generate_blocks(
         inputs.source,
         prompts[: recovery.generated_blocks, :PROMPT_TOKENS],
         tokens=context,
@@ -145,19 +138,6 @@ def _generated_blocks(
         seed=pruned.request.seed,
         cache_dir=inputs.cache_dir,
         device=pruned.model.device.type,
-    )
-    if marker is None:
-        return ids, torch.zeros_like(ids, dtype=torch.bool)
-    own: list[int] = []
-    inner: list[int] = []
-    for block in ids.tolist():
-        spelled = marker.spell_tokens(block)
-        own += spelled
-        inner += marker.mark_inner(block, spelled)
-    whole = len(own) // context * context
-    return (
-        torch.tensor(own[:whole]).view(-1, context),
-        torch.tensor(inner[:whole]).view(-1, context).bool(),
     )
 
 
@@ -168,6 +148,7 @@ def _identify_training(
     plan = pruned.plan.to_json()
     del plan["agreement"]
     return {
+        "teacher": TEACHER_VERSION,
         "model": inputs.source.digest,
         "plan": plan,
         "pruning": asdict(pruned.request.pruning),
@@ -223,7 +204,7 @@ def _record_of(progress: Progress) -> Recovery:
 
 
 def _texts_used(inputs: Inputs, lessons: Lessons) -> tuple[TextUsed, ...]:
-    by_role = {"training": lessons.training, "validation": lessons.validation}
+    by_role = {"training": lessons.training.ids, "validation": lessons.validation.ids}
     return tuple(
         TextUsed(
             role=role,

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import RecoverySettings
-from prune_exp.text.corpus import all_blocks, documents_for
+from prune_exp.text.corpus import documents_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +14,8 @@ class Split:
     """Calibration documents, dealt to training and validation; no document serves both."""
 
     training: tuple[str, ...]
-    validation: torch.Tensor
-    """[blocks, tokens]"""
     judging: tuple[str, ...]
-    """The documents that the validation blocks are cut from."""
+    """Those that give the validation blocks."""
 
 
 def split_documents(documents: Sequence[str], tokenizer: Any, recovery: RecoverySettings) -> Split:
@@ -41,6 +37,4 @@ def split_documents(documents: Sequence[str], tokenizer: Any, recovery: Recovery
             " tokens and training; use a longer text, a smaller recovery.context_tokens, or fewer"
             " recovery.validation_blocks"
         )
-    judging = tuple(documents[len(documents) - taken :])
-    validation = all_blocks(judging, tokenizer, context)
-    return Split(training=training, validation=validation[:wanted], judging=judging)
+    return Split(training=training, judging=tuple(documents[len(documents) - taken :]))

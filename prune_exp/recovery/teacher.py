@@ -14,8 +14,9 @@ from prune_exp.model.architectures import decoder_of
 from prune_exp.model.loading import load_model
 from prune_exp.model.next_tokens import MergedTokens, NextTokens
 from prune_exp.model.sources import ModelSource
+from prune_exp.recovery.readings import Reading
 
-VERSION = 1
+VERSION = 2
 SHARD_BLOCKS = 32
 STATES = "states.safetensors"
 
@@ -32,8 +33,6 @@ class Teacher:
     source: ModelSource
     head: torch.Tensor
     """The dense model's head [dense vocab, hidden]."""
-    kept: torch.Tensor | None
-    """The dense ids of the student's tokens [vocab]; None when they are the same."""
     merged: MergedTokens | None
     """Where the student's tokens are fewer: the probability of one that is gone is counted for the
     student's token that begins it."""
@@ -47,30 +46,39 @@ class Teacher:
         """
         return NextTokens(hidden=states, head=self.head, merged=self.merged, certain=certain)
 
-    def states(self, blocks: torch.Tensor, wanted: list[int]) -> torch.Tensor:
-        """Hidden states of some of the `blocks` [blocks, tokens] -> [wanted, tokens, hidden]."""
+    def states(self, reading: Reading, wanted: list[int]) -> torch.Tensor:
+        """Hidden states for some blocks' tokens, those of the student -> [wanted, tokens, hidden].
+
+        After a token that ends one of the dense model's, it is the state in which the dense model
+        has read the text up to there in its own tokens.
+        """
         found = []
         for index in wanted:
             shard, place = divmod(index, SHARD_BLOCKS)
-            ids = blocks[shard * SHARD_BLOCKS : (shard + 1) * SHARD_BLOCKS]
-            with safe_open(self._shard(ids) / STATES, framework="pt") as file:
+            first = shard * SHARD_BLOCKS
+            dense_ids = reading.dense[first : first + SHARD_BLOCKS]
+            places = reading.places[first : first + SHARD_BLOCKS]
+            with safe_open(self._shard(dense_ids, places) / STATES, framework="pt") as file:
                 found.append(file.get_slice("hidden")[place])
         return torch.stack(found).to(self.head.device)
 
-    def _shard(self, ids: torch.Tensor) -> Path:
-        dense_ids = ids if self.kept is None else self.kept[ids]
-        facts = (self.source.digest, self.dtype, dense_ids.tolist())
+    def _shard(self, dense_ids: tuple[tuple[int, ...], ...], places: torch.Tensor) -> Path:
+        facts = (self.source.digest, self.dtype, dense_ids, places.tolist())
         key = digest_of(VERSION, *facts, *cache_key(self.head.device))
         return cached_folder(
-            self.cache_dir / "teacher" / key, lambda folder: self._build(dense_ids, folder)
+            self.cache_dir / "teacher" / key,
+            lambda folder: self._build(dense_ids, places, folder),
         )
 
-    def _build(self, dense_ids: torch.Tensor, folder: Path) -> None:
+    def _build(
+        self, dense_ids: tuple[tuple[int, ...], ...], places: torch.Tensor, folder: Path
+    ) -> None:
         model = decoder_of(load_model(self.source.folder, device=self.head.device.type))
         states = []
-        dense_ids = dense_ids.to(model.device)
+        read = zip(dense_ids, places.to(model.device), strict=True)
         with torch.no_grad(), autocast(model.device, self.dtype):
-            for block in tqdm(dense_ids, "dense states", unit="block", leave=False):
-                hidden = model(input_ids=block[None], use_cache=False).last_hidden_state[0]
-                states.append(hidden.bfloat16())
+            for block, at in tqdm(read, "dense states", len(dense_ids), unit="block", leave=False):
+                ids = torch.tensor([block], device=model.device)
+                hidden = model(input_ids=ids, use_cache=False).last_hidden_state[0]
+                states.append(hidden[at].bfloat16())
         save_file({"hidden": torch.stack(states)}, folder / STATES)

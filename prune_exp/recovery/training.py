@@ -16,6 +16,7 @@ from prune_exp.model.next_tokens import NextTokens, sum_divergence
 from prune_exp.recovery import checkpoints
 from prune_exp.recovery.checkpoints import Tensors
 from prune_exp.recovery.distillation import distillation_loss
+from prune_exp.recovery.readings import Reading
 from prune_exp.recovery.teacher import Teacher
 from prune_exp.settings.groups import RecoverySettings
 
@@ -40,19 +41,13 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Lessons:
-    """Blocks of the student's token ids with their teacher."""
+    """Blocks of text in the student's tokens with their teacher."""
 
-    training: torch.Tensor
-    """[blocks, tokens]"""
-    validation: torch.Tensor
-    """[blocks, tokens]; no document gives blocks to both."""
+    training: Reading
+    validation: Reading
+    """No document gives blocks to both."""
     teacher: Teacher
     seed: int
-    certain_training: torch.Tensor | None = None
-    """What follows for certain in the training blocks [blocks, tokens], -1 where that is open; None
-    where the student has all the dense model's tokens."""
-    certain_validation: torch.Tensor | None = None
-    """The same of the validation blocks."""
 
     def choose_batch(self, step: int, size: int) -> list[int]:
         """Which blocks a step trains on: in order the first time round, then shuffled anew."""
@@ -93,7 +88,7 @@ def share_spent(progress: Progress, settings: RecoverySettings) -> float:
 
 def can_afford_step(progress: Progress, lessons: Lessons, settings: RecoverySettings) -> bool:
     """Whether the budget is enough for one more step."""
-    batch = settings.batch_blocks * lessons.training.shape[1]
+    batch = settings.batch_blocks * lessons.training.ids.shape[1]
     fits = settings.tokens is None or progress.tokens + batch <= settings.tokens
     return fits and share_spent(progress, settings) < 1
 
@@ -109,16 +104,16 @@ def learning_rate_at(share: float, settings: RecoverySettings) -> float:
 
 def validation_loss(student: Any, lessons: Lessons) -> float:
     """Mean KL(dense || student) per token of the validation blocks, in nats."""
-    blocks = lessons.validation
+    reading = lessons.validation
     head = head_of(student).weight.detach().to(lessons.teacher.head.dtype)
     total = 0.0
-    for index, ids in enumerate(blocks.to(head.device)):
-        certain = None if lessons.certain_validation is None else lessons.certain_validation[index]
-        dense = lessons.teacher.expect(lessons.teacher.states(blocks, [index])[0], certain)
+    for index, ids in enumerate(reading.ids.to(head.device)):
+        states = lessons.teacher.states(reading, [index])[0]
+        dense = lessons.teacher.expect(states, reading.certain[index])
         with torch.no_grad(), autocast(head.device, lessons.teacher.dtype):
             hidden = decoder_of(student)(input_ids=ids[None], use_cache=False).last_hidden_state[0]
         total += sum_divergence(dense, NextTokens(hidden=hidden, head=head))
-    return total / blocks.numel()
+    return total / reading.ids.numel()
 
 
 def train(student: Any, lessons: Lessons, settings: RecoverySettings, folder: Path) -> Progress:
@@ -212,28 +207,25 @@ def _take_step(run: TrainingRun) -> float:
     rate = learning_rate_at(share_spent(progress, run.settings), run.settings)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    certain = None if lessons.certain_training is None else lessons.certain_training[wanted]
-    loss = _descend_once(run, lessons.training[wanted].to(states.device), states, certain)
+    loss = _descend_once(run, wanted, states)
     progress.step += 1
     progress.seconds += time.perf_counter() - start
     return loss
 
 
-def _descend_once(
-    run: TrainingRun, ids: torch.Tensor, states: torch.Tensor, certain: torch.Tensor | None
-) -> float:
-    """Moves the weights once; returns the loss on ids [blocks, tokens].
+def _descend_once(run: TrainingRun, wanted: list[int], states: torch.Tensor) -> float:
+    """Moves the weights once; returns the loss on the `wanted` blocks.
 
-    `states` [blocks, tokens, hidden] are the dense model's final hidden states, `certain` [blocks,
-    tokens] what follows for certain.
+    `states` [blocks, tokens, hidden] are the dense model's final hidden states.
     """
-    sure = None if certain is None else certain.flatten()
+    reading = run.lessons.training
+    ids = reading.ids[wanted].to(states.device)
+    dense = run.lessons.teacher.expect(states.flatten(0, 1), reading.certain[wanted].flatten())
     with torch.enable_grad():
         with autocast(ids.device, run.settings.dtype):
             hidden = decoder_of(run.student)(input_ids=ids, use_cache=False).last_hidden_state
         loss = distillation_loss(
-            run.lessons.teacher.expect(states.flatten(0, 1), sure),
-            NextTokens(hidden=hidden.flatten(0, 1), head=head_of(run.student).weight),
+            dense, NextTokens(hidden=hidden.flatten(0, 1), head=head_of(run.student).weight)
         )
         loss.backward()
     torch.nn.utils.clip_grad_norm_(run.weights.values(), run.settings.gradient_clip)

@@ -46,11 +46,12 @@ def test_held_out_documents_are_never_trained_on(text_file: Path, tiny_folder: P
     corpus = load_corpus(data, QualitySettings(), tokenizer, seed=0)
     split = split_documents(corpus.documents, tokenizer, chosen)
     heldout = set(split_into_documents(text_file.read_text(encoding="utf-8"))[::5])
-    judged = tokenizer.decode(split.validation.flatten())
+    validation = all_blocks(split.judging, tokenizer, CONTEXT)
+    judged = tokenizer.decode(validation[: chosen.validation_blocks].flatten())
     assert heldout
     assert not heldout & {*corpus.documents, *split.training}
     assert not any(text in judged for text in (*heldout, *split.training))
-    assert len(split.validation) == chosen.validation_blocks
+    assert len(validation) >= chosen.validation_blocks
     begin = tokenizer.decode(corpus.calibration.ids.flatten())
     assert judged[:50] not in begin
 
@@ -78,21 +79,23 @@ def test_a_trimmed_vocabulary_is_taught_on_the_tokens_left(
     )
     chosen = make_settings(text=text, generated_blocks=5)
     lessons = recover.prepare_lessons(chosen, inputs, pruned, head)
-    assert int(lessons.training.max()) < len(trimmed)
+    assert int(lessons.training.ids.max()) < len(trimmed)
     assert lessons.teacher.merged is not None
     assert lessons.teacher.merged.count == len(trimmed)
-    block = lessons.validation[0]
-    after = dense_model(torch.tensor(kept)[block][None]).logits[0].softmax(-1).double()
+    read = lessons.validation.dense[0]
+    assert set(read) & set(gone), "the dense model reads whole tokens"
+    after = dense_model(torch.tensor([read])).logits[0].softmax(-1).double()
+    after = after[lessons.validation.places[0]]
     wanted = after[:, kept].clone()
     for token in gone:
         first = trimmed(tokenizer.decode([token]), add_special_tokens=False)["input_ids"][0]
         wanted[:, first] += after[:, token]
     states = lessons.teacher.states(lessons.validation, [0])[0]
-    found = lessons.teacher.expect(states, None).log_probs(slice(len(block))).double().exp()
+    found = lessons.teacher.expect(states, None).log_probs(slice(CONTEXT)).double().exp()
     assert torch.allclose(found, wanted, rtol=2e-2)  # states are kept in bfloat16
     if text == "calibration":
         parts = split_documents(inputs.corpus.documents, trimmed, chosen).training
-        assert torch.equal(lessons.training, all_blocks(parts, trimmed, CONTEXT))
+        assert torch.equal(lessons.training.ids, all_blocks(parts, trimmed, CONTEXT))
     done = recover.recover(chosen, inputs, pruned, head)
     assert done.record.steps == 60
 

@@ -81,7 +81,7 @@ def test_dense_states_are_computed_once(
     assert torch.equal(first, again)
     model = loading.load_model(tiny_folder)
     for states, index in zip(first, (SHARD_BLOCKS + 1, 0), strict=True):
-        ids = lessons.training[index][None]
+        ids = lessons.training.ids[index][None]
         logits = states.float() @ head_of(model).weight.T
         assert torch.allclose(logits, model(ids).logits[0], atol=0.1)
 

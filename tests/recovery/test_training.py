@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from prune_exp.model import loading
 from prune_exp.recovery import checkpoints, training
+from prune_exp.recovery.readings import read_alike
 from prune_exp.recovery.training import (
     Lessons,
     can_afford_step,
@@ -53,7 +54,10 @@ def untaught(blocks: int) -> Lessons:
     """Lessons of which only the order and the size matter."""
     nobody: Any = None
     return Lessons(
-        training=torch.zeros(blocks, CONTEXT), validation=torch.zeros(1), teacher=nobody, seed=0
+        training=read_alike(torch.zeros(blocks, CONTEXT, dtype=torch.long)),
+        validation=read_alike(torch.zeros(1, 1, dtype=torch.long)),
+        teacher=nobody,
+        seed=0,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from prune_exp.model import loading, sources
 from prune_exp.model.architectures import head_of
 from prune_exp.pruning import surgery
+from prune_exp.recovery.readings import read_alike
 from prune_exp.recovery.teacher import Teacher
 from prune_exp.recovery.training import (
     Lessons,
@@ -25,12 +26,13 @@ def make_lessons(folder: Path, cache: Path, *, dtype: str = "float32", blocks: i
     teacher = Teacher(
         source=sources.ModelSource(folder=folder, digest="d"),
         head=head.to(getattr(torch, dtype)),
-        kept=None,
         merged=None,
         dtype=dtype,
         cache_dir=cache,
     )
-    return Lessons(training=ids[4:], validation=ids[:4], teacher=teacher, seed=0)
+    return Lessons(
+        training=read_alike(ids[4:]), validation=read_alike(ids[:4]), teacher=teacher, seed=0
+    )
 
 
 def make_student(folder: Path) -> Any:
