@@ -93,13 +93,15 @@ def can_afford_step(progress: Progress, lessons: Lessons, settings: RecoverySett
     return fits and share_spent(progress, settings) < 1
 
 
-def learning_rate_at(share: float, settings: RecoverySettings) -> float:
-    """Linear warm-up, then half a cosine down to 0, over shares of the budget in [0, 1]."""
-    warmup = settings.warmup_share
+def share_of_rate(share: float, warmup: float) -> float:
+    """Share of the largest learning rate after a share of the budget, both in [0, 1].
+
+    Linear warm-up, then half a cosine down to 0.
+    """
     if share < warmup:
-        return settings.learning_rate * share / warmup
+        return share / warmup
     left = (min(share, 1.0) - warmup) / max(1 - warmup, 1e-9)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * left))
+    return 0.5 * (1 + math.cos(math.pi * left))
 
 
 def validation_loss(student: Any, lessons: Lessons) -> float:
@@ -151,7 +153,7 @@ def _start_run(
         lessons=lessons,
         settings=settings,
         weights=weights,
-        optimizer=_make_optimizer(list(weights.values()), settings),
+        optimizer=_make_optimizer(student, settings),
     )
     found = checkpoints.load_state(folder, weights, run.optimizer)
     if found is None:
@@ -165,10 +167,25 @@ def _start_run(
     return run
 
 
-def _make_optimizer(parameters: list[Any], settings: RecoverySettings) -> torch.optim.AdamW:
+LARGEST_RATE = "largest_rate"
+"""Of a group of parameters; what it is at a step is a share of that."""
+
+
+def _make_optimizer(student: Any, settings: RecoverySettings) -> torch.optim.AdamW:
+    """AdamW over what wants gradients: matrices, norms and biases, and embeddings."""
+    trained = [p for p in student.parameters() if p.requires_grad]
+    embeddings = {id(student.get_input_embeddings().weight), id(head_of(student).weight)}
+    inner = [p for p in trained if id(p) not in embeddings]
+    rates = (settings.learning_rate, settings.learning_rate, settings.embedding_learning_rate)
+    decays = (settings.weight_decay, 0.0, 0.0)
+    members = (
+        [p for p in inner if p.ndim > 1],
+        [p for p in inner if p.ndim <= 1],
+        [p for p in trained if id(p) in embeddings],
+    )
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": group, "weight_decay": decay, LARGEST_RATE: rate}
+        for group, decay, rate in zip(members, decays, rates, strict=True)
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS, fused=True)
 
@@ -204,9 +221,9 @@ def _take_step(run: TrainingRun) -> float:
     states = lessons.teacher.states(lessons.training, wanted)
     start = time.perf_counter()
     progress.tokens += states[..., 0].numel()
-    rate = learning_rate_at(share_spent(progress, run.settings), run.settings)
+    share = share_of_rate(share_spent(progress, run.settings), run.settings.warmup_share)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = group[LARGEST_RATE] * share
     loss = _descend_once(run, wanted, states)
     progress.step += 1
     progress.seconds += time.perf_counter() - start
@@ -228,7 +245,15 @@ def _descend_once(run: TrainingRun, wanted: list[int], states: torch.Tensor) -> 
             dense, NextTokens(hidden=hidden.flatten(0, 1), head=head_of(run.student).weight)
         )
         loss.backward()
-    torch.nn.utils.clip_grad_norm_(run.weights.values(), run.settings.gradient_clip)
+    _clip_gradient(run)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
+
+
+def _clip_gradient(run: TrainingRun) -> None:
+    """Scales a gradient that is too long; one that is not is left alone, which saves a pass."""
+    gradients = [p.grad for p in run.weights.values() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if norm > run.settings.gradient_clip:
+        torch.nn.utils.clip_grads_with_norm_(run.weights.values(), run.settings.gradient_clip, norm)

@@ -137,6 +137,9 @@ class RecoverySettings:
     """Train the embeddings and the language-model head too."""
     learning_rate: float = 2e-4
     """AdamW's largest step size; cosine decay over the budget follows the warm-up."""
+    embedding_learning_rate: float = 1e-5
+    """The same for the embeddings and the head, where they are trained. Every step moves every
+    token's row, also of tokens that are not in its text, so it is smaller."""
     warmup_share: float = 0.1
     """Share of the budget, in [0, 1), over which the learning rate rises."""
     weight_decay: float = 0.0

@@ -31,6 +31,7 @@ def _list_minima(settings: Settings) -> list[tuple[str, float | None, float]]:
         ("recovery.context_tokens", recovery.context_tokens, 16),
         ("recovery.batch_blocks", recovery.batch_blocks, 1),
         ("recovery.learning_rate", recovery.learning_rate, 1e-8),
+        ("recovery.embedding_learning_rate", recovery.embedding_learning_rate, 0),
         ("recovery.weight_decay", recovery.weight_decay, 0),
         ("recovery.gradient_clip", recovery.gradient_clip, 1e-6),
         ("recovery.validation_blocks", recovery.validation_blocks, 1),

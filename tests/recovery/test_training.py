@@ -1,6 +1,5 @@
 """Training keeps its budget and the best weights."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from prune_exp.recovery.readings import read_alike
 from prune_exp.recovery.training import (
     Lessons,
     can_afford_step,
-    learning_rate_at,
+    share_of_rate,
     share_spent,
     train,
     validation_loss,
@@ -83,12 +82,27 @@ def test_a_budget_of_minutes_ends_training_too(tiny_folder: Path, tmp_path: Path
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    chosen = make_settings(learning_rate=1.0, warmup_share=0.2)
-    assert learning_rate_at(0.1, chosen) == pytest.approx(0.5)
-    assert learning_rate_at(0.2, chosen) == pytest.approx(1.0)
-    assert learning_rate_at(0.6, chosen) == pytest.approx(0.5)
-    assert learning_rate_at(1.0, chosen) == pytest.approx(0.0)
-    assert learning_rate_at(0.0, replace(chosen, warmup_share=0.0)) == pytest.approx(1.0)
+    assert share_of_rate(0.1, 0.2) == pytest.approx(0.5)
+    assert share_of_rate(0.2, 0.2) == pytest.approx(1.0)
+    assert share_of_rate(0.6, 0.2) == pytest.approx(0.5)
+    assert share_of_rate(1.0, 0.2) == pytest.approx(0.0)
+    assert share_of_rate(0.0, 0.0) == pytest.approx(1.0)
+
+
+def test_embeddings_have_a_rate_of_their_own(tiny_folder: Path, tmp_path: Path) -> None:
+    lessons = make_lessons(tiny_folder, tmp_path / "cache")
+    moved = {}
+    for rate in (0.0, 1e-3):
+        student = make_student(tiny_folder)
+        before = student.get_input_embeddings().weight.clone()
+        inner = student.model.layers[0].mlp.down_proj.weight.clone()
+        chosen = make_settings(embedding_learning_rate=rate, tokens=10 * CONTEXT)
+        train(student, lessons, chosen, tmp_path / f"state-{rate}")
+        after = student.get_input_embeddings().weight.detach()
+        moved[rate] = float((after - before).abs().max())
+        assert not torch.equal(inner, student.model.layers[0].mlp.down_proj.weight)
+    assert moved[0.0] == 0
+    assert 0 < moved[1e-3] <= 10 * 1e-3
 
 
 def test_every_block_is_read_before_any_is_read_again() -> None:
