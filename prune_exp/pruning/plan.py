@@ -56,7 +56,9 @@ class Rehearsed:
     channels: int
     """MLP channels it removes in each of the others."""
     loss_nats: float
-    """Mean loss per token after the short refit, in nats."""
+    """Loss after the short refit, in nats per token of the dense model's."""
+    tokens: int = 0
+    """Tokens it removes from the vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)

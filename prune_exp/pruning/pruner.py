@@ -1,5 +1,6 @@
 """From a dense model to a pruned one, by the configured method."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,9 +14,16 @@ from prune_exp.pruning.allocation import NOTHING, allocate_budget
 from prune_exp.pruning.calibration import Calibration, ReadingSettings, calibrate_model
 from prune_exp.pruning.consensus import Ballot, make_plan
 from prune_exp.pruning.inputs import Inputs, PruningRequest
-from prune_exp.pruning.plan import PruningPlan
-from prune_exp.pruning.refit import RefitSettings
-from prune_exp.pruning.rehearsal import BLOCKS, best_rehearsed, closest_run
+from prune_exp.pruning.plan import PruningPlan, Rehearsed
+from prune_exp.pruning.refit import RefitSettings, StatesAt
+from prune_exp.pruning.rehearsal import (
+    BLOCKS,
+    RehearsalText,
+    closest_run,
+    plain_text,
+    rehearse_plans,
+    respelled_text,
+)
 from prune_exp.pruning.statistics import Statistics
 from prune_exp.pruning.token_statistics import count_scripts, describe_tokens
 from prune_exp.pruning.token_vote import TokenVote, vote_on_tokens
@@ -23,6 +31,7 @@ from prune_exp.pruning.voters import score_units
 from prune_exp.settings.choices import UNITS
 from prune_exp.settings.groups import PruningSettings
 from prune_exp.text.corpus import retokenize
+from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.text.tokenizer import trim_tokenizer
 
 
@@ -49,7 +58,7 @@ def prune_model(request: PruningRequest, inputs: Inputs, model: Any, watch: Stop
     decided: dict[int, TokenVote] = {}
     with watch.phase("vote"):
         plan = vote_on_plan(request, inputs, calibration.statistics, decided=decided)
-    if request.pruning.rehearse:
+    if request.pruning.rehearse or request.pruning.rehearse_vocab:
         with watch.phase("rehearse"):
             plan = _rehearse_plans(request, inputs, model, plan, calibration, decided)
     with watch.phase("prune"):
@@ -129,7 +138,10 @@ def _calibrate_dense(request: PruningRequest, inputs: Inputs, model: Any) -> Cal
 def _calibrate_for_vote(request: PruningRequest, inputs: Inputs, model: Any) -> Calibration:
     """The calibration, with what is known of tokens where some of them are to go."""
     calibration = _calibrate_dense(request, inputs, model)
-    if not allocate_budget(inputs.shape, request.sparsity, request.pruning).tokens:
+    pruning = request.pruning
+    shares = (pruning.vocab_share, *pruning.rehearse_vocab)
+    options = [replace(pruning, vocab_share=share) for share in shares]
+    if not any(allocate_budget(inputs.shape, request.sparsity, one).tokens for one in options):
         return calibration
     tokens = describe_tokens(model, calibration, inputs.tokenizer)
     return replace(calibration, statistics=replace(calibration.statistics, tokens=tokens))
@@ -143,23 +155,75 @@ def _rehearse_plans(
     calibration: Calibration,
     decided: dict[int, TokenVote],
 ) -> PruningPlan:
-    """The best of the voted plan, and of others at each depth share that is to be rehearsed."""
+    """The plan that loses least of the voted one and the others that are to be rehearsed.
+
+    First every depth share, then the best of these with every vocabulary share.
+    """
     pruning = request.pruning
     states_at = partial(calibration.states_at, blocks=2 * BLOCKS)
     vote = partial(vote_on_plan, statistics=calibration.statistics, decided=decided)
-    plans = {voted.layers: voted}
+    rehearsal = _Rehearsal(
+        request=request, inputs=inputs, model=model, states_at=states_at, plans=[], tried=[]
+    )
+    plans = {voted.layers: (voted, pruning.depth_share)}
     for share in (pruning.depth_share, *pruning.rehearse):
         other = replace(request, pruning=replace(pruning, depth_share=share))
         plan = voted
         if share != pruning.depth_share:
             plan = vote(other, inputs)
-        plans.setdefault(plan.layers, plan)
+        plans.setdefault(plan.layers, (plan, share))
         run = closest_run(states_at, inputs.shape.layers, plan.allocation.layers)
         if run not in plans:
-            plans[run] = vote(other, inputs, layers=run)
-    ids = inputs.corpus.calibration.ids
-    how = _refit_settings(pruning, model)
-    return best_rehearsed(model, list(plans.values()), ids, states_at, how)
+            plans[run] = (vote(other, inputs, layers=run), share)
+    rehearsal.try_plans([plan for plan, _ in plans.values()])
+    best = rehearsal.best_place()
+    _, depth_share = list(plans.values())[best]
+    others = [
+        replace(pruning, vocab_share=share, depth_share=depth_share)
+        for share in pruning.rehearse_vocab
+    ]
+    rehearsal.try_plans([vote(replace(request, pruning=other), inputs) for other in others])
+    return replace(rehearsal.plans[rehearsal.best_place()], rehearsed=tuple(rehearsal.tried))
+
+
+@dataclass(kw_only=True)
+class _Rehearsal:
+    """Plans that were tried so far."""
+
+    request: PruningRequest
+    inputs: Inputs
+    model: Any
+    states_at: StatesAt
+    plans: list[PruningPlan]
+    tried: list[Rehearsed]
+
+    def try_plans(self, plans: Sequence[PruningPlan]) -> None:
+        """Rehearses those that were not yet."""
+        new = [plan for plan in plans if plan not in self.plans]
+        how = _refit_settings(self.request.pruning, self.model)
+        texts = {plan.tokens: self._text_for(plan) for plan in new}
+        self.plans += new
+        self.tried += rehearse_plans(self.model, new, lambda plan: texts[plan.tokens], how)
+
+    def best_place(self) -> int:
+        """The place of the plan that lost least."""
+        return min(range(len(self.tried)), key=lambda place: self.tried[place].loss_nats)
+
+    def _text_for(self, plan: PruningPlan) -> RehearsalText:
+        ids = self.inputs.corpus.calibration.ids[: 2 * BLOCKS]
+        if not plan.tokens:
+            return plain_text(ids, self.states_at)
+        half = len(ids) // 2
+        tokenizer, kept = trim_tokenizer(
+            self.inputs.tokenizer, plan.tokens, self.inputs.shape.vocab
+        )
+        return respelled_text(
+            retokenize(self.inputs.corpus, self.request.data, tokenizer)[:half],
+            ids[half:],
+            make_reencoder(self.inputs.tokenizer, tokenizer),
+            kept,
+            room=getattr(self.model.config, "max_position_embeddings", None),
+        )
 
 
 def vote_on_plan(

@@ -5,14 +5,15 @@ the budget layers should bear, shows only once the weights that stay have been r
 is copied at a time; the model stays as it is.
 """
 
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from prune_exp.model.architectures import final_norm_of, head_of, layers_of
+from prune_exp.model.architectures import DecoderLayer, final_norm_of, head_of, layers_of
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan, Rehearsed
 from prune_exp.pruning.refit import (
@@ -23,42 +24,121 @@ from prune_exp.pruning.refit import (
     refit_layer,
 )
 
+Respell = Callable[[torch.Tensor], tuple[int, torch.Tensor]]
+"""Another vocabulary's ids for a block [tokens], and how many of them its first token became."""
 BLOCKS = 8
 """Blocks of text to refit on, and as many others to judge by."""
 
 
-def best_rehearsed(
-    model: Any,
-    plans: list[PruningPlan],
-    ids: torch.Tensor,
-    states_at: StatesAt,
-    how: RefitSettings,
-) -> PruningPlan:
-    """The plan that loses least, with what was found of all.
+@dataclass(frozen=True, kw_only=True)
+class RehearsalText:
+    """What a plan is refit on and judged by, spelled as the plan's vocabulary spells it.
 
-    `ids` [blocks, tokens] and `states_at` are the calibration text's; removed tokens count as if
-    they were still there.
+    All ids are the dense model's.
     """
-    tried = []
-    for plan in tqdm(plans, "rehearse", unit="plan"):
-        loss = rehearse_plan(model, plan, ids[: 2 * BLOCKS], states_at, how)
-        channels = plan.allocation.channels
-        tried.append(Rehearsed(layers=plan.layers, channels=channels, loss_nats=loss))
-    best = min(range(len(plans)), key=lambda place: tried[place].loss_nats)
-    return replace(plans[best], rehearsed=tuple(tried))
+
+    fit: torch.Tensor
+    """[blocks, tokens]"""
+    judged: torch.Tensor
+    """[blocks, tokens], rows filled up to the longest."""
+    scored: torch.Tensor
+    """Which of those tokens' losses count [blocks, tokens]."""
+    dense_tokens: int
+    """How many tokens of the dense model's what is scored is: losses are a mean over these, so that
+    plans with different vocabularies can be compared."""
+    kept: torch.Tensor | None = None
+    """Ids of the tokens that are left; None where all are."""
+    states_at: StatesAt | None = None
+    """The dense model's residual stream on `fit`; None where it has to be computed."""
 
 
-def rehearse_plan(
-    model: Any, plan: PruningPlan, ids: torch.Tensor, states_at: StatesAt, how: RefitSettings
-) -> float:
-    """Mean loss per token, in nats, on the second half of `ids` after a refit on the first.
+def plain_text(ids: torch.Tensor, states_at: StatesAt) -> RehearsalText:
+    """Text for plans that leave every token: half of ids [blocks, tokens] to refit on.
 
-    `model` is the dense one. ids [blocks, tokens] are the first blocks that `states_at` knows.
+    `states_at` is the dense model's stream on all of them.
     """
     half = len(ids) // 2
     assert half, "one block to refit on and one to judge by"
+    judged = ids[half:]
+    return RehearsalText(
+        fit=ids[:half],
+        judged=judged,
+        scored=_all_but_first(judged),
+        dense_tokens=judged[:, 1:].numel(),
+        states_at=lambda index: states_at(index)[:half],
+    )
+
+
+def respelled_text(
+    fit: torch.Tensor,
+    dense: torch.Tensor,
+    respell: Respell,
+    kept: Sequence[int],
+    *,
+    room: int | None = None,
+) -> RehearsalText:
+    """Text for plans that leave the tokens `kept` alone.
+
+    `fit` [blocks, tokens] are ids of the smaller vocabulary, `dense` [blocks, tokens] are the dense
+    model's blocks to judge by, which `respell` turns into as many of the smaller one's ids as their
+    bytes take. Blocks that become longer than `room` tokens are cut before.
+    """
+    rows = [respell(block) for block in dense]
+    longest = max(len(ids) for _, ids in rows)
+    while room is not None and longest > room:
+        dense = dense[:, : dense.shape[1] * room // longest]
+        rows = [respell(block) for block in dense]
+        longest = max(len(ids) for _, ids in rows)
+    judged = torch.zeros(len(rows), longest, dtype=torch.long)
+    scored = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for row, (opening, ids) in enumerate(rows):
+        judged[row, : len(ids)] = ids
+        scored[row, opening : len(ids)] = True
+    known = torch.tensor(kept)
+    return RehearsalText(
+        fit=known[fit],
+        judged=known[judged],
+        scored=scored,
+        dense_tokens=dense[:, 1:].numel(),
+        kept=known,
+    )
+
+
+def _all_but_first(ids: torch.Tensor) -> torch.Tensor:
+    scored = torch.ones_like(ids, dtype=torch.bool)
+    scored[:, 0] = False
+    return scored
+
+
+def rehearse_plans(
+    model: Any,
+    plans: Sequence[PruningPlan],
+    text_of: Callable[[PruningPlan], RehearsalText],
+    how: RefitSettings,
+) -> list[Rehearsed]:
+    """What was found of every plan."""
+    tried = []
+    for plan in tqdm(plans, "rehearse", unit="plan"):
+        loss = rehearse_plan(model, plan, text_of(plan), how)
+        tried.append(
+            Rehearsed(
+                layers=plan.layers,
+                channels=plan.allocation.channels,
+                tokens=len(plan.tokens),
+                loss_nats=loss,
+            )
+        )
+    return tried
+
+
+def rehearse_plan(model: Any, plan: PruningPlan, text: RehearsalText, how: RefitSettings) -> float:
+    """Loss on what judges after a refit on the rest, in nats per token of the dense model's.
+
+    `model` is the dense one.
+    """
     layers = layers_of(model)
-    calls = LayerStream(model, ids)
+    calls = LayerStream(model, text.fit)
+    judging = LayerStream(model, text.judged)
     order = pair_kept_layers(plan, len(layers))
     first, _ = order[0]
     run = RefitRun(
@@ -66,31 +146,52 @@ def rehearse_plan(
         plan=plan,
         calls=calls,
         how=replace(how, bfloat16=False),
-        dense=states_at(first)[:half].to(calls.hidden.device),
-        pruned=calls.hidden[:half],
-        dense_states_at=lambda index: states_at(index)[:half],
+        dense=_stream_before(text, layers, calls, first),
+        pruned=calls.hidden,
+        dense_states_at=text.states_at,
     )
-    judged = calls.hidden[half:]
+    judged = judging.hidden
     for index, following in order:
-        copied = replace(layers[index], module=deepcopy(layers[index].module))
-        refit_layer(run, copied, index, following)
-        judged = run.run_layer(copied, index, judged)
-    return _mean_loss(model, judged, ids[half:])
+        layer = layers[index]
+        if plan.changes_blocks:
+            layer = replace(layer, module=deepcopy(layer.module))
+            refit_layer(run, layer, index, following)
+        judged = judging.run(layer, index, judged)
+    return _mean_loss(model, judged, text)
 
 
-def _mean_loss(model: Any, hidden: torch.Tensor, ids: torch.Tensor) -> float:
-    """Mean cross-entropy of ids [blocks, tokens] given the last layer's output, in nats.
+def _stream_before(
+    text: RehearsalText, layers: Sequence[DecoderLayer], calls: LayerStream, first: int
+) -> torch.Tensor:
+    """The dense model's stream on what is refit on before a layer [blocks, tokens, hidden]."""
+    if text.states_at is not None:
+        return text.states_at(first).to(calls.hidden.device)
+    stream = calls.hidden
+    for index in range(first):
+        stream = calls.run(layers[index], index, stream)
+    return stream
 
-    `hidden` is that output [blocks, tokens, hidden].
+
+def _mean_loss(model: Any, hidden: torch.Tensor, text: RehearsalText) -> float:
+    """Cross-entropy, in nats per token of the dense model's, given the last layer's output.
+
+    `hidden` is that output on what judges [blocks, tokens, hidden].
     """
     norm = final_norm_of(model)
     head = head_of(model)
     total = 0.0
+    rows = zip(hidden, text.judged.to(hidden.device), text.scored.to(hidden.device), strict=True)
     with torch.no_grad():
-        for states, tokens in zip(hidden, ids.to(hidden.device), strict=True):
-            logits = head(norm(states[:-1]))
-            total += float(torch.nn.functional.cross_entropy(logits, tokens[1:]))
-    return total / len(ids)
+        for states, tokens, scored in rows:
+            wanted = scored[1:]
+            logits = head(norm(states[:-1][wanted]))
+            if text.kept is not None:
+                gone = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+                gone[text.kept.to(logits.device)] = False
+                logits[:, gone] = -torch.inf
+            targets = tokens[1:][wanted]
+            total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+    return total / text.dense_tokens
 
 
 def closest_run(states_at: StatesAt, layers: int, count: int) -> tuple[int, ...]:

@@ -105,6 +105,8 @@ class PruningSettings:
     """Depth shares to rehearse besides `depth_share`: each with the layers voted out and with the
     run of layers that changes the residual stream least. The plan whose refit on a few blocks
     has the least loss on a few others is carried out. Empty: the vote decides alone."""
+    rehearse_vocab: list[float] = field(default_factory=list)
+    """Vocabulary shares to rehearse besides `vocab_share`, at the depth share that lost least."""
     refit_dtype: str = "auto"
     """Precision of the forward passes that the refit needs: float32, bfloat16, or auto, which is
     bfloat16 where the processor computes in it. Calibration and least squares stay in float32 and

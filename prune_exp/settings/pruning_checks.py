@@ -38,18 +38,25 @@ def check_pruning(pruning: PruningSettings, calibration_blocks: int) -> None:
 
 
 def _check_rehearsal(pruning: PruningSettings, calibration_blocks: int) -> None:
-    for share in pruning.rehearse:
-        if not 0 <= share <= 1:
+    for name in ("rehearse", "rehearse_vocab"):
+        shares = getattr(pruning, name)
+        for share in shares:
+            if not 0 <= share <= 1:
+                raise SettingError(
+                    f"pruning.{name} holds {share:g}, which is not in [0, 1]; try"
+                    f" pruning.{name}=[0.35,0.65]"
+                )
+        if shares and not pruning.refit:
             raise SettingError(
-                f"pruning.rehearse holds {share:g}, which is not in [0, 1]; try"
-                " pruning.rehearse=[0.35,0.65]"
+                f"pruning.{name} judges plans after a refit; use pruning.refit=true or leave it out"
             )
-    if pruning.rehearse and not pruning.refit:
+        if shares and calibration_blocks < 2:
+            raise SettingError(
+                f"pruning.{name} needs a block to refit on and one to judge by; use"
+                " data.calibration_blocks=2 or more"
+            )
+    if pruning.rehearse_vocab and "vocab" not in pruning.units:
         raise SettingError(
-            "pruning.rehearse judges plans after a refit; use pruning.refit=true or leave it out"
-        )
-    if pruning.rehearse and calibration_blocks < 2:
-        raise SettingError(
-            "pruning.rehearse needs a block to refit on and one to judge by; use"
-            " data.calibration_blocks=2 or more"
+            "pruning.rehearse_vocab takes tokens, which pruning.units leaves out; type"
+            " pruning.units=[layers,heads,mlp,vocab]"
         )

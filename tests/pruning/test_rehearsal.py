@@ -11,10 +11,20 @@ from prune_exp.model.architectures import layers_of, shape_of
 from prune_exp.pruning import surgery
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan
-from prune_exp.pruning.rehearsal import best_rehearsed, closest_run, rehearse_plan
+from prune_exp.pruning.rehearsal import (
+    RehearsalText,
+    closest_run,
+    plain_text,
+    rehearse_plan,
+    rehearse_plans,
+    respelled_text,
+)
+from prune_exp.text.token_bytes import make_reencoder
+from prune_exp.text.tokenizer import read_vocabulary, trim_tokenizer
 from support.cli import small_trial
 from support.models import GROUPED, MODEL_TYPES, make_tiny
 from support.plans import empty_plan
+from support.tokenizers import WORDS, make_bpe_tokenizer
 
 IDS = torch.randint(1, 300, (6, 24), generator=torch.Generator().manual_seed(1))
 
@@ -29,6 +39,10 @@ def streams(model: Any) -> list[torch.Tensor]:
     for index, block in enumerate(layers_of(model)):
         found.append(stream.run(block, index, found[-1]))
     return found
+
+
+def text_for(model: Any) -> RehearsalText:
+    return plain_text(IDS, streams(model).__getitem__)
 
 
 def loss(model: Any, ids: torch.Tensor) -> float:
@@ -49,7 +63,7 @@ def plan_without(model_type: str, *layers: int) -> PruningPlan:
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_nothing_removed_is_the_dense_loss(model_type: str) -> None:
     model = make_tiny(model_type)
-    found = rehearse_plan(model, empty_plan(), IDS, streams(model).__getitem__, HOW)
+    found = rehearse_plan(model, empty_plan(), text_for(model), HOW)
     assert found == pytest.approx(loss(model, IDS[3:]), rel=1e-3)
 
 
@@ -58,7 +72,7 @@ def test_nothing_removed_is_the_dense_loss(model_type: str) -> None:
 def test_foretells_the_loss_after_the_refit(model_type: str, layers: tuple[int, ...]) -> None:
     plan, model = plan_without(model_type, *layers), make_tiny(model_type)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = rehearse_plan(model, plan, IDS, streams(model).__getitem__, HOW)
+    found = rehearse_plan(model, plan, text_for(model), HOW)
     pruned = surgery.carry_out_plan(make_tiny(model_type), plan, IDS[:3])
     assert found == pytest.approx(loss(pruned, IDS[3:]), rel=1e-4)
     assert found != pytest.approx(loss(model, IDS[3:]), rel=1e-4)
@@ -66,7 +80,7 @@ def test_foretells_the_loss_after_the_refit(model_type: str, layers: tuple[int, 
         assert torch.equal(value, before[name]), name
 
 
-def test_the_plan_with_the_least_loss_is_chosen_and_all_are_recorded() -> None:
+def test_all_plans_are_recorded_with_their_losses() -> None:
     model = make_tiny("llama")
     with torch.no_grad():
         for name in ("self_attn.o_proj", "mlp.down_proj"):
@@ -76,16 +90,58 @@ def test_the_plan_with_the_least_loss_is_chosen_and_all_are_recorded() -> None:
         empty_plan(layers=(1,), heads=others, channels=others),
         empty_plan(layers=(2,), heads=nothing, channels=nothing),
     ]
-    states = streams(model).__getitem__
-    best = best_rehearsed(model, plans, IDS, states, HOW)
-    assert [one.layers for one in best.rehearsed] == [(1,), (2,)]
-    losses = [one.loss_nats for one in best.rehearsed]
+    text = text_for(model)
+    tried = rehearse_plans(model, plans, lambda _plan: text, HOW)
+    assert [one.layers for one in tried] == [(1,), (2,)]
+    losses = [one.loss_nats for one in tried]
     assert losses[1] == pytest.approx(loss(model, IDS[3:]), rel=1e-3)
     assert abs(losses[0] - losses[1]) > 0.01
-    wanted = plans[losses.index(min(losses))]
-    assert replace(best, rehearsed=()) == wanted
-    assert replace(best_rehearsed(model, plans[::-1], IDS, states, HOW), rehearsed=()) == wanted
-    assert PruningPlan.from_json(best.to_json()) == best
+    kept = replace(plans[0], rehearsed=tuple(tried))
+    assert PruningPlan.from_json(kept.to_json()) == kept
+
+
+DENSE = make_bpe_tokenizer()
+GONE = tuple(read_vocabulary(DENSE).removable[:25])
+OWN, KEPT = trim_tokenizer(DENSE, GONE, len(DENSE))
+
+
+def respelled(*, room: int | None = None) -> tuple[RehearsalText, torch.Tensor]:
+    """Text for the smaller vocabulary, and what the dense model judges by."""
+    words = DENSE(" ".join(WORDS * 40), add_special_tokens=False)["input_ids"]
+    dense = torch.tensor(words[: 3 * 24]).view(3, 24)
+    fit = torch.tensor(OWN(" ".join(WORDS[::-1] * 40), add_special_tokens=False)["input_ids"])
+    respell = make_reencoder(DENSE, OWN)
+    return respelled_text(fit[:72].view(3, 24), dense, respell, KEPT, room=room), dense
+
+
+def loss_in_bytes(model: Any, dense: torch.Tensor) -> float:
+    """The smaller model's loss on the dense model's blocks, by dense token."""
+    total = 0.0
+    for block in dense:
+        opening, ids = make_reencoder(DENSE, OWN)(block)
+        with torch.no_grad():
+            chances = model(ids[None]).logits[0].log_softmax(-1)
+        wanted = chances[:-1].gather(1, ids[1:, None])[opening - 1 :]
+        total -= float(wanted.sum())
+    return total / dense[:, 1:].numel()
+
+
+@pytest.mark.parametrize("layers", [(), (1,), (0, 2)])
+def test_a_smaller_vocabulary_is_judged_by_the_same_bytes(layers: tuple[int, ...]) -> None:
+    text, dense = respelled()
+    plan = replace(plan_without("llama", *layers) if layers else empty_plan(), tokens=GONE)
+    found = rehearse_plan(make_tiny("llama"), plan, text, HOW)
+    pruned = surgery.carry_out_plan(make_tiny("llama"), plan, text.fit if layers else None)
+    assert found == pytest.approx(loss_in_bytes(pruned, dense), rel=1e-4)
+
+
+def test_blocks_that_become_too_long_are_cut() -> None:
+    whole, _ = respelled()
+    longest = whole.judged.shape[1]
+    assert longest > 24
+    short, _ = respelled(room=longest - 5)
+    assert short.judged.shape[1] <= longest - 5
+    assert short.dense_tokens < whole.dense_tokens
 
 
 def test_the_run_that_turns_the_stream_least_by_hand() -> None:
@@ -97,8 +153,9 @@ def test_the_run_that_turns_the_stream_least_by_hand() -> None:
     assert closest_run(states.__getitem__, 4, 0) == ()
 
 
+@pytest.mark.parametrize("shares", ["rehearse=[0.0,0.9]", "rehearse_vocab=[0.0,0.5]"])
 def test_a_rehearsed_trial_carries_out_one_of_its_plans(
-    tiny_folder: Path, text_file: Path, tmp_path: Path
+    shares: str, tmp_path: Path, text_file: Path
 ) -> None:
     from peers.ours import settings_from
     from prune_exp.machine.stopwatch import Stopwatch
@@ -106,14 +163,20 @@ def test_a_rehearsed_trial_carries_out_one_of_its_plans(
     from prune_exp.pruning.pruner import prune_model
     from prune_exp.trial.prepare import prepare_trial, pruning_request
 
-    args = small_trial(tiny_folder, text_file, tmp_path)
-    settings = settings_from([*args, "sparsity=0.3", "pruning.rehearse=[0.0,0.9]"])
+    loading.save_model(make_tiny("llama"), DENSE, tmp_path / "dense")
+    args = small_trial(tmp_path / "dense", text_file, tmp_path)
+    options = ["pruning=vocab", "sparsity=0.3", f"pruning.{shares}"]
+    settings = settings_from([*args, *options])
     inputs, watch = prepare_trial(settings).dense, Stopwatch()
     request = pruning_request(settings)
     pruned = prune_model(request, inputs, loading.load_model(inputs.source.folder), watch)
     tried = pruned.plan.rehearsed
-    assert len({len(one.layers) for one in tried}) > 1
+    varied = len({one.tokens for one in tried}), len({len(one.layers) for one in tried})
+    assert varied[0 if "vocab" in shares else 1] > 1
     best = min(tried, key=lambda one: one.loss_nats)
-    assert (best.layers, best.channels) == (pruned.plan.layers, pruned.plan.allocation.channels)
+    plan = pruned.plan
+    found = (plan.layers, plan.allocation.channels, len(plan.tokens))
+    assert found == (best.layers, best.channels, best.tokens)
     assert shape_of(pruned.model).layers == inputs.shape.layers - len(best.layers)
+    assert shape_of(pruned.model).vocab == inputs.shape.vocab - best.tokens
     assert "rehearse" in watch.seconds

@@ -95,6 +95,11 @@ def test_masks_are_not_trained_over(tiny_folder: Path) -> None:
     ("given", "said"),
     [
         (["pruning.rehearse=[1.5]"], "pruning.rehearse holds 1.5"),
+        (["pruning.rehearse_vocab=[-1]"], "pruning.rehearse_vocab holds -1"),
+        (
+            ["pruning.units=[mlp]", "pruning.rehearse_vocab=[0.5]"],
+            "pruning.units=[layers,heads,mlp,vocab]",
+        ),
         (["pruning.rehearse=[0.3]", "pruning.refit=false"], "pruning.refit=true"),
         (["pruning.rehearse=[0.3]", "data.calibration_blocks=1"], "data.calibration_blocks=2"),
     ],

@@ -61,7 +61,12 @@ def _list_rehearsed(plan: PruningPlan | None) -> list[Element]:
         return []
     tried = sorted(plan.rehearsed, key=lambda one: one.loss_nats)
     rows = [
-        [", ".join(map(str, one.layers)) or "none", f"{one.channels:,}", f"{one.loss_nats:.4f}"]
+        [
+            ", ".join(map(str, one.layers)) or "none",
+            f"{one.channels:,}",
+            f"{one.tokens:,}" if one.tokens else "none",
+            f"{one.loss_nats:.4f}",
+        ]
         for one in tried
     ]
     said = (
@@ -69,7 +74,8 @@ def _list_rehearsed(plan: PruningPlan | None) -> list[Element]:
         " judged on others. The one with the least loss was carried out, whether its layers were"
         " voted out or are the run of layers that changes the residual stream least."
     )
-    return [Paragraph(said), Table(["Layers out", "Channels out, each", "Loss, nats"], rows)]
+    heads = ["Layers out", "Channels out, each", "Tokens out", "Loss, nats"]
+    return [Paragraph(said), Table(heads, rows)]
 
 
 def _removed_units(kind: str, plan: PruningPlan | None) -> str:
