@@ -2,12 +2,13 @@
 
 All uniform shapes within reach of the request are listed. Those that take no more tokens than
 wanted come first, then those that take no heads unasked, then those whose MLPs and vocabulary are
-not too thin, then the one nearest to the wanted shares of the budget. MLP channels are the finest
-unit, so they close the budget.
+not too thin, then the one nearest to what was asked: the budget and its shares. MLP channels are
+the finest unit, so they close the budget, in steps that leave a width which runtimes can quantize.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 
 from prune_exp.model.shape import ModelShape
@@ -20,15 +21,73 @@ TOLERANCE = 0.005
 """Largest accepted distance between the requested and the achieved sparsity."""
 
 
+QUANTIZED = 32
+"""Weights that share a scale in most 4-bit and 8-bit formats: a row is a multiple of so many."""
+QUANTIZED_FINELY = 256
+"""The same in llama.cpp's K-quants, the usual ones."""
+COSTS = 0.1
+"""Share of the budget that may be spent elsewhere than asked for the sake of such rows."""
+FINELY_COSTS = 0.002
+"""The same, beyond that, for the sake of K-quants."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Option:
+    """A shape with how it compares to others."""
+
+    allocation: Allocation
+    unwanted: tuple[bool, bool, bool]
+    """More tokens go than wanted, heads go unasked, the MLPs or the vocabulary get too thin."""
+    distance: float
+    """From what was asked, in shares of the budget."""
+
+
 def allocate_budget(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Allocation:
     """Splits `sparsity` of the model's parameters between kinds of unit.
+
+    Unless `pruning.width_multiple` says otherwise, the MLP width left is a multiple of 32, or of
+    256 where that hardly changes the split; any width where the request cannot be met so.
 
     Raises:
         SettingError: no allowed shape comes within 0.5 % of the request; says what does.
     """
-    best: tuple[bool, bool, bool, float, float] | None = None
+    if pruning.width_multiple is not None:
+        chosen, reach = _choose_shape(shape, sparsity, pruning)
+    else:
+        chosen, reach = _choose_free_width(shape, sparsity, pruning)
+    if chosen is None:
+        raise SettingError(_explain_unreachable(shape, sparsity, pruning, reach))
+    return chosen.allocation
+
+
+def _choose_free_width(
+    shape: ModelShape, sparsity: float, pruning: PruningSettings
+) -> tuple[_Option | None, list[float]]:
+    """The best shape whose width can be quantized, if nothing unwanted is the price."""
+    (free, reach), (coarse, _), (finest, _) = (
+        _choose_shape(shape, sparsity, replace(pruning, width_multiple=multiple))
+        for multiple in (1, QUANTIZED, QUANTIZED_FINELY)
+    )
+    if free is None or coarse is None or not _costs_less(coarse, free, COSTS):
+        return free, reach
+    if finest is not None and _costs_less(finest, coarse, FINELY_COSTS):
+        return finest, reach
+    return coarse, reach
+
+
+def _costs_less(option: _Option, other: _Option, share: float) -> bool:
+    """Whether one shape does nothing unwanted that another does not, for little of the budget."""
+    allowed = all(a <= b for a, b in zip(option.unwanted, other.unwanted, strict=True))
+    return allowed and option.distance < other.distance + share
+
+
+def _choose_shape(
+    shape: ModelShape, sparsity: float, pruning: PruningSettings
+) -> tuple[_Option | None, list[float]]:
+    """The best shape with the given multiple, and the least and the most that can be removed."""
+    best: tuple[tuple[bool, bool, bool], float] | None = None
     tokens = _tokens_to_remove(shape, sparsity, pruning)
-    chosen: Allocation | None = None
+    chosen: _Option | None = None
     reach = [1.0, 0.0]
     for option in _list_shapes(shape, sparsity, pruning):
         achieved = option.params_removed / shape.params_total
@@ -36,19 +95,16 @@ def allocate_budget(shape: ModelShape, sparsity: float, pruning: PruningSettings
         error = abs(achieved - sparsity)
         if error > TOLERANCE:
             continue
-        key = (
+        unwanted = (
             option.tokens > tokens,
             pruning.heads_share == 0 and option.kv_groups + option.queries_per_group > 0,
             _is_thin(shape, option, pruning.keep_share),
-            _distance_from_wanted(shape, option, pruning),
-            error,
         )
-        if best is None or key < best:
-            best = key
-            chosen = option
-    if chosen is None:
-        raise SettingError(_explain_unreachable(shape, sparsity, pruning, reach))
-    return chosen
+        distance = _distance_from_wanted(shape, option, pruning) + error / sparsity
+        if best is None or (unwanted, distance) < best:
+            best = (unwanted, distance)
+            chosen = _Option(allocation=option, unwanted=unwanted, distance=distance)
+    return chosen, reach
 
 
 def _is_thin(shape: ModelShape, option: Allocation, share: float) -> bool:
@@ -94,7 +150,7 @@ def _list_shapes(
 
 def _least_width(shape: ModelShape, share: float, pruning: PruningSettings) -> int:
     """Least width that is at least `share` of the MLP and an allowed multiple."""
-    multiple = pruning.width_multiple
+    multiple = pruning.width_multiple or 1
     return min(max(multiple * math.ceil(share * shape.width / multiple), multiple), shape.width)
 
 
@@ -104,7 +160,7 @@ def _channels_to_remove(
     """MLP channels to remove per layer, so that an allowed width is left."""
     if "mlp" not in pruning.units:
         return 0
-    multiple = pruning.width_multiple
+    multiple = pruning.width_multiple or 1
     width = multiple * round((shape.width - wanted) / multiple)
     return shape.width - min(max(width, floor), shape.width)
 
@@ -153,6 +209,32 @@ def _distance_from_wanted(shape: ModelShape, option: Allocation, pruning: Prunin
         abs(tokens / total - pruning.vocab_share)
         + abs(depth / in_layers - pruning.depth_share)
         + abs(heads / in_layers - wanted_heads)
+    )
+
+
+def describe_odd_width(
+    dense: ModelShape, width: int, sparsity: float, pruning: PruningSettings
+) -> str | None:
+    """A sentence about an MLP width that cannot be quantized; None where it can, or was asked for.
+
+    Says what would leave another, where the nearest requests do.
+    """
+    if pruning.width_multiple is not None or width in (dense.width, 0) or not width % QUANTIZED:
+        return None
+    sentence = (
+        f"the MLP width left, {width}, is no multiple of {QUANTIZED}, so most formats of 4 and 8"
+        " bits, GGUF's among them, cannot hold the model"
+    )
+    even = replace(pruning, width_multiple=QUANTIZED)
+    found = [one.params_removed for one in _list_shapes(dense, sparsity, even)]
+    near = min(
+        filter(None, found), key=lambda gone: abs(gone / dense.params_total - sparsity), default=0
+    )
+    if not near:
+        return sentence
+    return (
+        f"{sentence}; type pruning.width_multiple={QUANTIZED}"
+        f" sparsity={round(near / dense.params_total, 3):g}"
     )
 
 

@@ -27,7 +27,7 @@ def run_job(config: Any) -> dict[str, float]:
 
     from prune_exp.tracking import runs
     from prune_exp.tracking.metrics import flatten_result
-    from prune_exp.trial.run import describe_redundant_voters
+    from prune_exp.trial.run import describe_redundant_voters, describe_width
 
     if not runs.is_in_trial():
         raise RuntimeError("the trial has no run in the store")
@@ -44,6 +44,8 @@ def run_job(config: Any) -> dict[str, float]:
     if hydra.mode != RunMode.MULTIRUN or hydra.job.num == 0:
         for sentence in describe_redundant_voters(result.plan, settings):
             print(f"note: {sentence}", file=sys.stderr)
+    if odd := describe_width(result, settings):
+        print(f"note: {odd}", file=sys.stderr)
     metrics = flatten_result(result)
     if hydra.mode == RunMode.MULTIRUN:
         check_numbers(metrics, [*settings.search.directions, *settings.search.limits])

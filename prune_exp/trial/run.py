@@ -15,6 +15,7 @@ from prune_exp.model import loading
 from prune_exp.model.architectures import head_of, shape_of
 from prune_exp.model.export import choose_export_dtype, export_model, weights_sha256
 from prune_exp.model.shape import ModelShape
+from prune_exp.pruning.allocation import describe_odd_width
 from prune_exp.pruning.consensus import redundant_pairs
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.pruner import Pruned, prune_model
@@ -103,6 +104,13 @@ def describe_redundant_voters(plan: PruningPlan, settings: Settings) -> list[str
         for kind, agreement in plan.agreement.items()
         for a, b, value in redundant_pairs(agreement, settings.pruning.redundancy)
     ]
+
+
+def describe_width(result: TrialResult, settings: Settings) -> str | None:
+    """A sentence about an MLP width that cannot be quantized."""
+    return describe_odd_width(
+        result.dense_shape, result.pruned_shape.width, settings.sparsity, settings.pruning
+    )
 
 
 def _judge_dense(

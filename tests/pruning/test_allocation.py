@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prune_exp.model.shape import Heads, ModelShape
-from prune_exp.pruning.allocation import TOLERANCE, allocate_budget
+from prune_exp.pruning.allocation import (
+    COSTS,
+    QUANTIZED,
+    TOLERANCE,
+    allocate_budget,
+    describe_odd_width,
+)
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import PruningSettings
 
@@ -58,7 +64,7 @@ def test_tokens_go_unasked_only_where_nothing_else_is_left() -> None:
 
 
 def test_removed_parameters_by_hand() -> None:
-    pruning = PruningSettings(units=["mlp"], depth_share=0, heads_share=0)
+    pruning = PruningSettings(units=["mlp"], depth_share=0, heads_share=0, width_multiple=1)
     chosen = allocate_budget(SMOLLM2, 0.5, pruning)
     assert chosen.channels == round(0.5 * 134_515_008 / (30 * 1728))
     assert chosen.params_removed == 30 * 1728 * chosen.channels
@@ -79,3 +85,80 @@ def test_only_heads_that_the_config_takes_are_left() -> None:
     for unit in ("group", "query"):
         chosen = allocate_budget(none, 0.2, replace(wanted, heads_share=0.9, head_unit=unit))
         assert chosen.kv_groups == chosen.queries_per_group == 0
+
+
+WIDE = replace(
+    SMOLLM2,
+    layers=16,
+    width=8192,
+    params_channel=6144,
+    params_layer=60_821_504,
+    params_total=1_235_814_400,
+)
+"""As Llama 3.2 1B."""
+
+
+@given(
+    st.sampled_from([SMOLLM2, WIDE]),
+    st.floats(0.05, 0.75),
+    st.floats(0, 1),
+    st.floats(0, 0.5),
+)
+def test_widths_can_be_quantized_where_the_request_allows_it(
+    shape: ModelShape, sparsity: float, depth: float, vocab: float
+) -> None:
+    free = PruningSettings(depth_share=depth, vocab_share=vocab)
+    chosen = allocate_budget(shape, sparsity, free)
+    width = shape.width - chosen.channels
+    assert abs(chosen.params_removed / shape.params_total - sparsity) <= TOLERANCE
+    any_width = allocate_budget(shape, sparsity, replace(free, width_multiple=1))
+    if width % QUANTIZED:
+        assert chosen == any_width, "as near to the request as can be"
+        assert describe_odd_width(shape, width, sparsity, free)
+    else:
+        assert not describe_odd_width(shape, width, sparsity, free)
+        assert chosen.tokens >= any_width.tokens - COSTS * any_width.params_removed
+    if shape is WIDE:
+        assert not width % QUANTIZED, "a step is less than 0.3 % of all parameters"
+
+
+@given(st.floats(0.1, 0.6), st.sampled_from([1, 7, 32, 48]))
+def test_a_multiple_that_is_asked_for_is_kept(sparsity: float, multiple: int) -> None:
+    wanted = PruningSettings(width_multiple=multiple)
+    chosen = allocate_budget(WIDE, sparsity, wanted)
+    width = WIDE.width - chosen.channels
+    assert chosen.channels == 0 or width % multiple == 0
+    assert not describe_odd_width(WIDE, width, sparsity, wanted), "nothing to say of what was asked"
+
+
+def test_a_multiple_of_256_is_taken_only_where_it_hardly_costs_anything() -> None:
+    mlp_only = PruningSettings(units=["mlp"], depth_share=0)
+
+    def width(removed: float) -> int:
+        return SMOLLM2.width - allocate_budget(SMOLLM2, removed, mlp_only).channels
+
+    per_channel = 30 * 1728 / 134_515_008
+    assert width(768 * per_channel) == 768
+    assert width((768 - 6) * per_channel) == 768, "that is what 32 comes to here"
+    assert width((768 + 64) * per_channel) == 704
+
+
+def test_a_width_that_cannot_be_quantized_is_said_with_what_to_type() -> None:
+    small = replace(
+        SMOLLM2,
+        layers=4,
+        width=256,
+        params_channel=192,
+        params_layer=55_424,
+        params_total=240_960,
+        vocab_removable=0,
+    )
+    mlp_only = PruningSettings(units=["mlp"], depth_share=0)
+    width = small.width - allocate_budget(small, 0.3, mlp_only).channels
+    said = describe_odd_width(small, width, 0.3, mlp_only)
+    assert width == 162
+    assert said is not None
+    assert said.endswith("type pruning.width_multiple=32 sparsity=0.306")
+    even = replace(mlp_only, width_multiple=32)
+    assert small.width - allocate_budget(small, 0.306, even).channels == 160
+    assert describe_odd_width(small, 256, 0.3, mlp_only) is None, "as the dense model has it"
