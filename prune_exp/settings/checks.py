@@ -27,6 +27,7 @@ from prune_exp.settings.minima import check_minima
 from prune_exp.settings.pruning_checks import check_pruning
 from prune_exp.settings.schema import Settings
 from prune_exp.settings.surroundings import fill_in
+from prune_exp.settings.unfilled import check_filled
 
 
 def read_config(config: Any, hydra: Any = None) -> Settings:
@@ -35,6 +36,8 @@ def read_config(config: Any, hydra: Any = None) -> Settings:
     Raises:
         SettingError: a value is outside what it may be.
     """
+    if hydra is not None:
+        check_filled(config, hydra)
     settings = _complete_settings(config, hydra)
     check_settings(settings)
     return settings

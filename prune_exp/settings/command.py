@@ -12,6 +12,7 @@ from prune_exp.settings.explanation import explain_error
 from prune_exp.settings.redaction import redact_logs
 from prune_exp.settings.schema import Settings
 from prune_exp.settings.surroundings import fill_in
+from prune_exp.settings.unfilled import check_filled
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -66,6 +67,7 @@ def run_command(name: str, schema: type, act: Callable[[Any], int]) -> None:
 
     def task(config: Any) -> None:
         try:
+            check_filled(config, HydraConfig.get())
             settings = OmegaConf.to_object(config)
             check_known(settings)
             fill_in(settings, HydraConfig.get())

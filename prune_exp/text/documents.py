@@ -101,11 +101,21 @@ def find_text_file(path: str, package: str | None, setting: str = "data.path") -
     if named := package_of(path):
         return package_file(named, path.removeprefix(f"{IN_PACKAGE}{named}/"), setting=setting)
     if package is not None:
+        _check_meant(path, package)
         return package_file(package, path, setting="data.package")
     file = Path(path).expanduser()
     if not file.is_file():
         raise SettingError(f"{setting}={file} is not a file; give a UTF-8 text file")
     return file
+
+
+def _check_meant(path: str, package: str) -> None:
+    """Raises SettingError where a file of the user's is looked for in a package."""
+    if Path(path).expanduser().is_file():
+        raise SettingError(
+            f"data.path={path} is looked for in data.package={package}, and is a file of yours;"
+            f" type data=file data.path={path}"
+        )
 
 
 def deal_documents(file: TextFile, *, seed: int = 0) -> DealtDocuments:
