@@ -197,27 +197,52 @@ def objectives_of(settings: Settings, *, searching: bool) -> dict[str, str]:
     """The objectives' directions, checked against the keys that trials will have.
 
     An enumeration runs the same points whatever its objectives are, so those that it does not
-    measure are left out of its record.
+    measure are left out of its record; constraints decide on its best trial too.
 
     Raises:
-        SettingError: a search would optimize or constrain something that is not measured.
+        SettingError: a search would optimize, or anything constrain, what is not measured.
     """
-    keys = metric_keys(
-        speed=settings.benchmark.enabled,
-        quality=settings.quality.enabled,
-        recovery=settings.recovery.name != "none",
+    keys = _keys_of(settings)
+    directions = settings.search.directions
+    wanted = {"constraints": settings.search.limits}
+    if searching:
+        wanted = {"objectives": directions, **wanted}
+    for name, metrics in wanted.items():
+        for key in metrics:
+            if key not in keys:
+                raise SettingError(_explain_missing(settings, f"search.{name}", key, keys))
+    return {key: way for key, way in directions.items() if key in keys} or FALLBACK
+
+
+def _keys_of(settings: Settings, *, all_measured: bool = False) -> list[str]:
+    """The metrics that trials will have, or could have with everything switched on."""
+    return metric_keys(
+        speed=all_measured or settings.benchmark.enabled,
+        quality=all_measured or settings.quality.enabled,
+        recovery=all_measured or settings.recovery.name != "none",
         batches=list(settings.benchmark.batches),
         domains=[one.file.name for one in list_judged_files(settings.data, settings.quality)],
     )
-    directions = settings.search.directions
-    if not searching:
-        measured = {key: way for key, way in directions.items() if key in keys}
-        return measured or FALLBACK
-    for name, wanted in (("objectives", directions), ("constraints", settings.search.limits)):
-        for key in wanted:
-            if key not in keys:
-                raise SettingError(describe_unknown(f"search.{name}", key, keys))
-    return directions or FALLBACK
+
+
+def _explain_missing(settings: Settings, name: str, key: str, keys: list[str]) -> str:
+    """Why trials will not have a metric, and what to type."""
+    if key not in _keys_of(settings, all_measured=True):
+        return describe_unknown(name, key, keys)
+    switched_off = {
+        "benchmark=off": not settings.benchmark.enabled,
+        "quality=off": not settings.quality.enabled,
+        "recovery=none": key.startswith("recovery/") and settings.recovery.name == "none",
+    }
+    why = " with ".join(option for option, applies in switched_off.items() if applies)
+    if name == "search.constraints":
+        return f"{why} does not measure {key}; take it out of {name}, or measure it"
+    left = ["weights_read_ratio", *(["bits_per_byte_increase"] if settings.quality.enabled else [])]
+    return (
+        f"{why} does not measure {key}, which is searched for unless something else is; type"
+        f" search.objectives=[{','.join(left)}]"
+        + (", or experiment=search" if settings.quality.enabled else "")
+    )
 
 
 def fingerprint_of(settings: Settings, space: Space) -> dict[str, str]:

@@ -57,11 +57,10 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
             exists with other settings or is being run by another process.
     """
     settings = settings_of(hydra.config)
-    loader = hydra.context.config_loader
-    space = read_space(arguments, settings.search.space, loader)
-    directions = objectives_of(settings, searching=bool(space.searched))
+    space, configs = list_points(hydra.config, hydra.context.config_loader, arguments)
+    first = settings_of(configs[0], checked=True)  # the sweep's own lack what is swept
+    directions = objectives_of(first, searching=bool(space.searched))
     sampler = sampler_for(settings, space)
-    configs = [loader.load_sweep_config(hydra.config, point) for point in space.corners]
     inputs, trial_mib = hydra.call_hooks("on_sweep_checked", configs)
     root = Path(settings.tracking.root).expanduser().absolute()
     name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
@@ -78,6 +77,12 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
             returns = driver.run_rows(rows)
             driver.show_findings(folder)
     return returns
+
+
+def list_points(config: Any, loader: Any, arguments: list[str]) -> tuple[Space, list[Any]]:
+    """A sweep's space, and the configs of the points that span it."""
+    space = read_space(arguments, settings_of(config).search.space, loader)
+    return space, [loader.load_sweep_config(config, point) for point in space.corners]
 
 
 def _make_driver(

@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from prune_exp.search import study as studies
-from prune_exp.search.driver import Driver
+from prune_exp.search.driver import Driver, objectives_of
 from prune_exp.search.space import Space
+from prune_exp.search.sweep import list_points
+from prune_exp.settings.checks import settings_of
+from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
+from prune_exp.settings.schema import Settings
+from support.composed import compose_trial, loading_points
 
 COST = {"cost": "minimize"}
 Found = dict[int, dict[str, float]]
@@ -124,3 +129,66 @@ def test_while_the_store_does_not_answer_nothing_is_told(tmp_path: Path) -> None
     driver.run_rows(driver.space.rows)
     assert states_of(driver) == ["RUNNING"] * 3
     assert studies.running_trials(driver.study) == [0, 1, 2]
+
+
+def searching_for(text_file: Path, **changes: Any) -> Settings:
+    """Settings of a search by its default objectives, with something switched off."""
+    settings = Settings()
+    settings.data.path = str(text_file)
+    settings.search.objectives = changes.pop("objectives", ["latency_ratio"])
+    settings.search.constraints = changes.pop("constraints", [])
+    for name in changes:
+        getattr(settings, name).enabled = False
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"benchmark": "off"},
+            "benchmark=off does not measure latency_ratio, which is searched for unless something"
+            " else is; type search.objectives=[weights_read_ratio,bits_per_byte_increase], or"
+            " experiment=search",
+        ),
+        (
+            {"quality": "off", "objectives": ["bits_per_byte_increase"]},
+            "quality=off does not measure bits_per_byte_increase, which is searched for unless"
+            " something else is; type search.objectives=[weights_read_ratio]",
+        ),
+        ({"benchmark": "off", "objectives": ["speedup:maximize"]}, "benchmark=off does not mea"),
+        ({"benchmark": "off", "quality": "off"}, "benchmark=off with quality=off does not meas"),
+        ({"objectives": ["recovery/steps"]}, "recovery=none does not measure recovery/steps"),
+        ({"objectives": ["latency_ratoi"]}, "search.objectives=latency_ratoi is unknown"),
+    ],
+)
+def test_what_is_not_measured_is_not_searched_for(
+    changes: dict[str, Any], said: str, text_file: Path
+) -> None:
+    with pytest.raises(SettingError) as refused:
+        objectives_of(searching_for(text_file, **changes), searching=True)
+    assert str(refused.value).startswith(said)
+
+
+def test_a_list_runs_without_its_objectives_but_not_without_its_constraints(
+    text_file: Path,
+) -> None:
+    listed = searching_for(text_file, benchmark="off")
+    assert objectives_of(listed, searching=False) == {"weights_read_ratio": "minimize"}
+    bound = searching_for(text_file, benchmark="off", constraints=["latency_ratio:0.8"])
+    with pytest.raises(SettingError, match="take it out of search"):
+        objectives_of(bound, searching=False)
+
+
+@pytest.mark.parametrize("swept", ["data.path={a},{b}", "data=file,wikipedia data.path={a}"])
+def test_texts_may_be_swept(swept: str, text_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("another text", encoding="utf-8")
+    arguments = swept.format(a=text_file, b=tmp_path / "b.txt").split()
+    if len(arguments) == 1:
+        arguments.insert(0, "data=file")
+    config = compose_trial("data=file")
+    with loading_points() as loader:
+        _, configs = list_points(config, loader, [*arguments, "benchmark=off"])
+    assert len(configs) == 2
+    assert settings_of(configs[0]).data.path == str(text_file)
+    assert objectives_of(settings_of(configs[0]), searching=False)
