@@ -138,8 +138,13 @@ def _range_of(override: Any) -> SearchRange:
     low = sweep.start
     high = sweep.end
     log = "log" in sweep.tags
+    key = override.get_key_element()
+    if low == high and str(override.input_line).startswith(f"{key}=int("):
+        raise SettingError(
+            f"{override.input_line} holds no two whole numbers: int() cuts both ends to {low}; try"
+            f" {key}=interval(0.1,0.9), or wider ends"
+        )
     if not low < high or (log and low <= 0):
-        key = override.get_key_element()
         raise SettingError(
             f"{override.input_line} is not an interval to search: it needs low < high"
             f"{', and low > 0 for log' if log else ''}; try {key}=interval(0.1,0.9)"

@@ -22,9 +22,11 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import Trial, TrialState
 
 from prune_exp.machine.cache import digest_of
+from prune_exp.machine.display import first_line
 from prune_exp.search.space import SearchRange, Space
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
+from prune_exp.settings.redaction import redact
 
 FINGERPRINT = "fingerprint"
 PARENT = "mlflow_parent"
@@ -67,6 +69,22 @@ def storage_of(search: SearchSettings, root: Path) -> Any:
     return JournalStorage(JournalFileBackend(path, lock_obj=lock))
 
 
+def _list_studies(search: SearchSettings, storage: Any) -> list[str]:
+    """Names of the studies in a storage.
+
+    Raises:
+        SettingError: the package that talks to the database is missing.
+    """
+    try:
+        return optuna.get_all_study_names(storage)
+    except ImportError as error:
+        raise SettingError(
+            f"search.storage={redact(str(search.storage))} needs a package that is not installed"
+            f" ({first_line(error)}); for PostgreSQL type pip install 'prune-exp[postgresql]' and"
+            " let the URL begin with postgresql+psycopg://"
+        ) from None
+
+
 @contextmanager
 def sole_driver(root: Path, name: str) -> Any:
     """Holds a study for this process, as far as this machine goes.
@@ -102,7 +120,7 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     storage = storage_of(search, root)
-    known = name in optuna.get_all_study_names(storage)
+    known = name in _list_studies(search, storage)
     if known:
         _check_same(optuna.load_study(study_name=name, storage=storage), fingerprint)
     study = optuna.create_study(

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from prune_exp.settings.choices import describe_unknown
@@ -9,6 +10,14 @@ from prune_exp.settings.config_tree import conf_dir, group_names
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.redaction import redact
 from prune_exp.settings.schema import Settings
+
+EXTRAS = {
+    "joblib": "joblib",
+    "ray": "ray,postgresql",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+}
+"""What launchers are installed with."""
 
 
 def explain_error(error: Exception, schema: type = Settings) -> str:
@@ -23,7 +32,11 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
         return describe_unknown_key(unknown.group(1), schema)
     missing_option = re.search(r"find '([\w/]+)/([^']*)'", text)
     if missing_option:
-        return describe_unknown_option(*missing_option.groups())
+        listed = re.search(r"Available options in '[^']*': (.*?) Config search path", text)
+        known = listed.group(1).split() if listed else []
+        return describe_unknown_option(*missing_option.groups(), known)
+    if explained := _explain_value(text):
+        return explained
     missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", text)
     if missing:
         return f"{missing.group(1)} must be given; type {missing.group(1)}=..."
@@ -36,6 +49,22 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
         if type(error).__module__.startswith(("hydra", "omegaconf"))
         else (f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)")
     )
+
+
+def _explain_value(text: str) -> str | None:
+    """What to type in place of several values, or of one where a list is wanted."""
+    several = re.match(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\.", text)
+    if several:
+        key, values = several.groups()
+        return (
+            f"{key}={values} is several values; put -m in front to try each of them, or type"
+            f" {key}=[{values}] where a list is meant"
+        )
+    no_list = re.search(r"override ([^=]+)=(.*) Invalid value assigned: \w+ is not a List", text)
+    if no_list:
+        key, value = no_list.groups()
+        return f"{key}={value} is no list; type {key}=[{value}]"
+    return None
 
 
 def _explain_file(name: str, why: str) -> str:
@@ -53,11 +82,17 @@ def describe_unknown_key(key: str, schema: type = Settings) -> str:
     return f"{key} is not a setting or config group; did you mean {best}?"
 
 
-def describe_unknown_option(group: str, option: str) -> str:
-    """Names the options of a config group, the nearest first."""
-    if group not in group_names():
+def describe_unknown_option(group: str, option: str, known: Sequence[str] = ()) -> str:
+    """Names the options of a config group, the nearest first; `known` are those Hydra found."""
+    if group not in group_names() and not known:
         return describe_unknown_key(group)
-    options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    ours = (conf_dir() / group).glob("*.yaml")
+    options = sorted({*known, *(path.stem for path in ours)})
+    if group == "hydra/launcher" and option in EXTRAS:
+        return (
+            f"{group}={option} is not installed; type pip install 'prune-exp[{EXTRAS[option]}]', or"
+            f" use one of {', '.join(options)}"
+        )
     return describe_unknown(group, option, options)
 
 
