@@ -28,9 +28,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 short documents."""
+    """1000 documents of six words, about one a block of 32 tokens, no two alike."""
     chance = random.Random(0)
-    parts = [" ".join(chance.choices(WORDS, k=30)) + "." for _ in range(200)]
+    parts: dict[str, None] = {}
+    while len(parts) < 1000:
+        parts[" ".join(chance.choices(WORDS, k=6)) + "."] = None
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n\n".join(parts), encoding="utf-8")
     return path

@@ -1,12 +1,55 @@
 """Ratios of paired measurements with 95 % intervals."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prune_exp.measurement.records import FEW_PAIRS, Interval
 
 CUT = 0.25
 """Share of the pairs that the interquartile mean leaves out at either end."""
+WIDEST = math.log(1e6)
+"""Logarithm of the widest factor to either side that an interval says; beyond it, nothing is known.
+"""
+RESAMPLES_AT_ONCE = 500
+LARGEST_LOG = 700.0
+"""exp of more overflows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanOverDocuments:
+    """A mean per token and how far off it may be: the logarithm of a ratio of perplexities."""
+
+    value: float
+    error: float
+    freedom: float
+    """Degrees of freedom of Student's t."""
+    documents: int
+
+    @property
+    def ratio(self) -> Interval:
+        """exp of it, with its 95 % interval."""
+        from scipy.stats import t
+
+        half = min(float(t.ppf(0.975, self.freedom)) * self.error, WIDEST)
+        return _exponentiate(
+            Interval(value=self.value, low=self.value - half, high=self.value + half)
+        )
+
+    def chance_beyond(self, limit: float) -> float:
+        """How likely so small a ratio is where the truth is the limit: a one-sided p-value.
+
+        It is at most 0.025 exactly where the upper end of the interval is within the limit.
+        """
+        from scipy.stats import t
+
+        gap = math.log(limit) - self.value
+        if math.isnan(gap) or math.isnan(self.error):
+            return 1.0
+        if self.error == 0:
+            return 0.0 if gap >= 0 else 1.0
+        return float(t.sf(gap / self.error, self.freedom))
 
 
 def middle_ratio(
@@ -24,9 +67,19 @@ def middle_ratio(
     import numpy as np
 
     logs = np.log(np.asarray(numerator, dtype=float) / np.asarray(denominator, dtype=float))
-    if len(logs) < FEW_PAIRS:
-        return _exponentiate(_student_interval(logs))
-    return _exponentiate(_bootstrap_interval(logs, _interquartile_mean, resamples, seed))
+    low, high = middle_ends(logs, resamples=resamples, seed=seed)
+    return _exponentiate(
+        Interval(value=float(_interquartile_mean(logs)), low=float(low), high=float(high))
+    )
+
+
+def middle_ends(logs: Any, *, resamples: int, seed: int = 0) -> tuple[Any, Any]:
+    """Both ends of the 95 % interval of an interquartile mean over logs [..., pairs]."""
+    count = logs.shape[-1]
+    assert count > 1, "an interval needs at least two pairs"
+    if count < FEW_PAIRS:
+        return _student_ends(logs)
+    return _bootstrap_ends(logs, resamples, seed)
 
 
 def _interquartile_mean(values: Any, axis: int = -1) -> Any:
@@ -35,50 +88,65 @@ def _interquartile_mean(values: Any, axis: int = -1) -> Any:
     return trim_mean(values, CUT, axis=axis)
 
 
-def _student_interval(values: Any) -> Interval:
+def _student_ends(values: Any) -> tuple[Any, Any]:
     """The t interval of a trimmed mean (Tukey and McLaughlin 1963, Sankhya A 25:331)."""
     import numpy as np
     from scipy.stats import t
-    from scipy.stats.mstats import winsorize
 
-    count = len(values)
-    cut = int(CUT * len(values))
-    assert count > 1, "an interval needs at least two pairs"
-    spread = np.std(np.asarray(winsorize(values, limits=(CUT, CUT))), ddof=1)
-    error = spread / ((1 - 2 * cut / count) * np.sqrt(count))
-    value = float(_interquartile_mean(values))
-    half = float(t.ppf(0.975, count - 2 * cut - 1) * error)
-    return Interval(value=value, low=value - half, high=value + half)
+    count = values.shape[-1]
+    cut = int(CUT * count)
+    ordered = np.sort(values, axis=-1)
+    winsorized = ordered[..., np.arange(count).clip(cut, count - 1 - cut)]
+    error = winsorized.std(axis=-1, ddof=1) / ((1 - 2 * cut / count) * np.sqrt(count))
+    half = t.ppf(0.975, count - 2 * cut - 1) * error
+    value = _interquartile_mean(values)
+    return value - half, value + half
 
 
-def exp_mean_difference(
-    first: Sequence[float], second: Sequence[float], *, resamples: int, seed: int = 0
-) -> Interval:
-    """exp of the mean over pairs of first - second: a ratio of perplexities from log-losses."""
+def ratio_over_documents(sums: Sequence[float], tokens: Sequence[float]) -> MeanOverDocuments:
+    """The mean per token of what differs between two models, from each document's sum of it.
+
+    A document is the unit: what is said in it hangs together, so its tokens are no independent
+    draws. Its share of the tokens is its weight, and its residual is divided by what it leaves to
+    the others, because a long document draws the mean towards itself (the jackknife, CR3 in
+    MacKinnon and White 1985, Journal of Econometrics 29:305). The degrees of freedom are those of
+    as many documents of equal length as weigh as much (Kish 1965, Survey Sampling).
+    """
     import numpy as np
 
-    gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    return _exponentiate(_bootstrap_interval(gaps, np.mean, resamples, seed))
+    sizes = np.asarray(tokens, dtype=float)
+    gaps = np.asarray(sums, dtype=float)
+    shares = sizes / sizes.sum()
+    value = float(gaps.sum() / sizes.sum())
+    count = len(sizes)
+    if count < 2:
+        return MeanOverDocuments(value=value, error=math.inf, freedom=1.0, documents=count)
+    residuals = (gaps - value * sizes) / sizes.sum() / (1 - shares)
+    error = float(np.sqrt((residuals**2).sum() * (count - 1) / count))
+    freedom = max(1.0, float(1 / (shares**2).sum()) - 1)
+    return MeanOverDocuments(value=value, error=error, freedom=freedom, documents=count)
 
 
 def _exponentiate(inner: Interval) -> Interval:
-    from math import exp
+    value, low, high = (
+        math.exp(min(one, LARGEST_LOG)) for one in (inner.value, inner.low, inner.high)
+    )
+    return Interval(value=value, low=low, high=high)
 
-    return Interval(value=exp(inner.value), low=exp(inner.low), high=exp(inner.high))
 
-
-def _bootstrap_interval(
-    values: Any, statistic: Callable[..., Any], resamples: int, seed: int
-) -> Interval:
+def _bootstrap_ends(values: Any, resamples: int, seed: int) -> tuple[Any, Any]:
+    """Percentiles of the interquartile mean of resampled pairs."""
     import numpy as np
     from scipy.stats import bootstrap
 
-    assert len(values) > 1, "an interval needs at least two pairs"
-    result = bootstrap(
+    found = bootstrap(
         (values,),
-        statistic,
+        _interquartile_mean,
         n_resamples=resamples,
+        batch=RESAMPLES_AT_ONCE,
+        axis=-1,
+        vectorized=True,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(value=float(statistic(values)), low=float(result.low), high=float(result.high))
+    return found.low, found.high

@@ -12,15 +12,13 @@ from tqdm import tqdm
 
 from prune_exp.machine.cache import cached_folder, digest_of
 from prune_exp.machine.device import cache_key
-from prune_exp.measurement.intervals import exp_mean_difference
+from prune_exp.measurement.intervals import LARGEST_LOG, ratio_over_documents
 from prune_exp.measurement.records import DomainQuality, Quality, QualityComparison
 from prune_exp.model.architectures import decoder_of, head_of
-from prune_exp.model.next_tokens import NextTokens, divergence, split_tokens, sum_losses
+from prune_exp.model.next_tokens import NextTokens, divergence, split_tokens, token_losses
 from prune_exp.text.corpus import TokenBlocks
 
-VERSION = 2
-LARGEST_LOSS = 700.0
-"""exp of more overflows; such a model is beyond words anyway."""
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class DenseBaseline:
     head: torch.Tensor
     """Language-model head [vocab, hidden]."""
     losses: torch.Tensor
-    """Mean next-token loss of each block, in nats [blocks]."""
+    """Loss of each token that is predicted, in nats [blocks, tokens - 1]."""
 
 
 def dense_baseline(
@@ -46,10 +44,9 @@ def dense_baseline(
         losses = []
         for ids in tqdm(text.ids, "dense quality", unit="block"):
             hidden = _final_hidden(model, ids)
-            after = NextTokens(hidden=hidden, head=head)
-            losses.append(sum_losses(after, ids[1:]) / (len(ids) - 1))
+            losses.append(token_losses(NextTokens(hidden=hidden, head=head), ids[1:]))
             states.append(hidden)
-        kept = {"hidden": torch.stack(states), "losses": torch.tensor(losses)}
+        kept = {"hidden": torch.stack(states), "losses": torch.stack(losses)}
         save_file(kept, folder / "baseline.safetensors")
 
     key = digest_of(VERSION, model_digest, text.digest, *cache_key(model.device))
@@ -57,8 +54,29 @@ def dense_baseline(
     return DenseBaseline(head=head, **load_file(folder / "baseline.safetensors"))
 
 
-Reencode = Callable[[torch.Tensor], tuple[int, torch.Tensor]]
-"""The dense tokenizer's ids [tokens] to another's, and how many of those the first one became."""
+Reencode = Callable[[torch.Tensor], torch.Tensor]
+"""The dense tokenizer's ids [tokens] to another's, for the same bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentLosses:
+    """What a model makes of a text, by document."""
+
+    losses: torch.Tensor
+    """Summed loss of what is predicted of each document, in nats [documents]."""
+    own_tokens: torch.Tensor
+    """How many tokens of the model's own that are [documents]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """A pruned model beside the dense one."""
+
+    by_document: DocumentLosses
+    divergence: torch.Tensor | None = None
+    """Summed KL(dense || pruned) of each block [blocks]; None across vocabularies."""
+    agreed: torch.Tensor | None = None
+    """Positions of each block where both rank the same token first [blocks]."""
 
 
 def compare_quality(
@@ -67,7 +85,6 @@ def compare_quality(
     text: TokenBlocks,
     *,
     max_perplexity_ratio: float,
-    resamples: int,
     reencode: Reencode | None = None,
 ) -> QualityComparison:
     """Measures a pruned model against the dense one on the same blocks [blocks, tokens].
@@ -80,123 +97,149 @@ def compare_quality(
     if reencode is None:
         judged = _judge_blocks(pruned, dense, text)
     else:
-        losses, own_tokens = block_losses(pruned, text, reencode)
-        judged = [
-            _JudgedBlock(loss=loss, own_tokens=own, divergence=math.nan, agreed=0)
-            for loss, own in zip(losses, own_tokens, strict=True)
-        ]
-    scored = _ScoredText(
-        judged=judged,
-        dense_losses=dense.losses.tolist(),
-        predicted=text.ids.shape[1] - 1,
-        resamples=resamples,
+        judged = _Judged(by_document=losses_by_document(pruned, text, reencode))
+    both = _BothModels(
+        dense=_sum_by_document(text, dense.losses),
+        pruned=judged.by_document,
+        tokens=text.count_predicted(),
+        limit=max_perplexity_ratio,
     )
     spans = list(text.spans())
     kept = [row for domain, rows in spans if domain.kept for row in rows]
     scored_bytes = sum(domain.bytes_scored for domain, _ in spans if domain.kept)
-    whole = scored.compare(kept, scored_bytes, kept=True)
-    tokens = len(kept) * scored.predicted
-    divergence = sum(judged[row].divergence for row in kept)
-    agreed = sum(judged[row].agreed for row in kept)
+    whole = both.compare(text.documents_in(kept), scored_bytes, kept=True)
     return QualityComparison(
         dense=whole.dense,
         pruned=whole.pruned,
         perplexity_ratio=whole.perplexity_ratio,
-        kl_to_dense=None if reencode is not None else divergence / tokens,
-        top1_agreement=None if reencode is not None else agreed / tokens,
+        chance_beyond=whole.chance_beyond,
+        documents=whole.documents,
+        kl_to_dense=_mean_of(judged.divergence, kept, whole.dense.tokens),
+        top1_agreement=_mean_of(judged.agreed, kept, whole.dense.tokens),
         max_perplexity_ratio=max_perplexity_ratio,
         domains={
-            domain.name: scored.compare(rows, domain.bytes_scored, kept=domain.kept)
+            domain.name: both.compare(
+                text.documents_in(rows), domain.bytes_scored, kept=domain.kept
+            )
             for domain, rows in spans
         },
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _JudgedBlock:
-    """What a pruned model makes of one block."""
-
-    loss: float
-    """Mean loss per token of the dense model's tokenizer, in nats."""
-    own_tokens: int
-    """Tokens of the model's own that are predicted."""
-    divergence: float
-    """Summed KL(dense || pruned); NaN across vocabularies."""
-    agreed: int
-    """Positions where both models rank the same token first."""
+def _mean_of(sums: torch.Tensor | None, rows: Sequence[int], tokens: int) -> float | None:
+    """Per token of some blocks, from each block's sum."""
+    return None if sums is None else float(sums[list(rows)].sum()) / tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ScoredText:
-    """Both models' figures, block by block."""
+class _BothModels:
+    """Both models' figures, document by document."""
 
-    judged: list[_JudgedBlock]
-    dense_losses: list[float]
-    predicted: int
-    """Tokens of the dense model's tokenizer that are predicted in a block."""
-    resamples: int
+    dense: torch.Tensor
+    """Summed loss [documents]."""
+    pruned: DocumentLosses
+    tokens: torch.Tensor
+    """Tokens of the dense model's tokenizer that are predicted [documents]."""
+    limit: float
 
-    def compare(self, rows: Sequence[int], bytes_scored: int, *, kept: bool) -> DomainQuality:
-        """Both models on some of the blocks."""
-        ours = [self.judged[row].loss for row in rows]
-        theirs = [self.dense_losses[row] for row in rows]
-        own_tokens = sum(self.judged[row].own_tokens for row in rows)
-        tokens = len(rows) * self.predicted
+    def compare(self, documents: list[int], bytes_scored: int, *, kept: bool) -> DomainQuality:
+        """Both models on some of the documents."""
+        tokens = self.tokens[documents]
+        theirs = self.dense[documents]
+        ours = self.pruned.losses[documents]
+        own_tokens = int(self.pruned.own_tokens[documents].sum())
+        total = int(tokens.sum())
+        found = ratio_over_documents((ours - theirs).tolist(), tokens.tolist())
         return DomainQuality(
-            dense=_quality_of(theirs, bytes_scored, tokens, tokens),
-            pruned=_quality_of(ours, bytes_scored, tokens, own_tokens),
-            perplexity_ratio=exp_mean_difference(ours, theirs, resamples=self.resamples),
+            dense=_quality_of(float(theirs.sum()), bytes_scored, total, total),
+            pruned=_quality_of(float(ours.sum()), bytes_scored, total, own_tokens),
+            perplexity_ratio=found.ratio,
+            chance_beyond=found.chance_beyond(self.limit),
+            documents=found.documents,
             kept=kept,
         )
 
 
-def _judge_blocks(pruned: Any, dense: DenseBaseline, text: TokenBlocks) -> list[_JudgedBlock]:
-    """A pruned model that has the dense one's vocabulary, block by block."""
-    found = []
+def _judge_blocks(pruned: Any, dense: DenseBaseline, text: TokenBlocks) -> _Judged:
+    """A pruned model that has the dense one's vocabulary."""
+    losses = []
+    divergences = []
+    agreed = []
     blocks = zip(text.ids, dense.hidden, strict=True)
     for ids, hidden in tqdm(blocks, "quality", total=len(text.ids), unit="block"):
         expected = NextTokens(hidden=hidden, head=dense.head)
-        loss, divergence, agreed = compare_block(pruned, ids, expected)
-        predicted = len(ids) - 1
-        found.append(
-            _JudgedBlock(
-                loss=loss / predicted, own_tokens=predicted, divergence=divergence, agreed=agreed
-            )
-        )
-    return found
+        loss, apart, same = compare_block(pruned, ids, expected)
+        losses.append(loss)
+        divergences.append(apart)
+        agreed.append(same)
+    by_document = DocumentLosses(
+        losses=_sum_by_document(text, torch.stack(losses)), own_tokens=text.count_predicted()
+    )
+    return _Judged(
+        by_document=by_document,
+        divergence=torch.tensor(divergences, dtype=torch.float64),
+        agreed=torch.tensor(agreed),
+    )
 
 
-def block_losses(
+def _sum_by_document(text: TokenBlocks, losses: torch.Tensor) -> torch.Tensor:
+    """Each document's sum [documents] of losses of the tokens predicted [blocks, tokens - 1]."""
+    sums = torch.zeros(len(text.count_predicted()), dtype=torch.float64)
+    return sums.index_add_(0, text.owners[:, 1:].flatten(), losses.flatten().double())
+
+
+def losses_by_document(
     model: Any, text: TokenBlocks, reencode: Reencode | None = None
-) -> tuple[list[float], list[int]]:
-    """Mean loss of each block per token of the text's tokenizer, in nats, and tokens predicted.
+) -> DocumentLosses:
+    """A model's summed loss of each document and the tokens of its own that are predicted.
 
-    The tokens predicted are the model's own: others than the text's with `reencode`.
+    These are others than the text's with `reencode`.
     """
-    losses = []
-    own_tokens = []
-    for block in tqdm(text.ids, "quality", unit="block"):
-        first, ids = reencode(block) if reencode is not None else (1, block)
+    documents = len(text.count_predicted())
+    losses = torch.zeros(documents, dtype=torch.float64)
+    own_tokens = torch.zeros(documents, dtype=torch.long)
+    for block, owners in tqdm(zip(text.ids, text.owners, strict=True), "quality", unit="block"):
+        first, ids, of = split_block(block, owners, reencode)
         after = NextTokens(hidden=_final_hidden(model, ids), head=head_of(model).weight)
-        loss = sum_losses(after, ids[first:], start=first - 1)
-        losses.append(loss / (len(block) - 1))
-        own_tokens.append(len(ids) - first)
-    return losses, own_tokens
+        losses.index_add_(0, of, token_losses(after, ids[first:], start=first - 1))
+        own_tokens += torch.bincount(of, minlength=documents)
+    return DocumentLosses(losses=losses, own_tokens=own_tokens)
 
 
-def compare_block(pruned: Any, ids: torch.Tensor, dense: NextTokens) -> tuple[float, float, int]:
-    """Summed loss, summed KL(dense || pruned) and top-1 agreements of one block [tokens]."""
+def split_block(
+    block: torch.Tensor, owners: torch.Tensor, reencode: Reencode | None
+) -> tuple[int, torch.Tensor, torch.Tensor]:
+    """A block [tokens] in a model's own tokens, and the document that each one predicted is of.
+
+    Returns how many tokens of its own the first one becomes, all of them [own], and the document
+    of each of the others [own - first]. Documents are taken one by one, as the text was.
+    """
+    if reencode is None:
+        return 1, block, owners[1:]
+    parts = [reencode(block[:1])]
+    of = []
+    numbers, lengths = owners[1:].unique_consecutive(return_counts=True)
+    for number, part in zip(numbers, block[1:].split(lengths.tolist()), strict=True):
+        parts.append(reencode(part))
+        of.append(number.expand(len(parts[-1])))
+    return len(parts[0]), torch.cat(parts), torch.cat(of)
+
+
+def compare_block(
+    pruned: Any, ids: torch.Tensor, dense: NextTokens
+) -> tuple[torch.Tensor, float, int]:
+    """Loss of each token predicted [tokens - 1], summed KL(dense || pruned), top-1 agreements."""
     ours = NextTokens(hidden=_final_hidden(pruned, ids), head=head_of(pruned).weight)
-    loss = 0.0
+    losses = []
     total_divergence = 0.0
     agreed = 0
     for rows in split_tokens(len(ids) - 1):
         ours_log_probs = ours.log_probs(rows)
         dense_log_probs = dense.log_probs(rows)
-        loss += _sum_loss(ours_log_probs, ids[rows.start + 1 : rows.stop + 1])
+        losses.append(_losses_of(ours_log_probs, ids[rows.start + 1 : rows.stop + 1]))
         total_divergence += float(divergence(dense_log_probs, ours_log_probs))
         agreed += int((ours_log_probs.argmax(-1) == dense_log_probs.argmax(-1)).sum())
-    return loss, total_divergence, agreed
+    return torch.cat(losses), total_divergence, agreed
 
 
 def _final_hidden(model: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -206,20 +249,17 @@ def _final_hidden(model: Any, ids: torch.Tensor) -> torch.Tensor:
         return decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
 
 
-def _sum_loss(log_probs: torch.Tensor, targets: torch.Tensor) -> float:
-    """Summed loss, in nats, of the tokens that came [tokens], by log-probabilities."""
+def _losses_of(log_probs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Loss, in nats, of each token that came [tokens], by log-probabilities."""
     wanted = targets[:, None].to(log_probs.device)
-    return -float(log_probs.gather(-1, wanted).double().sum())
+    return -log_probs.gather(-1, wanted)[:, 0].double().cpu()  # summed on the processor
 
 
-def _quality_of(
-    losses: Sequence[float], bytes_scored: int, tokens: int, own_tokens: int
-) -> Quality:
-    """Quality from each block's loss per token of the dense tokenizer, in nats."""
-    mean = sum(losses) / len(losses)
+def _quality_of(loss: float, bytes_scored: int, tokens: int, own_tokens: int) -> Quality:
+    """Quality from the summed loss, in nats; `tokens` are those of the dense tokenizer."""
     return Quality(
-        bits_per_byte=mean * tokens / math.log(2) / bytes_scored,
-        perplexity=math.exp(min(mean, LARGEST_LOSS)),
+        bits_per_byte=loss / math.log(2) / bytes_scored,
+        perplexity=math.exp(min(loss / tokens, LARGEST_LOG)),
         bytes_per_token=bytes_scored / own_tokens,
         tokens=tokens,
     )

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from prune_exp.text.records import FEWEST_DOCUMENTS
+
 Flat = dict[str, float]
 LOW = "_ci95_low"
 HIGH = "_ci95_high"
@@ -252,6 +254,10 @@ class DomainQuality:
     dense: Quality
     pruned: Quality
     perplexity_ratio: Interval
+    chance_beyond: float
+    """How likely so small a ratio is where the truth is just beyond the limit (one-sided)."""
+    documents: int
+    """How many documents the blocks are of: what the interval counts."""
     kept: bool
     """Whether a model that loses this text has not kept its quality."""
 
@@ -262,6 +268,7 @@ class DomainQuality:
             f"{prefix}/dense_bits_per_byte": self.dense.bits_per_byte,
             f"{prefix}/pruned_bits_per_byte": self.pruned.bits_per_byte,
             f"{prefix}/tokens": self.dense.tokens,
+            f"{prefix}/documents": self.documents,
             f"{prefix}/kept": self.kept,
         } | self.perplexity_ratio.metrics(f"{prefix}/perplexity_ratio")
 
@@ -273,6 +280,9 @@ class QualityComparison:
     dense: Quality
     pruned: Quality
     perplexity_ratio: Interval
+    chance_beyond: float
+    """As that of a domain."""
+    documents: int
     kl_to_dense: float | None
     """Mean KL(dense || pruned) of the next-token distributions, nats; None across vocabularies."""
     top1_agreement: float | None
@@ -298,7 +308,33 @@ class QualityComparison:
         return sorted(beyond, key=lambda name: not self.domains[name].kept)
 
     @property
+    def too_few(self) -> list[str]:
+        """Domains to be kept with too few documents for a verdict."""
+        return [
+            name
+            for name, domain in self.domains.items()
+            if domain.kept and domain.documents < FEWEST_DOCUMENTS
+        ]
+
+    @property
+    def p_value(self) -> float:
+        """How likely figures as good as these are if quality is lost on some text to be kept.
+
+        One-sided, of this trial alone: all these texts have to pass, so the worst one counts. 1
+        where there is no verdict.
+        """
+        if self.too_few or self.documents < FEWEST_DOCUMENTS:
+            return 1.0
+        kept = [one.chance_beyond for one in self.domains.values() if one.kept]
+        return max([self.chance_beyond, *kept])
+
+    @property
     def maintained(self) -> bool:
-        """True when even the upper end is within the limit, on every domain to be kept."""
+        """True when even the upper end is within the limit, on every domain to be kept.
+
+        Never where one of them has too few documents.
+        """
+        if self.too_few or self.documents < FEWEST_DOCUMENTS:
+            return False
         whole = self.perplexity_ratio.high <= self.max_perplexity_ratio
         return whole and not any(self.domains[name].kept for name in self.lost)

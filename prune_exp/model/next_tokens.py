@@ -67,17 +67,17 @@ class NextTokens:
         return self.hidden[rows].to(device=self.head.device, dtype=self.head.dtype)
 
 
-def sum_losses(after: NextTokens, targets: torch.Tensor, *, start: int = 0) -> float:
-    """Summed loss, in nats, of the tokens that came [tokens] after those from `start` on.
+def token_losses(after: NextTokens, targets: torch.Tensor, *, start: int = 0) -> torch.Tensor:
+    """Loss, in nats, of each token that came [tokens] after those from `start` on.
 
     Whole distributions exist for a few tokens at a time, and are not normalized one by one.
     """
-    total = 0.0
+    losses = []
     for rows in split_tokens(len(targets)):
         logits = after.logits(slice(start + rows.start, start + rows.stop))
         wanted = logits.gather(-1, targets[rows, None].to(logits.device))[:, 0]
-        total += float((logits.logsumexp(-1) - wanted).double().sum())
-    return total
+        losses.append((logits.logsumexp(-1) - wanted).double().cpu())
+    return torch.cat(losses)
 
 
 def split_tokens(count: int, chunk: int = CHUNK_TOKENS) -> Iterator[slice]:

@@ -12,7 +12,7 @@ from prune_exp.pruning.plan import PruningPlan, describe_lost_scripts
 from prune_exp.registry.origin import data_of
 from prune_exp.settings.groups import DataSettings, ModelSettings, PruningSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
-from prune_exp.tracking.domains import join_words, list_losses, read_domains
+from prune_exp.tracking.domains import join_words, list_losses, list_too_few, read_domains
 from prune_exp.tracking.figures import key_figures
 from prune_exp.tracking.read import TrackedTrial
 
@@ -96,6 +96,8 @@ def summarize_trial(trial: TrackedTrial) -> str:
     quality = restore_settings(QualitySettings, trial.params, "quality")
     ratio = Interval.read(metrics, "perplexity_ratio")
     verdict = "maintained" if trial.maintained else "**not maintained**"
+    if list_too_few(metrics):
+        verdict = "**not shown to be maintained**"
     limit = quality.max_perplexity_ratio
     domains = read_domains(metrics)
     kept = join_words([one.name for one in domains if one.kept])
@@ -103,8 +105,13 @@ def summarize_trial(trial: TrackedTrial) -> str:
     return text + (
         f" Quality{' on ' if kept else ''}{kept} is {verdict}: held-out perplexity is"
         f" {ratio.value:.3f} times the dense model's, with an upper end of {ratio.high:.3f} against"
-        f" a limit of {limit:g}.{' ' if lost else ''}{lost or ''}"
+        f" a limit of {limit:g}.{_join_sentences(list_too_few(metrics), lost)}"
     )
+
+
+def _join_sentences(*found: str | None) -> str:
+    """Those that there are, a space before each."""
+    return "".join(f" {one}" for one in found if one)
 
 
 def license_note(model: ModelSettings) -> str:

@@ -9,18 +9,25 @@ import torch
 
 from prune_exp.machine.device import choose_device
 from prune_exp.measurement.benchmark import measure_pair
-from prune_exp.measurement.intervals import exp_mean_difference
+from prune_exp.measurement.intervals import ratio_over_documents
 from prune_exp.measurement.prompts import list_prompts, read_prompts, tokenize_prompts
-from prune_exp.measurement.quality import Reencode, block_losses
+from prune_exp.measurement.quality import (
+    DocumentLosses,
+    Reencode,
+    losses_by_document,
+    split_block,
+)
 from prune_exp.measurement.records import Interval
 from prune_exp.model import loading
 from prune_exp.model.sources import ModelSource
 from prune_exp.registry.candidates import Candidate
 from prune_exp.registry.origin import check_judged_text, data_of, find_dense_model, judged_on
 from prune_exp.settings.command_schemas import LimitSettings
+from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.text.corpus import TokenBlocks, load_reserved
+from prune_exp.text.records import FEWEST_DOCUMENTS
 from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.text.tokenizer import read_vocabulary
 
@@ -91,59 +98,77 @@ class Evidence:
         """Blocks of every text to be kept that no trial used, in the dense model's tokens.
 
         Raises:
-            SettingError: the text is missing, too short, or not the one that the trial used.
+            SettingError: the text is missing, too short, of too few documents, or not the one that
+                the trial used.
         """
         trial = self.candidate.trial
         check_judged_text(trial, self.tokenizer)
-        return load_reserved(
+        text = load_reserved(
             data_of(trial), judged_on(trial), self.tokenizer, blocks=self.limits.blocks
         )
+        for domain, rows in text.spans():
+            documents = len(text.documents_in(rows))
+            if documents < FEWEST_DOCUMENTS:
+                raise SettingError(
+                    f"limits.blocks={self.limits.blocks} blocks of {domain.name} are of"
+                    f" {documents} reserved documents, and a verdict needs {FEWEST_DOCUMENTS}; give"
+                    " more limits.blocks, or prune again with a text of more documents"
+                )
+        return text
+
+    @property
+    def documents(self) -> int:
+        """How many documents `text` is of."""
+        return len(self.text.documents_in(range(len(self.text.ids))))
 
     @cached_property
     def own_ids(self) -> torch.Tensor:
         """The first block of `text` in the candidate's own tokens [1, tokens]."""
         reencode = self._reencoder_to(loading.load_tokenizer(self.candidate.folder))
-        ids = self.text.ids[0]
-        return (ids if reencode is None else reencode(ids)[1])[None]
+        return split_block(self.text.ids[0], self.text.owners[0], reencode)[1][None]
 
     @cached_property
-    def dense_losses(self) -> list[float]:
-        """Mean loss of each block of `text`, in nats."""
-        return block_losses(self._load(self.source.folder), self.text)[0]
+    def dense_losses(self) -> torch.Tensor:
+        """Summed loss of each document of `text`, in nats [documents]."""
+        return losses_by_document(self._load(self.source.folder), self.text).losses
 
     @property
-    def losses(self) -> list[float]:
-        """The candidate's, per token of the dense model's tokenizer."""
-        return self._candidate_judged[0]
+    def losses(self) -> torch.Tensor:
+        """The candidate's."""
+        return self._candidate_judged.losses
 
     @property
-    def champion_losses(self) -> list[float]:
-        """The champion's, likewise."""
-        return self._champion_judged[0]
+    def champion_losses(self) -> torch.Tensor:
+        """The champion's."""
+        return self._champion_judged.losses
 
     @cached_property
-    def _candidate_judged(self) -> tuple[list[float], int]:
+    def _candidate_judged(self) -> DocumentLosses:
         """The candidate's losses, and how many tokens of its own `text` is."""
         return self._judge(self.candidate.folder)
 
     @cached_property
-    def _champion_judged(self) -> tuple[list[float], int]:
+    def _champion_judged(self) -> DocumentLosses:
         """The champion's, likewise."""
         assert self.champion is not None
         return self._judge(self.champion.folder)
 
-    def perplexity_ratio(self, ours: list[float], theirs: list[float]) -> Interval:
-        """Perplexity over another's, paired by block."""
-        return exp_mean_difference(ours, theirs, resamples=self.limits.resamples)
+    def perplexity_ratio(self, ours: torch.Tensor, theirs: torch.Tensor) -> Interval:
+        """Perplexity over another's, per token of the dense model's tokenizer."""
+        return self._ratio_on(range(len(self.text.ids)), ours, theirs)
 
     def ratio_by_domain(self) -> dict[str, Interval]:
         """Perplexity over the dense model's on every text that is to be kept, by its name."""
         return {
-            domain.name: self.perplexity_ratio(
-                [self.losses[row] for row in rows], [self.dense_losses[row] for row in rows]
-            )
+            domain.name: self._ratio_on(rows, self.losses, self.dense_losses)
             for domain, rows in self.text.spans()
         }
+
+    def _ratio_on(self, rows: range, ours: torch.Tensor, theirs: torch.Tensor) -> Interval:
+        documents = self.text.documents_in(rows)
+        gaps = (ours - theirs)[documents]
+        tokens = self.text.count_predicted()[documents]
+        return ratio_over_documents(gaps.tolist(), tokens.tolist()).ratio
 
     def champion_speedup(self) -> Interval:
         """The champion's time for the same text over the candidate's, measured on this machine.
@@ -158,12 +183,14 @@ class Evidence:
         ratio = measure_pair(
             folders["dense"], folders["pruned"], prompts, settings, device=self.device
         ).speedup
-        return ratio.scaled(self._champion_judged[1] / self._candidate_judged[1])
+        own, theirs = (
+            int(one.own_tokens.sum()) for one in (self._candidate_judged, self._champion_judged)
+        )
+        return ratio.scaled(theirs / own)
 
-    def _judge(self, folder: Path) -> tuple[list[float], int]:
+    def _judge(self, folder: Path) -> DocumentLosses:
         reencode = self._reencoder_to(loading.load_tokenizer(folder))
-        losses, own_tokens = block_losses(self._load(folder), self.text, reencode)
-        return losses, sum(own_tokens)
+        return losses_by_document(self._load(folder), self.text, reencode)
 
     def _reencoder_to(self, own: Any) -> Reencode | None:
         """From the dense model's ids to another tokenizer's; None where they are the same."""

@@ -105,11 +105,12 @@ def quality(case: Evidence) -> Verdict:
     return _make_verdict(
         "quality",
         max(ratio.high, by_domain[worst].high) <= limit,
-        f"perplexity on {len(case.losses)} blocks that no trial used is"
+        f"perplexity on {case.documents} documents that no trial used is"
         f" {_show_interval(ratio)} times the dense model's{where}; the upper end may be {limit:g}",
         **_interval_figures("perplexity_ratio", ratio),
         **figures,
-        blocks=len(case.losses),
+        blocks=len(case.text.ids),
+        documents=case.documents,
         limit=limit,
     )
 

@@ -34,6 +34,7 @@ from prune_exp.settings.command_schemas import PromoteSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
+from prune_exp.text.corpus import FEWEST_BLOCKS
 from prune_exp.tracking import tags
 from prune_exp.tracking.read import store_uri
 from prune_exp.tracking.store import use_store
@@ -74,7 +75,7 @@ def _check_wanted(settings: PromoteSettings) -> None:
         check_one_of("gates", gate, tuple(GATES))
     limits = settings.limits
     for name, given, least in (
-        ("blocks", limits.blocks, 2),
+        ("blocks", limits.blocks, FEWEST_BLOCKS),
         ("resamples", limits.resamples, 100),
         ("champion_pairs", limits.champion_pairs, 2),
         ("champion_new_tokens", limits.champion_new_tokens, 2),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from prune_exp.measurement.records import Interval
 from prune_exp.pruning.plan import UNIT_NAMES
-from prune_exp.tracking.domains import join_words, list_losses, read_domains
+from prune_exp.tracking.domains import join_words, list_losses, list_too_few, read_domains
 
 Metrics = dict[str, float]
 Rule = Callable[[Metrics], str | None]
@@ -62,13 +62,15 @@ def tell_quality(m: Metrics) -> str | None:
         return "Quality was not measured, so nothing is claimed about it."
     ratio = f"{m['perplexity_ratio']:.2f}x the dense model's"
     where = _show_interval(m, "perplexity_ratio", ".2f")
+    few = list_too_few(m)
     verdict = "maintained" if m["quality_maintained"] else "not maintained"
+    verdict = "not shown to be maintained" if few else verdict
     domains = read_domains(m)
     kept = [one.name for one in domains if one.kept]
     on = f" on {join_words(kept)}" if kept else ""
     sentence = f"Quality{on} is {verdict}: held-out perplexity is {ratio} ({where})."
     lost = list_losses(domains, m["max_perplexity_ratio"]) if domains else None
-    return sentence if lost is None else f"{sentence} {lost}"
+    return " ".join(filter(None, [sentence, few, lost]))
 
 
 def tell_agreement(m: Metrics) -> str | None:
@@ -216,6 +218,8 @@ def _conclude_on_quality(m: Metrics) -> str:
         kept = [one.name for one in read_domains(m) if one.kept]
         on = f" of {join_words(kept)}" if kept else ""
         return f"Its quality on held-out text{on} is maintained."
+    if few := list_too_few(m):
+        return few
     return (
         "Its quality on held-out text is not maintained: perplexity is"
         f" {m['perplexity_ratio']:.2f}x the dense model's. Do not use it in the dense model's place"

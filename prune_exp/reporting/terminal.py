@@ -7,6 +7,7 @@ from rich.table import Table
 
 from prune_exp.reporting.document.trials import trial_rows
 from prune_exp.settings.groups import TrackingSettings
+from prune_exp.tracking.domains import list_too_few
 from prune_exp.tracking.read import CANDIDATE, Choice, TrackedTrial, store_uri
 
 SHORT_HEAD = ["Trial", "Status", "Pruned", "Speed", "Memory", "Thr.put", "Bits/B", "PPL", "Kept"]
@@ -31,7 +32,10 @@ def print_summary(
     if best is None:
         console.print("No trial finished, so there is no report and no model.")
         return
-    lines = [f"Best: {best.trial.name}, chosen for {best.rule}.", "Next:"]
+    lines = [f"Best: {best.trial.name}, chosen for {best.rule}."]
+    if few := list_too_few(best.trial.metrics):
+        lines.append(few)
+    lines.append("Next:")
     if tracking.uri is None:
         lines.append(f"  browse the runs   mlflow ui --backend-store-uri {store_uri(tracking)}")
     lines.append(f"  read the report   {folder / 'report.html'}")

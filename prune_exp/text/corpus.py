@@ -9,13 +9,15 @@ import torch
 from prune_exp.machine.cache import digest_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, QualitySettings
+from prune_exp.settings.surroundings import note_once
 from prune_exp.text.documents import TextFile, deal_documents, list_calibration_files
 from prune_exp.text.domains import JudgedFile, list_judged_files
+from prune_exp.text.records import FEWEST_DOCUMENTS
 
 SEPARATOR = "\n\n"
 """Between two documents."""
 FEWEST_BLOCKS = 12
-"""Of a domain that has fewer than are asked for; below that an interval says too little."""
+"""Of a domain that has fewer than are asked for; below that there is too little to judge on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,24 @@ class TokenBlocks:
     source: str
     domains: tuple[Domain, ...] = ()
     """The kinds of text, in the order of their blocks; none where nobody asks for kinds."""
+    documents: torch.Tensor | None = None
+    """The document that each token is of [blocks, context_tokens], numbered from 0 over all
+    domains; where it is None, every block is a document of its own."""
+
+    @property
+    def owners(self) -> torch.Tensor:
+        """The document that each token is of [blocks, context_tokens]."""
+        if self.documents is not None:
+            return self.documents
+        return torch.arange(len(self.ids))[:, None].expand(self.ids.shape)
+
+    def count_predicted(self) -> torch.Tensor:
+        """How many tokens are predicted of each document [documents]; a block's first is not."""
+        return torch.bincount(self.owners[:, 1:].flatten())
+
+    def documents_in(self, rows: Sequence[int]) -> list[int]:
+        """The documents that some of the blocks predict tokens of."""
+        return self.owners[list(rows), 1:].unique().tolist()
 
     def spans(self) -> Iterator[tuple[Domain, range]]:
         """Every domain with the rows of its blocks; text without domains is one, to be kept."""
@@ -102,6 +122,19 @@ def load_corpus(
     if data.calibration != "generated":
         parts = tuple(_read_part(file, seed) for file in list_calibration_files(data))
     return Corpus(calibration=cut_calibration(parts, data, tokenizer), heldout=heldout, parts=parts)
+
+
+def note_few_documents(heldout: TokenBlocks) -> None:
+    """Says at once, and not after hours, that a text to be kept can get no verdict."""
+    for domain, rows in heldout.spans():
+        documents = len(heldout.documents_in(rows))
+        if domain.kept and documents < FEWEST_DOCUMENTS:
+            note_once(
+                f"there will be no verdict on quality: {len(rows)} held-out blocks of {domain.name}"
+                f" are of {documents} documents, and a verdict needs {FEWEST_DOCUMENTS}; give more"
+                " data.heldout_blocks, or a text of more documents (data.stretch_characters cuts"
+                " long ones)"
+            )
 
 
 def load_reserved(
@@ -180,14 +213,18 @@ def _cut_domain(
 
 
 def _join_domains(texts: Sequence[TokenBlocks]) -> TokenBlocks:
-    """The blocks of all domains, one after another."""
+    """The blocks of all domains, one after another, and their documents numbered likewise."""
     ids = torch.cat([text.ids for text in texts])
+    owners: list[torch.Tensor] = []
+    for text in texts:
+        owners.append(text.owners + (int(owners[-1].max()) + 1 if owners else 0))
     return TokenBlocks(
         ids=ids,
         bytes_scored=sum(text.bytes_scored for text in texts),
         digest=digest_of(ids.flatten().tolist()),
         source=", ".join(text.source for text in texts),
         domains=tuple(domain for text in texts for domain in text.domains),
+        documents=torch.cat(owners),
     )
 
 
@@ -306,10 +343,12 @@ def _cut_blocks(
     start = opening_tokens(tokenizer)
     ids: list[int] = []
     sizes: list[int] = []
-    for text in documents:
+    owners: list[int] = []
+    for number, text in enumerate(documents):
         new_ids, new_sizes = _tokenize(text + SEPARATOR, tokenizer)
         ids += new_ids
         sizes += new_sizes
+        owners += [number] * len(new_ids)
         if len(ids) >= wanted * context:
             break
     used = as_blocks(ids, start, context)[:wanted]
@@ -318,9 +357,15 @@ def _cut_blocks(
             f"data.path={source} gives {len(used)} of the {wanted} blocks of {context} tokens"
             f" asked for; use a longer text, a smaller data.context_tokens, or fewer {counts}"
         )
-    scored = as_blocks(sizes, [0] * len(start), context)[: len(used), 1:].sum()
-    digest = digest_of(used.flatten().tolist())
-    return TokenBlocks(ids=used, bytes_scored=int(scored), digest=digest, source=source)
+    nothing = [0] * len(start)
+    scored = as_blocks(sizes, nothing, context)[: len(used), 1:].sum()
+    return TokenBlocks(
+        ids=used,
+        bytes_scored=int(scored),
+        digest=digest_of(used.flatten().tolist()),
+        source=source,
+        documents=as_blocks(owners, nothing, context)[: len(used)],
+    )
 
 
 def _tokenize(text: str, tokenizer: Any) -> tuple[list[int], list[int]]:

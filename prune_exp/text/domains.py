@@ -14,7 +14,7 @@ from prune_exp.text.documents import (
     package_of,
 )
 
-STRETCH_CHARACTERS = 4000
+STRETCH_CHARACTERS = 2000
 """How long the documents of a further domain are at least, where only blank lines part them."""
 
 

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+FEWEST_DOCUMENTS = 12
+"""Below so many documents nothing is said of whether quality is kept: documents are what an
+interval of quality counts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextUsed:

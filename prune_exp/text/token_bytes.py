@@ -120,18 +120,12 @@ def first_pieces(old: Any, new: Any, kept: Sequence[int], size: int) -> torch.Te
     return place
 
 
-def make_reencoder(old: Any, new: Any) -> Callable[[torch.Tensor], tuple[int, torch.Tensor]]:
-    """Turns ids [tokens] of one tokenizer into another's, for the same bytes.
-
-    The function returns how many ids the first one became, and all ids.
-    """
+def make_reencoder(old: Any, new: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Turns ids [tokens] of one tokenizer into another's, for the same bytes."""
     theirs = recoder_of(old)
     ours = recoder_of(new)
 
-    def reencode(block: torch.Tensor) -> tuple[int, torch.Tensor]:
-        first, rest = (
-            ours.ids_of(theirs.bytes_of(part)) for part in (block[:1].tolist(), block[1:].tolist())
-        )
-        return len(first), torch.tensor(first + rest)
+    def reencode(ids: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(ours.ids_of(theirs.bytes_of(ids.tolist())), dtype=torch.long)
 
     return reencode

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prune_exp.measurement.records import DOMAIN, Interval
+from prune_exp.text.records import FEWEST_DOCUMENTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +18,23 @@ class TrackedDomain:
     pruned_bits_per_byte: float
     tokens: int
     perplexity_ratio: Interval
+    documents: int | None
+    """How many the interval counts; None in runs that did not record it."""
+
+    @property
+    def too_few(self) -> bool:
+        """Whether it has too few documents for a verdict."""
+        return self.documents is not None and self.documents < FEWEST_DOCUMENTS
 
     def is_lost(self, limit: float) -> bool:
         """Whether even the upper end is not within the limit."""
         return not self.perplexity_ratio.high <= limit
+
+    def describe_verdict(self, limit: float) -> str:
+        """lost, maintained, or why neither can be said."""
+        if self.is_lost(limit):
+            return "lost"
+        return f"no verdict: {self.documents} documents" if self.too_few else "maintained"
 
 
 def read_domains(metrics: Mapping[str, float]) -> list[TrackedDomain]:
@@ -36,10 +50,32 @@ def read_domains(metrics: Mapping[str, float]) -> list[TrackedDomain]:
             pruned_bits_per_byte=metrics[f"{DOMAIN}{name}/pruned_bits_per_byte"],
             tokens=int(metrics[f"{DOMAIN}{name}/tokens"]),
             perplexity_ratio=Interval.read(metrics, f"{DOMAIN}{name}/perplexity_ratio"),
+            documents=_count_documents(metrics, name),
         )
         for name in names
     ]
     return sorted(found, key=lambda one: (not one.kept, one.name))
+
+
+def _count_documents(metrics: Mapping[str, float], name: str) -> int | None:
+    found = metrics.get(f"{DOMAIN}{name}/documents")
+    return None if found is None else int(found)
+
+
+def list_too_few(metrics: Mapping[str, float]) -> str | None:
+    """A sentence about the texts to be kept that have too few documents; None where all have."""
+    few = [
+        f"{one.name} ({one.documents})" for one in read_domains(metrics) if one.kept and one.too_few
+    ]
+    whole = metrics.get("heldout_documents", FEWEST_DOCUMENTS)
+    if not few and whole < FEWEST_DOCUMENTS:
+        few = [f"the held-out text ({whole:.0f})"]
+    if not few:
+        return None
+    return (
+        f"There is no verdict on quality: a verdict needs {FEWEST_DOCUMENTS} held-out documents,"
+        f" and there are fewer of {join_words(few)}."
+    )
 
 
 def join_words(words: list[str]) -> str:

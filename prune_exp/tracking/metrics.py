@@ -141,6 +141,8 @@ def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
         | {
             "bits_per_byte_increase": quality.pruned.bits_per_byte - quality.dense.bits_per_byte,
             "heldout_tokens": quality.dense.tokens,
+            "heldout_documents": quality.documents,
+            "quality_p_value": quality.p_value,
             "quality_maintained": quality.maintained,
             "max_perplexity_ratio": quality.max_perplexity_ratio,
         }

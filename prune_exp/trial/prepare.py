@@ -24,7 +24,7 @@ from prune_exp.recovery.split import split_documents
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings
 from prune_exp.settings.schema import Settings
-from prune_exp.text.corpus import Corpus, load_corpus
+from prune_exp.text.corpus import Corpus, load_corpus, note_few_documents
 from prune_exp.text.generated_text import Author, complete_corpus
 from prune_exp.text.tokenizer import count_removable_tokens
 
@@ -81,6 +81,8 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
         shape=shape,
         cache_dir=cache_dir,
     )
+    if settings.quality.enabled:
+        note_few_documents(dense.corpus.heldout)
     check_tokens(tokenizer, shape.vocab, dense.corpus, asked)
     check_recovery(settings, dense)
     if write:

@@ -137,7 +137,6 @@ def _judge_pruned(
         baseline,
         dense.corpus.heldout,
         max_perplexity_ratio=settings.quality.max_perplexity_ratio,
-        resamples=settings.benchmark.bootstrap_resamples,
         reencode=reencode,
     )
 

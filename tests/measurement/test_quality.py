@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from prune_exp.measurement import quality
+from prune_exp.measurement.intervals import ratio_over_documents
 from prune_exp.measurement.records import DomainQuality, Interval, QualityComparison
 from prune_exp.text.corpus import Domain, TokenBlocks
 from prune_exp.tracking.metrics import make_up_result
@@ -18,13 +19,13 @@ def blocks_of(ids: torch.Tensor) -> TokenBlocks:
     return TokenBlocks(ids=ids, bytes_scored=ids[:, 1:].numel(), digest="d", source="s")
 
 
-IDS = torch.randint(1, 300, (5, 20), generator=torch.Generator().manual_seed(3))
+IDS = torch.randint(1, 300, (14, 20), generator=torch.Generator().manual_seed(3))
 
 
 def test_dense_against_itself_is_exactly_itself(tmp_path: Path) -> None:
     model, text = make_tiny("llama"), blocks_of(IDS)
     base = quality.dense_baseline(model, "m", text, cache_dir=tmp_path)
-    found = quality.compare_quality(model, base, text, max_perplexity_ratio=1.1, resamples=200)
+    found = quality.compare_quality(model, base, text, max_perplexity_ratio=1.1)
     assert found.perplexity_ratio.value == pytest.approx(1, abs=1e-5)
     assert found.kl_to_dense == pytest.approx(0, abs=1e-5)
     assert found.top1_agreement == 1
@@ -34,7 +35,7 @@ def test_dense_against_itself_is_exactly_itself(tmp_path: Path) -> None:
 def test_each_text_has_its_own_figures_and_kept_ones_make_the_whole(tmp_path: Path) -> None:
     model, other = make_tiny("llama"), make_tiny("llama", seed=1)
     spans = {"a": (0, 2, True), "b": (2, 4, False), "c": (4, 7, True)}
-    ids = torch.cat([IDS, IDS[:2].flip(0)])
+    ids = torch.cat([IDS[:5], IDS[:2].flip(0)])
     parts = {name: blocks_of(ids[start:stop]) for name, (start, stop, _) in spans.items()}
     domains = tuple(
         Domain(name=name, blocks=stop - start, bytes_scored=7 * (start + 1), kept=kept)
@@ -42,7 +43,7 @@ def test_each_text_has_its_own_figures_and_kept_ones_make_the_whole(tmp_path: Pa
     )
     text = replace(blocks_of(ids), domains=domains)
     base = quality.dense_baseline(model, "m", text, cache_dir=tmp_path)
-    found = quality.compare_quality(other, base, text, max_perplexity_ratio=1.1, resamples=200)
+    found = quality.compare_quality(other, base, text, max_perplexity_ratio=1.1)
     assert {name: one.kept for name, one in found.domains.items()} == {
         "a": True,
         "b": False,
@@ -54,7 +55,6 @@ def test_each_text_has_its_own_figures_and_kept_ones_make_the_whole(tmp_path: Pa
             quality.dense_baseline(model, "m", part, cache_dir=tmp_path / name),
             part,
             max_perplexity_ratio=1.1,
-            resamples=200,
         )
         one = found.domains[name]
         assert one.perplexity_ratio.value == pytest.approx(alone.perplexity_ratio.value, rel=1e-5)
@@ -68,7 +68,6 @@ def test_each_text_has_its_own_figures_and_kept_ones_make_the_whole(tmp_path: Pa
         quality.dense_baseline(model, "m", kept, cache_dir=tmp_path / "kept"),
         kept,
         max_perplexity_ratio=1.1,
-        resamples=200,
     )
     assert found.perplexity_ratio.value == pytest.approx(whole.perplexity_ratio.value, rel=1e-5)
     assert found.kl_to_dense == pytest.approx(whole.kl_to_dense, rel=1e-5)
@@ -93,11 +92,16 @@ def test_maintained_means_on_every_text_to_be_kept(
     ratio = Interval(value=1.0, low=1.0, high=1.0)
     domains = {
         name: replace(
-            make_up_result(DomainQuality), perplexity_ratio=replace(ratio, high=high), kept=kept
+            make_up_result(DomainQuality),
+            perplexity_ratio=replace(ratio, high=high),
+            kept=kept,
+            documents=12,
         )
         for name, (high, kept) in highs.items()
     }
-    found = replace(made, perplexity_ratio=ratio, max_perplexity_ratio=1.1, domains=domains)
+    found = replace(
+        made, perplexity_ratio=ratio, max_perplexity_ratio=1.1, domains=domains, documents=24
+    )
     assert found.lost == lost
     kept = [high for high, to_keep in highs.values() if to_keep]
     worst = math.nan if any(map(math.isnan, kept)) else max([1.0, *kept])
@@ -109,10 +113,51 @@ def test_perplexity_and_bits_equal_the_librarys_own_loss(tmp_path: Path) -> None
     model, text = make_tiny("llama"), blocks_of(IDS)
     other = make_tiny("llama", seed=1)
     base = quality.dense_baseline(model, "m", text, cache_dir=tmp_path)
-    found = quality.compare_quality(other, base, text, max_perplexity_ratio=1.1, resamples=200)
+    found = quality.compare_quality(other, base, text, max_perplexity_ratio=1.1)
     loss = float(other(IDS, labels=IDS).loss)
     assert found.pruned.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
     assert found.pruned.bits_per_byte == pytest.approx(loss / math.log(2), rel=1e-4)
     p, q = (m(IDS).logits[:, :-1].double().log_softmax(-1) for m in (model, other))
     kl = float((p.exp() * (p - q)).sum(-1).mean())
     assert found.kl_to_dense == pytest.approx(kl, rel=1e-3)
+
+
+def test_a_document_is_what_the_interval_counts(tmp_path: Path) -> None:
+    """Losses of a document are summed wherever its tokens lie, and its first block has no say."""
+    model, other = make_tiny("llama"), make_tiny("llama", seed=1)
+    owners = torch.arange(14 * 20).view(14, 20) // 23
+    text = replace(blocks_of(IDS), documents=owners)
+    base = quality.dense_baseline(model, "m", text, cache_dir=tmp_path)
+    found = quality.compare_quality(other, base, text, max_perplexity_ratio=1.1)
+    assert found.documents == 13
+    gaps = torch.zeros(13, dtype=torch.float64)
+    tokens = torch.zeros(13)
+    for side, sign in ((other, 1), (model, -1)):
+        logits = side(IDS).logits[:, :-1].double().log_softmax(-1)
+        losses = -logits.gather(-1, IDS[:, 1:, None])[..., 0].detach()
+        for row in range(14):
+            for column in range(19):
+                gaps[owners[row, column + 1]] += sign * losses[row, column]
+                tokens[owners[row, column + 1]] += sign > 0
+    expected = ratio_over_documents(gaps.tolist(), tokens.tolist())
+    assert found.perplexity_ratio.ends == pytest.approx(expected.ratio.ends, rel=1e-4)
+    assert found.chance_beyond == pytest.approx(expected.chance_beyond(1.1), rel=1e-3)
+    across = quality.compare_quality(
+        other, base, text, max_perplexity_ratio=1.1, reencode=lambda ids: ids
+    )
+    assert across.perplexity_ratio.ends == pytest.approx(expected.ratio.ends, rel=1e-4)
+
+
+def test_too_few_documents_get_no_verdict(tmp_path: Path) -> None:
+    """A model that is the dense one is not called maintained on eleven documents."""
+    model = make_tiny("llama")
+    for count, maintained in ((12, True), (11, False)):
+        owners = torch.arange(14).clamp_max(count - 1)[:, None].expand(IDS.shape)
+        text = replace(blocks_of(IDS), documents=owners)
+        base = quality.dense_baseline(model, "m", text, cache_dir=tmp_path)
+        found = quality.compare_quality(model, base, text, max_perplexity_ratio=1.1)
+        assert found.documents == count
+        assert found.perplexity_ratio.high < 1.1
+        assert found.maintained is maintained
+        assert (found.p_value < 1) is maintained
+        assert bool(found.too_few) is not maintained

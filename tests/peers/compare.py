@@ -12,6 +12,7 @@ from typing import Any
 
 import prune_exp
 from prune_exp.machine.cache import digest_of
+from prune_exp.measurement import quality
 from prune_exp.settings.command import end_in_one_line
 from prune_exp.settings.schema import Settings
 from prune_exp.trial.prepare import prepare_trial
@@ -56,6 +57,7 @@ def folder_of(task: Task) -> Path:
         settings.data.gradient_blocks,
         settings.seed,
         settings.benchmark.bootstrap_resamples,
+        quality.VERSION,
     )
     return Path(settings.tracking.root) / "compare" / key
 

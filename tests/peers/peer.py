@@ -59,7 +59,6 @@ def judge(task: Task, model: Any) -> Any:
         baseline,
         inputs.corpus.heldout,
         max_perplexity_ratio=settings.quality.max_perplexity_ratio,
-        resamples=settings.benchmark.bootstrap_resamples,
     )
 
 

@@ -20,12 +20,15 @@ IDS = torch.randint(1, 300, (3, 16), generator=torch.Generator().manual_seed(1))
 
 
 class Ones(TorchDispatchMode):
-    """Answers 1 where a program asks for the value of a tensor that has none."""
+    """Answers 1 where a program asks for the values of a tensor that has none."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return args[0].dtype == torch.bool or 1.0
+        copied = func is torch.ops.aten._to_copy.default and args[0].is_meta
+        if copied and (kwargs or {}).get("device") == torch.device("cpu"):
+            return torch.ones(args[0].shape, dtype=args[0].dtype)
         return func(*args, **(kwargs or {}))
 
 
@@ -75,9 +78,11 @@ def test_the_refit_stays_on_the_models_device(
 
 def test_quality_and_masks_stay_on_the_models_device(elsewhere: Any) -> None:
     text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
-    assert quality.block_losses(elsewhere, text) == ([1 / 15] * 3, [15] * 3)
+    found = quality.losses_by_document(elsewhere, text)
+    assert (found.losses.tolist(), found.own_tokens.tolist()) == ([15.0] * 3, [15] * 3)
     hidden, head = torch.zeros(16, 32), elsewhere.get_output_embeddings().weight
-    assert quality.compare_block(elsewhere, IDS[0], NextTokens(hidden=hidden, head=head))[0] == -1.0
+    losses, _, _ = quality.compare_block(elsewhere, IDS[0], NextTokens(hidden=hidden, head=head))
+    assert losses.tolist() == [-1.0] * 15
     weights = PruningSettings(method="weight_masks", voters=["magnitude", "gradient", "random"])
     chosen: dict[str, Any] = {"sparsity": 0.2, "vote_threshold": 0.5, "seed": 0}
     assert weight_masks.zero_weights(elsewhere, IDS, weights, **chosen) > 0

@@ -18,7 +18,7 @@ def small_trial(model: Path, text: Path, cache: Path) -> list[str]:
         "data.context_tokens=32",
         "data.calibration_blocks=6",
         "data.gradient_blocks=2",
-        "data.heldout_blocks=6",
+        "data.heldout_blocks=16",
         "quality.domains=[]",
         "benchmark=quick",
         "benchmark.prompts=3",

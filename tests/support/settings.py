@@ -17,7 +17,7 @@ def settings_for(folder: Path, text: Path, cache: Path, **data: Any) -> Settings
         "calibration": "generated",
         "context_tokens": 24,
         "calibration_blocks": 5,
-        "heldout_blocks": 4,
+        "heldout_blocks": 20,
     }
     settings.data = replace(settings.data, **chosen | data)
     return settings

@@ -132,13 +132,13 @@ def test_quality_is_that_of_the_same_bytes() -> None:
     assert set(blocks[:, 0].tolist()) == {old.bos_token_id}
     reencode, dense, own = make_reencoder(old, new), recoder_of(old), recoder_of(new)
     for block in blocks:
-        first, ids = reencode(block)
+        first, ids, _ = quality.split_block(block, torch.zeros_like(block), reencode)
         assert (first, int(ids[0])) == (1, new.bos_token_id)
         assert own.bytes_of(ids[1:].tolist()) == dense.bytes_of(block[1:].tolist())
     model = make_tiny("llama", vocab=len(new))
-    losses, tokens = quality.block_losses(model, text, reencode)
-    assert len(losses) == len(blocks)
-    assert sum(tokens) > blocks[:, 1:].numel()
+    found = quality.losses_by_document(model, text, reencode)
+    assert len(found.losses) == len(blocks)
+    assert int(found.own_tokens.sum()) > blocks[:, 1:].numel()
 
 
 def test_a_special_tokens_name_is_its_text_also_where_it_looks_like_a_marked_space() -> None:

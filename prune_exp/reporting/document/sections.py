@@ -140,7 +140,7 @@ def show_domains(found: Findings) -> list[Element]:
             f"{one.pruned_bits_per_byte:.3f}",
             f"{one.perplexity_ratio.value:.2f}x",
             f"{one.perplexity_ratio.low:.2f} to {one.perplexity_ratio.high:.2f}",
-            "lost" if one.is_lost(found.metrics["max_perplexity_ratio"]) else "maintained",
+            one.describe_verdict(found.metrics["max_perplexity_ratio"]),
         ]
         for one in domains
     ]

@@ -1,6 +1,7 @@
 """The trials of a sweep as rows of a table."""
 
 from prune_exp.machine.display import one_line
+from prune_exp.tracking.domains import list_too_few
 from prune_exp.tracking.read import Choice, TrackedTrial
 
 TRIAL_HEAD = [
@@ -48,6 +49,8 @@ def _describe_quality(trial: TrackedTrial) -> str:
         return one_line(trial.error, LONGEST_REASON)
     if "quality_maintained" not in trial.metrics:
         return "not measured"
+    if list_too_few(trial.metrics):
+        return "no verdict: too few documents"
     return "yes" if trial.maintained else "no"
 
 
