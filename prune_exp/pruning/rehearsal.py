@@ -24,8 +24,8 @@ from prune_exp.pruning.refit import (
     refit_layer,
 )
 
-Respell = Callable[[torch.Tensor], tuple[int, torch.Tensor]]
-"""Another vocabulary's ids for a block [tokens], and how many of them its first token became."""
+Respell = Callable[[torch.Tensor], torch.Tensor]
+"""Another vocabulary's ids for some of the dense model's [tokens], for the same bytes."""
 BLOCKS = 8
 """Blocks of text to refit on, and as many others to judge by."""
 
@@ -83,17 +83,19 @@ def respelled_text(
     model's blocks to judge by, which `respell` turns into as many of the smaller one's ids as their
     bytes take. Blocks that become longer than `room` tokens are cut before.
     """
-    rows = [respell(block) for block in dense]
-    longest = max(len(ids) for _, ids in rows)
-    while room is not None and longest > room:
-        dense = dense[:, : dense.shape[1] * room // longest]
-        rows = [respell(block) for block in dense]
-        longest = max(len(ids) for _, ids in rows)
+    openings = [respell(block[:1]) for block in dense]
+    rows = [
+        torch.cat([first, respell(block[1:])]) for first, block in zip(openings, dense, strict=True)
+    ]
+    longest = max(len(ids) for ids in rows)
+    if room is not None and longest > room:
+        shorter = dense[:, : dense.shape[1] * room // longest]
+        return respelled_text(fit, shorter, respell, kept, room=room)
     judged = torch.zeros(len(rows), longest, dtype=torch.long)
     scored = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for row, (opening, ids) in enumerate(rows):
+    for row, (opening, ids) in enumerate(zip(openings, rows, strict=True)):
         judged[row, : len(ids)] = ids
-        scored[row, opening : len(ids)] = True
+        scored[row, len(opening) : len(ids)] = True
     known = torch.tensor(kept)
     return RehearsalText(
         fit=known[fit],

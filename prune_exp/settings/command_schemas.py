@@ -10,8 +10,8 @@ class LimitSettings:
     """What the gates ask for."""
 
     blocks: int = 32
-    """Blocks of each text to be kept that no trial used, for the last judgement of quality; they must
-    be of at least 12 documents."""
+    """Blocks of each text to be kept that no trial used, for the last judgement of quality; they
+    must be of at least 12 documents."""
     max_perplexity_ratio: float | None = None
     """Most that the upper end of the perplexity ratio's interval may be; when null 1.1, or the
     run's own `quality.max_perplexity_ratio` where that is less."""

@@ -57,8 +57,8 @@ class DataSettings:
     """How many of the calibration blocks also get a backward pass (the slow part)."""
     heldout_blocks: int = 32
     """Blocks of every kind of text that quality is measured on; no document gives blocks to both.
-    Files of a mix and further domains may have fewer, but not fewer than 12. Whether quality is kept
-    is said where they are of at least 12 documents."""
+    Files of a mix and further domains may have fewer, but not fewer than 12. Whether quality is
+    kept is said where they are of at least 12 documents."""
 
     @property
     def text_name(self) -> str:

@@ -118,7 +118,9 @@ def loss_in_bytes(model: Any, dense: torch.Tensor) -> float:
     """The smaller model's loss on the dense model's blocks, by dense token."""
     total = 0.0
     for block in dense:
-        opening, ids = make_reencoder(DENSE, OWN)(block)
+        respell = make_reencoder(DENSE, OWN)
+        opening = len(respell(block[:1]))
+        ids = torch.cat([respell(block[:1]), respell(block[1:])])
         with torch.no_grad():
             chances = model(ids[None]).logits[0].log_softmax(-1)
         wanted = chances[:-1].gather(1, ids[1:, None])[opening - 1 :]
