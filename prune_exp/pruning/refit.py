@@ -6,7 +6,7 @@ layers included.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,23 +20,44 @@ StatesAt = Callable[[int], torch.Tensor]
 """The dense residual stream before a layer, or after the last [blocks, tokens, hidden]."""
 
 
-def solve_least_squares(
-    x: torch.Tensor, y: torch.Tensor, prior: torch.Tensor, damping: float
-) -> torch.Tensor:
-    """W [m, n] in y = x W^T for inputs x [.., n] and targets y [.., m], kept near `prior` [m, n].
+SPAN_BYTES = 2**30
+"""Most that one layer's channels take at once; longer texts go through it in several spans."""
 
-    Minimizes |x W^T - y|^2 + damping * mean(diag(x^T x)) * |W - prior|^2. Products are taken in
-    the inputs' precision, the system is solved in double.
+
+class LeastSquares:
+    """W [m, n] in y = x W^T, from sums over the tokens; a text can be added span by span.
+
+    Products are taken in the inputs' precision, sums and the solution in double.
     """
-    x = x.flatten(0, -2)
-    y = y.flatten(0, -2)
-    system = (x.T @ x).double()
-    cross = (y.T @ x).double()
-    ridge = damping * system.diagonal().mean().clamp_min(1e-12)
-    system.diagonal().add_(ridge)
-    factor = torch.linalg.cholesky(system)
-    right = cross + ridge * prior.double()
-    return torch.cholesky_solve(right.T, factor).T.to(prior.dtype).contiguous()
+
+    def __init__(self) -> None:
+        self.system: torch.Tensor | None = None
+        """x^T x [n, n]"""
+        self.cross: torch.Tensor | None = None
+        """y^T x [m, n]"""
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """More inputs x [.., n] and what is wanted of them y [.., m]."""
+        x = x.flatten(0, -2)
+        y = y.flatten(0, -2)
+        system = (x.T @ x).double()
+        cross = (y.T @ x).double()
+        self.system = system if self.system is None else self.system.add_(system)
+        self.cross = cross if self.cross is None else self.cross.add_(cross)
+
+    def solve(self, prior: torch.Tensor, damping: float) -> torch.Tensor:
+        """The solution that is kept near `prior` [m, n].
+
+        It minimizes |x W^T - y|^2 + damping * mean(diag(x^T x)) * |W - prior|^2.
+        """
+        assert self.system is not None
+        assert self.cross is not None
+        system = self.system.clone()
+        ridge = damping * system.diagonal().mean().clamp_min(1e-12)
+        system.diagonal().add_(ridge)
+        factor = torch.linalg.cholesky(system)
+        right = self.cross + ridge * prior.double()
+        return torch.cholesky_solve(right.T, factor).T.to(prior.dtype).contiguous()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +92,12 @@ class RefitRun:
         """What `layer`, called as number `index`, makes of a stream [blocks, tokens, hidden]."""
         return self.calls.run(layer, index, hidden, bfloat16=self.how.bfloat16)
 
+    def list_spans(self, layer: DecoderLayer) -> list[slice]:
+        """The blocks of text in spans whose channels fit in memory together."""
+        blocks, tokens, _ = self.pruned.shape
+        at_once = max(1, SPAN_BYTES // (4 * tokens * layer.width))
+        return [slice(start, start + at_once) for start in range(0, blocks, at_once)]
+
 
 def pair_kept_layers(plan: PruningPlan, layers: int) -> list[tuple[int, int]]:
     """Each layer that stays with the next that does; the last with the number of `layers`."""
@@ -95,27 +122,181 @@ def cut_layer(layer: DecoderLayer, plan: PruningPlan, index: int) -> None:
 def refit_layer(run: RefitRun, layer: DecoderLayer, index: int, following: int) -> None:
     """Cuts and refits one layer, in place, and moves both streams to the next one that stays.
 
-    `following` is that one's index. The layer is run.layers[index], or a copy of it.
+    `following` is that one's index. The layer is run.layers[index], or a copy of it. Only streams
+    [blocks, tokens, hidden] exist for the whole text, channels for a span of it.
     """
-    trace = _trace_layer(run, layer, index, following, run.pruned)
-    dense_middle, dense_end = _dense_streams(run, layer, index, following)
-    share = _dense_share(run, layer, index)
-    kept = kept_units(layer.width, run.plan.channels[index])
+    fit = _LayerFit(run=run, layer=layer, index=index, spans=run.list_spans(layer))
+    if run.dense_states_at is not None and not run.plan.heads[index]:
+        fit.dense_end = run.dense_states_at(following)
+    dense = [fit.see_untouched(span, following) for span in fit.spans]
     cut_layer(layer, run.plan, index)
-    if layer.family.post_norm:
-        _refit_normed(run, layer, index, trace)
-        run.pruned = run.run_layer(layer, index, run.pruned)
-    else:
-        middle = trace.middle
-        channels = trace.channels[..., kept]
-        if dense_middle is not None:
-            middle = _refit_attention(run, layer, index, middle.lerp(dense_middle, share))
-            channels = _inputs_of(run, layer, index, layer.mlp_out)
-        target = trace.end.lerp(dense_end, share)
-        run.pruned = middle + _refit_projection(
-            run, layer.mlp_out, channels, target - middle, _token_weights(target)
+    if run.plan.heads[index]:
+        fit.refit_attention()
+        fit.see_channels()
+    run.pruned = fit.refit_mlp()
+    run.dense = torch.cat(dense)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What a layer's two projections into the residual stream should give on a span of text.
+
+    All [blocks, tokens, hidden]; weights [blocks, tokens, 1] say what each token counts.
+    """
+
+    attention: torch.Tensor
+    attention_weights: torch.Tensor
+    mlp: torch.Tensor
+    """Where the stream is aimed at, together with attention's output."""
+    mlp_weights: torch.Tensor
+
+
+@dataclass(kw_only=True)
+class _LayerFit:
+    """One layer's refit under way."""
+
+    run: RefitRun
+    layer: DecoderLayer
+    index: int
+    spans: list[slice]
+    dense_end: torch.Tensor | None = None
+    """The dense stream before the next layer [blocks, tokens, hidden]; None where it has to be
+    computed."""
+    wanted: list[_Wanted] = field(default_factory=list)
+    mlp: LeastSquares = field(default_factory=LeastSquares)
+    seen: tuple[torch.Tensor, torch.Tensor] | None = None
+    """The last span's channels that stay, and what joins what the MLP makes of them."""
+
+    def see_untouched(self, span: slice, following: int) -> torch.Tensor:
+        """Notes what the layer should do on a span; returns the dense stream after it.
+
+        Where no heads go, attention stays as it is, and the channels that stay are known as well.
+        """
+        run = self.run
+        trace = _trace_layer(run, self.layer, self.index, following, run.pruned[span])
+        dense_middle, dense_end = self._follow_dense(span, following)
+        wanted = _aim_normed(trace)
+        if not self.layer.family.post_norm:
+            share = _dense_share(run, self.layer, self.index)
+            wanted = _aim_at_dense(trace, run.pruned[span], dense_middle, dense_end, share)
+        self.wanted.append(wanted)
+        if not run.plan.heads[self.index]:
+            kept = kept_units(self.layer.width, run.plan.channels[self.index])
+            self._add_channels(wanted, trace.channels[..., kept], trace.middle)
+        return dense_end
+
+    def _follow_dense(
+        self, span: slice, following: int
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The dense stream between attention and MLP where heads go, and before the next layer.
+
+        Both [blocks, tokens, hidden], of a span of blocks.
+        """
+        run = self.run
+        if self.dense_end is not None:
+            return None, self.dense_end[span].to(run.pruned.device)
+        trace = _trace_layer(run, self.layer, self.index, following, run.dense[span])
+        return trace.middle if run.plan.heads[self.index] else None, trace.end
+
+    def _add_channels(self, wanted: _Wanted, channels: torch.Tensor, middle: torch.Tensor) -> None:
+        """Counts a span's channels [blocks, tokens, width], with the stream that they add to."""
+        post_norm = self.layer.family.post_norm
+        target = wanted.mlp if post_norm else wanted.mlp - middle
+        self._add(self.mlp, self.layer.mlp_out, channels, target, wanted.mlp_weights)
+        self.seen = (channels, middle)
+
+    def _add(
+        self,
+        fit: LeastSquares,
+        projection: Any,
+        x: torch.Tensor,
+        target: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> None:
+        bias = 0 if projection.bias is None else projection.bias
+        fit.add(x * weights, (target - bias) * weights)
+
+    def refit_attention(self) -> None:
+        """Solves what reads the heads again."""
+        fit = LeastSquares()
+        for span, wanted in zip(self.spans, self.wanted, strict=True):
+            heads, _, _ = self._inputs_on(span)
+            self._add(fit, self.layer.heads_out, heads, wanted.attention, wanted.attention_weights)
+        self._solve(fit, self.layer.heads_out)
+
+    def see_channels(self) -> None:
+        """Counts the channels that follow from attention as it is now."""
+        for span, wanted in zip(self.spans, self.wanted, strict=True):
+            _, channels, attention = self._inputs_on(span)
+            self._add_channels(wanted, channels, self.run.pruned[span] + attention)
+
+    def refit_mlp(self) -> torch.Tensor:
+        """Solves what reads the channels again; returns the stream after the layer."""
+        self._solve(self.mlp, self.layer.mlp_out)
+        run = self.run
+        if len(self.spans) == 1 and not self.layer.family.post_norm:
+            assert self.seen is not None
+            channels, middle = self.seen
+            return middle + self.layer.mlp_out(channels)
+        after = [run.run_layer(self.layer, self.index, run.pruned[span]) for span in self.spans]
+        return torch.cat(after)
+
+    def _solve(self, fit: LeastSquares, projection: Any) -> None:
+        fitted = fit.solve(weight_matrix(projection), self.run.how.damping)
+        set_weight_matrix(projection, fitted, projection.bias)
+
+    def _inputs_on(self, span: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the two projections read on a span [blocks, tokens, n], and attention's output."""
+        hidden = self.run.pruned[span]
+        heads: list[torch.Tensor] = []
+        channels: list[torch.Tensor] = []
+        attention: list[torch.Tensor] = []
+        inputs = {self.layer.heads_out: heads.append, self.layer.mlp_out: channels.append}
+        with watch_modules(inputs, {self.layer.heads_out: attention.append}):
+            self.run.run_layer(self.layer, self.index, hidden)
+        shape = hidden.shape[:2]
+        return (
+            torch.cat(heads).view(*shape, -1),
+            torch.cat(channels).view(*shape, -1),
+            torch.cat(attention).view_as(hidden),
         )
-    run.dense = dense_end
+
+
+def _aim_at_dense(
+    trace: "_LayerTrace",
+    hidden: torch.Tensor,
+    dense_middle: torch.Tensor | None,
+    dense_end: torch.Tensor,
+    share: float,
+) -> _Wanted:
+    """A blend of the dense stream and of what the untouched layer makes of the pruned one.
+
+    `hidden` is that one before the layer [blocks, tokens, hidden].
+    """
+    middle = trace.middle
+    if dense_middle is not None:
+        middle = middle.lerp(dense_middle, share)
+    end = trace.end.lerp(dense_end, share)
+    return _Wanted(
+        attention=middle - hidden,
+        attention_weights=_token_weights(middle),
+        mlp=end,
+        mlp_weights=_token_weights(end),
+    )
+
+
+def _aim_normed(trace: "_LayerTrace") -> _Wanted:
+    """For a layer that normalizes what it adds: what the untouched one would add.
+
+    The residual stream is no linear function of these projections, so neither the dense stream
+    nor removed layers can be aimed at.
+    """
+    return _Wanted(
+        attention=trace.attention,
+        attention_weights=_token_weights(trace.attention),
+        mlp=trace.mlp,
+        mlp_weights=_token_weights(trace.mlp),
+    )
 
 
 def _dense_share(run: RefitRun, layer: DecoderLayer, index: int) -> float:
@@ -126,49 +307,6 @@ def _dense_share(run: RefitRun, layer: DecoderLayer, index: int) -> float:
     """
     gone = len(run.plan.channels[index])
     return run.how.towards_dense * (1 - gone / layer.width)
-
-
-def _dense_streams(
-    run: RefitRun, layer: DecoderLayer, index: int, following: int
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """The dense stream between attention and MLP where heads go, and before the next layer.
-
-    Both [blocks, tokens, hidden].
-    """
-    cuts_heads = bool(run.plan.heads[index])
-    if run.dense_states_at is not None and not cuts_heads:
-        return None, run.dense_states_at(following).to(run.pruned.device)
-    trace = _trace_layer(run, layer, index, following, run.dense)
-    return trace.middle if cuts_heads else None, trace.end
-
-
-def _refit_attention(
-    run: RefitRun, layer: DecoderLayer, index: int, target: torch.Tensor
-) -> torch.Tensor:
-    """Refits what reads the heads towards a stream after attention [blocks, tokens, hidden].
-
-    Returns the stream that it now gives.
-    """
-    heads = _inputs_of(run, layer, index, layer.heads_out)
-    added = _refit_projection(
-        run, layer.heads_out, heads, target - run.pruned, _token_weights(target)
-    )
-    return run.pruned + added
-
-
-def _refit_normed(run: RefitRun, layer: DecoderLayer, index: int, untouched: "_LayerTrace") -> None:
-    """Refits a layer that normalizes what it adds: towards what the untouched layer would add.
-
-    The residual stream is no linear function of these projections, so neither the dense stream
-    nor removed layers can be aimed at.
-    """
-    if run.plan.heads[index]:
-        heads = _inputs_of(run, layer, index, layer.heads_out)
-        target = untouched.attention
-        _refit_projection(run, layer.heads_out, heads, target, _token_weights(target))
-    channels = _inputs_of(run, layer, index, layer.mlp_out)
-    target = untouched.mlp
-    _refit_projection(run, layer.mlp_out, channels, target, _token_weights(target))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,28 +344,6 @@ def _trace_layer(
         mlp=torch.cat(mlp).view_as(hidden),
         end=end,
     )
-
-
-def _inputs_of(run: RefitRun, layer: DecoderLayer, index: int, projection: Any) -> torch.Tensor:
-    """What one of a layer's projections reads of the pruned stream [blocks, tokens, n]."""
-    inputs: list[torch.Tensor] = []
-    with watch_modules({projection: inputs.append}, {}):
-        run.run_layer(layer, index, run.pruned)
-    return torch.cat(inputs).view(*run.pruned.shape[:2], -1)
-
-
-def _refit_projection(
-    run: RefitRun, projection: Any, x: torch.Tensor, target: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """Refits a projection of x [blocks, tokens, n] towards `target` [blocks, tokens, hidden].
-
-    `weights` weights the tokens [blocks, tokens, 1]. Returns what the projection now gives.
-    """
-    bias = 0 if projection.bias is None else projection.bias
-    y = (target - bias) * weights
-    fitted = solve_least_squares(x * weights, y, weight_matrix(projection), run.how.damping)
-    set_weight_matrix(projection, fitted, projection.bias)
-    return projection(x)
 
 
 def _token_weights(target: torch.Tensor) -> torch.Tensor:

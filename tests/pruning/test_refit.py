@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from prune_exp.pruning import surgery
-from support.models import MODEL_TYPES, make_tiny
+from prune_exp.model.architectures import layers_of
+from prune_exp.pruning import refit, surgery
+from prune_exp.pruning.refit import LeastSquares
+from support.models import GROUPED, MODEL_TYPES, make_tiny
 from support.plans import empty_plan, plan_for
 from support.tokenizers import make_tokenizer
 
@@ -78,7 +81,10 @@ def test_refit_on_a_known_dense_stream_is_the_refit_on_a_computed_one(tmp_path: 
 
 
 def test_least_squares_by_hand() -> None:
-    from prune_exp.pruning.refit import solve_least_squares as solve
+    def solve(x: torch.Tensor, y: torch.Tensor, prior: torch.Tensor, damping: float) -> Any:
+        fit = LeastSquares()
+        fit.add(x, y)
+        return fit.solve(prior, damping)
 
     chance = torch.Generator().manual_seed(0)
     x, true = torch.randn(2, 50, 4, generator=chance), torch.randn(3, 4, generator=chance)
@@ -89,3 +95,38 @@ def test_least_squares_by_hand() -> None:
     one, target = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]])
     found = solve(one, target, torch.tensor([[1.0]]), 0.5)
     assert float(found) == pytest.approx((3 + 8 + 2.5) / (5 + 2.5))
+
+
+def test_text_may_be_added_piece_by_piece() -> None:
+    chance = torch.Generator().manual_seed(0)
+    x, y = torch.randn(6, 9, 4, generator=chance), torch.randn(6, 9, 3, generator=chance)
+    whole, pieces = LeastSquares(), LeastSquares()
+    whole.add(x, y)
+    for rows in (slice(0, 1), slice(1, 5), slice(5, 6)):
+        pieces.add(x[rows], y[rows])
+    prior = torch.randn(3, 4, generator=chance)
+    assert torch.allclose(pieces.solve(prior, 0.1), whole.solve(prior, 0.1), atol=1e-6)
+    assert torch.equal(pieces.solve(prior, 0.1), pieces.solve(prior, 0.1)), "solving keeps the sums"
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("heads", [True, False])
+def test_a_long_text_goes_through_in_spans(
+    model_type: str, heads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_for("group") if heads and model_type in GROUPED else None
+    if plan is None:
+        left = dict.fromkeys((0, 2, 3), tuple(range(0, 20, 2)))
+        plan = empty_plan(layers=(1,), heads=dict.fromkeys((0, 2, 3), ()), channels=left)
+    whole = surgery.carry_out_plan(make_tiny(model_type), plan, IDS)
+    width = layers_of(make_tiny(model_type))[0].width
+    monkeypatch.setattr(refit, "SPAN_BYTES", 2 * 4 * IDS.shape[1] * width)
+    most = []
+    trace = refit._trace_layer
+    monkeypatch.setattr(
+        refit, "_trace_layer", lambda *given: most.append(len(given[-1])) or trace(*given)
+    )
+    in_spans = surgery.carry_out_plan(make_tiny(model_type), plan, IDS)
+    assert max(most) == 2 < len(IDS), "channels of two blocks at once"
+    for one, other in zip(whole.parameters(), in_spans.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
