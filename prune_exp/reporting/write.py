@@ -16,7 +16,7 @@ from prune_exp.reporting.insights import conclude, list_insights
 from prune_exp.reporting.plots.gallery import PLOTS, draw_plots
 from prune_exp.settings.command_schemas import ReportSettings
 from prune_exp.settings.errors import SettingError
-from prune_exp.tracking.read import Choice, TrackedTrial, read_run
+from prune_exp.tracking.read import LATEST, Choice, TrackedTrial, find_latest, read_run
 from prune_exp.tracking.runs import log_file, set_note
 from prune_exp.tracking.store import use_store
 
@@ -30,7 +30,8 @@ def report_run(wanted: ReportSettings) -> int:
         SettingError: there is no such run, it has no result, or the folder cannot be written.
     """
     use_store(wanted.tracking)
-    found = look_up_findings(wanted.run_id)
+    latest = wanted.run_id == LATEST
+    found = look_up_findings(find_latest(wanted.tracking) if latest else wanted.run_id)
     folder = Path(wanted.output).expanduser().absolute()
     try:
         make_report(found, folder)

@@ -42,8 +42,8 @@ class PromoteSettings:
     """One promotion."""
 
     run_id: str | None = None
-    """A sweep, whose best run by its own rule is meant, or a trial; when null, the model with the
-    alias `candidate`, or else the latest sweep."""
+    """A sweep, whose best run by its own rule is meant, a trial, or `latest`; when null, the model
+    with the alias `candidate`, or else the latest sweep."""
     version: int | None = None
     """A registered version, instead of a run."""
     gates: list[str] = field(default_factory=list)
@@ -78,7 +78,7 @@ class RebuildSettings:
     """One model to make again."""
 
     run_id: str = "???"
-    """The trial."""
+    """The trial, or `latest`."""
     output: str = "???"
     """Folder for the checkpoint; it must not exist yet."""
     allow_different: bool = False
@@ -93,7 +93,7 @@ class ReportSettings:
     """One report to make again."""
 
     run_id: str = "???"
-    """A sweep, whose best run is reported, or a trial."""
+    """A sweep, whose best run is reported, a trial, or `latest`."""
     output: str = "report"
     """Folder for its files; those of an earlier report are replaced."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings)

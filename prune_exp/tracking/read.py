@@ -1,9 +1,10 @@
 """Reads runs back from the store: the report's and the registry's only source."""
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from mlflow.tracking import MlflowClient
 from prune_exp.measurement.records import Interval
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.groups import SearchSettings, TrackingSettings
+from prune_exp.settings.params import restore_settings
 from prune_exp.settings.surroundings import SQLITE
 from prune_exp.tracking import tags
 
 DATABASE = "mlflow.db"
 """The database of a local store."""
+LATEST = "latest"
+"""In place of a run's id: the newest one."""
 CANDIDATE = "candidate"
 """Alias of the version that the latest sweep or trial registered."""
 
@@ -54,8 +58,26 @@ class TrackedTrial:
 
     @property
     def failed(self) -> bool:
-        """True when it ended without a result on its own account."""
-        return self.status != "FINISHED" and tags.INTERRUPTED not in self.tags
+        """True when it ended without a result on its own account, and not by an interruption."""
+        return self.status not in ("FINISHED", "KILLED") and tags.INTERRUPTED not in self.tags
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The constraints that its sweep had: metrics, and the most that each may be."""
+        return restore_settings(SearchSettings, self.params, "search").limits
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it meets all of them; what is no number or was not measured meets none."""
+        found = self.metrics
+        return all(found.get(key, math.inf) <= most for key, most in self.limits.items())
+
+    @property
+    def point(self) -> tuple[tuple[str, str], ...]:
+        """What tells it from other trials of its sweep: a second try at a point has the same."""
+        aside = ("search.", "tracking.", "cache_dir")
+        params = {key: value for key, value in self.params.items() if not key.startswith(aside)}
+        return tuple(sorted((params or {"run": self.run_id}).items()))
 
     @property
     def error(self) -> str:
@@ -69,6 +91,14 @@ class Choice:
 
     trial: TrackedTrial
     rule: str
+    feasible: bool = True
+    """Whether it meets the constraints; where none does the choice is among all."""
+
+
+def count_failed_points(trials: list[TrackedTrial]) -> int:
+    """Points that failed and have no result by another try either."""
+    done = {trial.point for trial in trials if trial.status == "FINISHED"}
+    return len({trial.point for trial in trials if trial.failed} - done)
 
 
 def read_run(run_id: str) -> TrackedTrial:
@@ -87,6 +117,34 @@ def _find_run(run_id: str) -> Any:
         raise SettingError(
             f"run_id={run_id} is not in this store; copy the id from the MLflow UI"
         ) from None
+
+
+def find_latest(tracking: TrackingSettings, *, trial: bool = False) -> str:
+    """The run that the experiment's newest command made: a sweep's own, or that of a trial alone.
+
+    With `trial` it is the newest finished trial, also one of a sweep.
+
+    Raises:
+        SettingError: the experiment has no such run.
+    """
+    client = MlflowClient()
+    known = client.get_experiment_by_name(tracking.experiment)
+    ours = f"tags.`{tags.ROLE}` LIKE '%'"
+    done = f"tags.`{tags.ROLE}` = 'trial' and attributes.status = 'FINISHED'"
+    order = ["attributes.start_time DESC"]
+    runs: list[Any] = []
+    if known is not None:
+        where = [known.experiment_id]
+        asked = done if trial else ours
+        runs = client.search_runs(where, asked, max_results=1, order_by=order)
+    if not runs:
+        kind = "finished trial" if trial else "run"
+        raise SettingError(
+            f"tracking.experiment={tracking.experiment} has no {kind} yet; run one first, or name"
+            " another experiment"
+        )
+    parent = None if trial else runs[0].data.tags.get(tags.PARENT_RUN)
+    return parent or runs[0].info.run_id
 
 
 def read_trials(root_run_id: str) -> list[TrackedTrial]:
@@ -165,8 +223,23 @@ def speed_key(metrics: Mapping[str, float]) -> str:
 
 
 def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
-    """Picks the best finished trial by `tracking.best`, and says which rule applied."""
+    """Picks the best finished trial by `tracking.best`, and says which rule applied.
+
+    Those that meet `search.constraints` come before all others.
+    """
     done = [trial for trial in trials if trial.status == "FINISHED"]
+    feasible = [trial for trial in done if trial.feasible]
+    choice = _choose_among(feasible or done, rule)
+    if choice is None or not any(trial.limits for trial in done):
+        return choice
+    if feasible:
+        return replace(choice, rule=f"{choice.rule}, of those that met search.constraints")
+    return replace(
+        choice, rule=f"{choice.rule}, though no trial met search.constraints", feasible=False
+    )
+
+
+def _choose_among(done: list[TrackedTrial], rule: str) -> Choice | None:
     fast = [trial for trial in done if "speedup" in trial.metrics]
     kept = [trial for trial in fast if trial.maintained]
     judged = [trial for trial in done if "perplexity_ratio" in trial.metrics]
@@ -178,15 +251,26 @@ def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
         return Choice(
             trial=max(kept, key=_speedup_of), rule=f"{by_speed} among the trials that kept quality"
         )
+    if rule != "quality" and not fast and (untimed := [one for one in judged if one.maintained]):
+        smallest = max(untimed, key=lambda trial: trial.metrics["params_pruned_pct"])
+        return Choice(
+            trial=smallest, rule="the largest cut that kept quality, since nothing was timed"
+        )
     if judged:
         best = min(judged, key=lambda trial: trial.metrics["perplexity_ratio"])
-        why = "the best quality"
-        if rule == "speedup_if_maintained":
-            why += ", since no trial both kept quality and was measured for speed"
-        return Choice(trial=best, rule=why)
+        return Choice(trial=best, rule=_explain_quality(rule, timed=bool(fast)))
     if done:
         return Choice(trial=fast[0] if fast else done[0], rule="the first finished trial")
     return None
+
+
+def _explain_quality(rule: str, *, timed: bool) -> str:
+    """Why the best quality was chosen."""
+    if rule == "quality":
+        return "the best quality"
+    if not timed:
+        return "the best quality, since no trial kept it and nothing was timed"
+    return "the best quality, since no trial both kept quality and was measured for speed"
 
 
 def choose_as_then(trials: list[TrackedTrial]) -> Choice | None:

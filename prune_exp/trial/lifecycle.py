@@ -281,17 +281,19 @@ class _Refusals:
 def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> int:
     """Chooses the best trial, stores and registers its model, writes the report.
 
+    A trial that breaks the constraints is reported on and stored, but not registered.
+
     Returns:
-        The number of trials that failed on their own account.
+        The number of points that failed on their own account and have no result.
     """
     from prune_exp.registry import stored_models
     from prune_exp.reporting.terminal import print_summary
     from prune_exp.reporting.write import write_note, write_report
     from prune_exp.tracking import runs
-    from prune_exp.tracking.read import choose_best, read_trials
+    from prune_exp.tracking.read import choose_best, count_failed_points, read_trials
 
     trials = read_trials(root_run_id)
-    failed = sum(trial.failed for trial in trials)
+    failed = count_failed_points(trials)
     best = choose_best(trials, settings.tracking.best)
     name = None
     if best is not None:
@@ -306,8 +308,9 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
             stored_models.discard_checkpoint(trial, [folder.absolute(), root])
     runs.end_open_runs("FAILED" if failed else "FINISHED")
     print_summary(trials, best, folder, name, settings.tracking)
-    if name is not None and settings.tracking.promote:
-        assert best is not None
+    if settings.tracking.promote and best is not None:
+        if name is None:
+            raise SystemExit(1)  # the summary says why nothing was registered
         promote_best(settings, best.trial.run_id)
     return failed
 
@@ -342,7 +345,8 @@ def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | Non
         uri = stored_models.log_model(
             trial, stored_models.checkpoint_of(trial), settings.tracking.signing_key
         )
-        if settings.tracking.register and trial.run_id == best.trial.run_id:
+        wanted_one = best.feasible and trial.run_id == best.trial.run_id
+        if settings.tracking.register and wanted_one:
             stored_models.register_candidate(trial, uri, name)
             registered = True
     return name if registered else None

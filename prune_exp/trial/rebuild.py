@@ -17,7 +17,7 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.params import restore_settings
 from prune_exp.settings.schema import Settings
 from prune_exp.tracking import tags
-from prune_exp.tracking.read import TrackedTrial, read_plan, read_trials
+from prune_exp.tracking.read import LATEST, TrackedTrial, find_latest, read_plan, read_trials
 from prune_exp.tracking.store import use_store
 from prune_exp.trial.prepare import prepare_trial, pruning_request
 
@@ -36,7 +36,9 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
         raise SettingError(f"output={output} exists; give a folder that does not")
     use_store(wanted.tracking)
     fit_threads()
-    trial, plan = _read_trial(wanted.run_id)
+    latest = wanted.run_id == LATEST
+    run_id = find_latest(wanted.tracking, trial=True) if latest else wanted.run_id
+    trial, plan = _read_trial(run_id)
     settings = replace(restore_settings(Settings, trial.params), cache_dir=wanted.cache_dir)
     check_rebuildable(settings)
     cache_dir = Path(wanted.cache_dir).expanduser()

@@ -1,13 +1,43 @@
-"""The best trial is chosen by the rule."""
+"""The best trial is chosen by the rule, of those that meet the constraints."""
 
-from prune_exp.tracking.read import TrackedTrial, choose_best
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.tracking import tags
+from prune_exp.tracking.read import (
+    Choice,
+    TrackedTrial,
+    choose_best,
+    count_failed_points,
+    find_latest,
+)
+from support import made_up_runs
+from support.made_up_runs import store_sweep
 
 
-def trial(name: str, speedup: float, ratio: float, *, kept: bool) -> TrackedTrial:
+def trial(
+    name: str, speedup: float, ratio: float, *, kept: bool, constraints: str = "[]"
+) -> TrackedTrial:
     metrics = {"speedup": speedup, "perplexity_ratio": ratio, "quality_maintained": float(kept)}
     return TrackedTrial(
-        run_id=name, name=name, status="FINISHED", number=0, metrics=metrics, params={}, tags={}
+        run_id=name,
+        name=name,
+        status="FINISHED",
+        number=0,
+        metrics=metrics,
+        params={"search.constraints": constraints},
+        tags={},
     )
+
+
+def best_of(trials: list[TrackedTrial], rule: str = "speedup_if_maintained") -> Choice:
+    found = choose_best(trials, rule)
+    assert found is not None
+    return found
 
 
 def test_best_is_fastest_of_the_maintained_else_best_quality() -> None:
@@ -38,3 +68,68 @@ def test_speed_is_that_for_equal_text() -> None:
         assert found is not None
         assert found.trial is plain
         assert "for equal text" in found.rule
+
+
+@pytest.mark.parametrize("rule", ["speedup_if_maintained", "speedup", "quality"])
+def test_who_breaks_a_constraint_is_not_the_best(rule: str) -> None:
+    limits = '["perplexity_ratio:1.5", "latency_ratio:0.9"]'
+    wild = trial("wild", 9.0, 1.6, kept=True, constraints=limits)
+    slow = trial("slow", 1.1, 1.4, kept=True, constraints=limits)
+    slow.metrics["latency_ratio"] = wild.metrics["latency_ratio"] = 0.9
+    unmeasured = trial("unmeasured", 8.0, 1.0, kept=True, constraints=limits)
+    no_number = trial("no number", 8.0, float("nan"), kept=True, constraints=limits)
+    no_number.metrics["latency_ratio"] = 0.5
+    found = best_of([wild, unmeasured, no_number, slow], rule)
+    assert (found.trial, found.feasible) == (slow, True)
+    assert found.rule.endswith("of those that met search.constraints")
+
+
+def test_where_all_break_constraints_the_choice_says_so() -> None:
+    limits = '["perplexity_ratio:0.5"]'
+    trials = [trial("a", 1.1, 1.2, kept=False, constraints=limits)]
+    found = best_of(trials)
+    assert not found.feasible
+    assert "no trial met search.constraints" in found.rule
+    assert best_of([trial("a", 1.1, 1.2, kept=False)]).feasible
+
+
+def test_where_nothing_is_timed_the_largest_cut_that_kept_quality_is_best() -> None:
+    def untimed(name: str, cut: float, ratio: float, *, kept: bool) -> TrackedTrial:
+        one = trial(name, 0.0, ratio, kept=kept)
+        del one.metrics["speedup"]
+        one.metrics["params_pruned_pct"] = cut
+        return one
+
+    small = untimed("small", 5.0, 1.01, kept=True)
+    large = untimed("large", 20.0, 1.08, kept=True)
+    lost = untimed("lost", 40.0, 1.9, kept=False)
+    for rule in ("speedup_if_maintained", "speedup"):
+        assert best_of([small, large, lost], rule).trial is large
+    assert best_of([small, large, lost], "quality").trial is small
+    assert "no trial kept it" in best_of([lost]).rule
+
+
+def test_points_are_judged_and_not_attempts() -> None:
+    def attempt(status: str, sparsity: str, *, study: str = "a", cut: bool = False) -> TrackedTrial:
+        one = trial(f"{status} {sparsity} {study}", 1.0, 1.0, kept=True)
+        params = {"sparsity": sparsity, "search.study_name": study, "cache_dir": study}
+        given = {tags.INTERRUPTED: "true"} if cut else {}
+        return replace(one, status=status, params=params, tags=given)
+
+    done = attempt("FINISHED", "0.3", study="b")
+    assert count_failed_points([done]) == 0
+    assert count_failed_points([attempt("FAILED", "0.3"), done]) == 0, "a second try went well"
+    assert count_failed_points([attempt("KILLED", "0.5"), done]) == 0, "Ctrl-C is no failure"
+    assert count_failed_points([attempt("FAILED", "0.5", cut=True), done]) == 0
+    twice = [attempt("FAILED", "0.5"), attempt("FAILED", "0.5", study="b"), done]
+    assert count_failed_points(twice) == 1
+
+
+def test_the_latest_run_is_a_sweeps_own_or_a_trial_alone(tmp_path: Path) -> None:
+    tracking = TrackingSettings(root=str(tmp_path))
+    store_sweep(tmp_path, [made_up_runs.trial(0)])
+    sweep, ids = store_sweep(tmp_path, [made_up_runs.trial(0), made_up_runs.trial(1)])
+    assert find_latest(tracking) == sweep
+    assert find_latest(tracking, trial=True) == ids[1]
+    with pytest.raises(SettingError, match="experiment=other has no finished trial yet"):
+        find_latest(replace(tracking, experiment="other"), trial=True)

@@ -23,7 +23,8 @@ def sweep_note(trials: list[TrackedTrial], best: Choice | None) -> str:
         name = escape_inline(one_line(best.trial.name, LONGEST_NAME))
         lead = (
             f"Best: **{name}** (run {best.trial.run_id}), chosen for"
-            f" {escape_inline(best.rule)}. The report is the artifact report.html, here and there."
+            f" {escape_inline(best.rule)}.{'' if best.feasible else ' No model was registered.'}"
+            " The report is the artifact report.html, here and there."
         )
     head = [TRIAL_HEAD[i] for i in NOTED]
     rows = [[row[i] for i in NOTED] for row in trial_rows(trials)]

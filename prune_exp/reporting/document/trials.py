@@ -31,7 +31,7 @@ def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
     return [
         [
             one_line(trial.name, LONGEST_NAME),
-            trial.status,
+            status_of(trial),
             show_value(trial.metrics, "params_pruned_pct", ".1f", " %"),
             show_value(trial.metrics, "speedup", ".2f", "x"),
             show_value(trial.metrics, "memory_reduction_pct", ".1f", " %"),
@@ -42,6 +42,11 @@ def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
         ]
         for trial in trials
     ]
+
+
+def status_of(trial: TrackedTrial) -> str:
+    """How a trial ended; of finished ones also whether constraints were broken."""
+    return "infeasible" if trial.status == "FINISHED" and not trial.feasible else trial.status
 
 
 def _describe_quality(trial: TrackedTrial) -> str:
