@@ -21,9 +21,10 @@ from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
 from prune_exp.tracking.attempts import try_again
+from prune_exp.tracking.figures import KEY_FIGURES
 from prune_exp.tracking.metrics import flatten_result
 from prune_exp.tracking.naming import remember_overrides
-from prune_exp.tracking.read import TrackedTrial, read_trials
+from prune_exp.tracking.read import Choice, TrackedTrial, read_trials
 from prune_exp.tracking.reaping import process_tags
 from prune_exp.tracking.result import TrialResult
 from prune_exp.tracking.store import open_store
@@ -285,6 +286,16 @@ def _log_error(error: BaseException) -> None:
     notes = getattr(error, "__notes__", [])
     if notes:
         mlflow.log_text(redact("\n".join(notes)), "traceback.txt")
+
+
+def log_best(root_run_id: str, best: Choice) -> None:
+    """Gives a sweep's own run the figures of its best trial, so that sweeps can be compared."""
+    wanted = (*(figure.key for figure in KEY_FIGURES), "params_pruned_pct", "quality_maintained")
+    found = {key: best.trial.metrics[key] for key in wanted if key in best.trial.metrics}
+    client = MlflowClient()
+    for key, value in found.items():
+        client.log_metric(root_run_id, key, value)
+    client.set_tag(root_run_id, tags.BEST_RUN, best.trial.run_id)
 
 
 def log_file(run_id: str, path: Path, artifact_path: str | None = None) -> None:

@@ -19,6 +19,9 @@ ERROR = f"{PREFIX}error"
 INTERRUPTED = f"{PREFIX}interrupted"
 """Of runs whose process was killed: cut off, not failed on their own account."""
 
+BEST_RUN = f"{PREFIX}best_run"
+"""Of a sweep: which trial its metrics are those of."""
+
 MODEL_DIGEST = f"{PREFIX}model_digest"
 """Identifies the dense model's config and weights."""
 WEIGHTS_SHA256 = f"{PREFIX}weights_sha256"

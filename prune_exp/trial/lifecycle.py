@@ -299,6 +299,8 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
     if best is not None:
         name = _store_models(settings, trials, best)
         write_report(root_run_id, trials, best, folder)
+        if root_run_id != best.trial.run_id:
+            runs.log_best(root_run_id, best)
     write_note(root_run_id, trials, best)
     for plot in sorted((folder / "optuna").glob("*.png")):
         runs.log_file(root_run_id, plot, "optuna")
