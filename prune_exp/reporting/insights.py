@@ -197,7 +197,8 @@ def list_insights(m: Metrics, rules: Sequence[Rule] = RULES) -> list[str]:
 
 def conclude(m: Metrics) -> str:
     """What may be claimed, and what may not."""
-    return f"{_conclude_on_speed(m)} {_conclude_on_quality(m)}"
+    warned = "" if tell_load_at_start(m) is None else " The machine was busy when it was measured."
+    return f"{_conclude_on_speed(m)}{warned} {_conclude_on_quality(m)}"
 
 
 def _conclude_on_speed(m: Metrics) -> str:

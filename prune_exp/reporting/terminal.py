@@ -1,17 +1,42 @@
 """What a sweep or a trial shows at its end."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from prune_exp.reporting.document.trials import trial_rows
+from prune_exp.machine.display import one_line
+from prune_exp.measurement.records import Interval
+from prune_exp.reporting.document.trials import status_of
+from prune_exp.reporting.insights import tell_load_at_start
 from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.redaction import redact
 from prune_exp.tracking.domains import list_too_few
+from prune_exp.tracking.figures import Figure, key_figures
+from prune_exp.tracking.naming import overrides_of
 from prune_exp.tracking.read import CANDIDATE, Choice, TrackedTrial, store_uri
 
-SHORT_HEAD = ["Trial", "Status", "Pruned", "Speed", "Memory", "Thr.put", "Bits/B", "PPL", "Kept"]
-"""Column names for a terminal of 80 columns."""
+COLUMNS = {
+    "Pruned": ("params_pruned_pct", ".1f", " %", 1),
+    "Speed": ("speedup", ".2f", "x", 1),
+    "Memory": ("memory_reduction_pct", "+.1f", " %", -1),
+    "Thr.put": ("throughput_gain_pct", "+.1f", " %", 1),
+    "Bits/B": ("pruned/bits_per_byte", ".3f", "", 1),
+    "PPL": ("perplexity_ratio", ".2f", "x", 1),
+}
+"""Metric, format, unit and sign of each column; those that no trial has are left out."""
+LEGEND = {
+    "Pruned": "share of the parameters that is gone",
+    "Memory": "change of the peak",
+    "Thr.put": "change of the tokens a second",
+    "Bits/B": "bits per byte",
+    "PPL": "perplexity, times the dense model's",
+    "Kept": "whether quality is",
+}
+WITH_INTERVALS = ("speedup", "memory_reduction_pct", "throughput_gain_pct", "perplexity_ratio")
+LONGEST_NAME = 48
+LONGEST_REASON = 300
 
 
 def print_summary(
@@ -22,24 +47,101 @@ def print_summary(
     tracking: TrackingSettings,
 ) -> None:
     """The table of trials and what to do next, on the terminal."""
-    shown = Table(title="Trials, against the dense model", padding=(0, 0))
-    for name in SHORT_HEAD:
-        shown.add_column(name, overflow="fold")
-    for row in trial_rows(trials):
-        shown.add_row(*row)
     console = Console(markup=False, highlight=False, soft_wrap=False)
-    console.print(shown)
+    table, names = _tabulate_trials(trials)
+    console.print(table)
+    said = [f"{name}: {LEGEND[name]}" for name in names if name in LEGEND]
+    lines = [f"{'; '.join(said)}; t: vote_threshold."] if said else []
+    lines += [
+        f"{trial.name}: {one_line(trial.error, LONGEST_REASON)}" for trial in trials if trial.error
+    ]
     if best is None:
-        console.print("No trial finished, so there is no report and no model.")
-        return
-    lines = [f"Best: {best.trial.name}, chosen for {best.rule}."]
-    if few := list_too_few(best.trial.metrics):
-        lines.append(few)
-    lines.append("Next:")
+        lines.append("No trial finished, so there is no report and no model.")
+    else:
+        lines += [*_describe_best(best), *_list_next_steps(best, folder, registered, tracking)]
+    console.print("\n".join(lines), soft_wrap=True)
+
+
+def _tabulate_trials(trials: list[TrackedTrial]) -> tuple[Table, list[str]]:
+    """One row a trial, and the names of the columns that something is known for."""
+    known = {
+        name: form
+        for name, form in COLUMNS.items()
+        if any(form[0] in trial.metrics for trial in trials)
+    }
+    kept = any("quality_maintained" in trial.metrics for trial in trials)
+    names = [*known, *(["Kept"] if kept else [])]
+    table = Table(title="Trials, against the dense model", padding=(0, 0))
+    for name in ["Trial", "Status", *names]:
+        table.add_column(name, overflow="fold")
+    for trial in trials:
+        found = [_show_figure(trial, *form) for form in known.values()]
+        verdict = [_show_kept(trial)] if kept else []
+        table.add_row(one_line(trial.name, LONGEST_NAME), status_of(trial), *found, *verdict)
+    return table, names
+
+
+def _show_figure(trial: TrackedTrial, key: str, form: str, unit: str, sign: int) -> str:
+    return f"{sign * trial.metrics[key]:{form}}{unit}" if key in trial.metrics else "-"
+
+
+def _show_kept(trial: TrackedTrial) -> str:
+    if "quality_maintained" not in trial.metrics:
+        return "-"
+    return "yes" if trial.maintained else "no"
+
+
+def _describe_best(best: Choice) -> list[str]:
+    """Which trial it is, its figures with their intervals, and what speaks against them."""
+    trial = best.trial
+    lines = [f"Best: {trial.name}, run {trial.run_id}, chosen for {best.rule}."]
+    shown = [
+        _with_interval(figure, Interval.read(trial.metrics, figure.key))
+        for figure in key_figures(*WITH_INTERVALS)
+        if Interval.is_among(trial.metrics, figure.key)
+    ]
+    if shown:
+        lines.append(f"  {'; '.join(shown)} (95 % intervals).")
+    if warning := tell_load_at_start(trial.metrics):
+        lines.append(f"  {warning}")
+    if not best.feasible:
+        lines.append("  It breaks the constraints, so no model is registered.")
+    elif few := list_too_few(trial.metrics):
+        lines.append(f"  {few}")
+    elif "quality_maintained" in trial.metrics and not trial.maintained:
+        lines.append("  It did not keep its quality, so promote will refuse it.")
+    return lines
+
+
+def _with_interval(figure: Figure, found: Interval) -> str:
+    return (
+        f"{figure.short_name} {figure.show_value(found.value)},"
+        f" {figure.show_ends(found)}{figure.unit}"
+    )
+
+
+def _list_next_steps(
+    best: Choice, folder: Path, registered: str | None, tracking: TrackingSettings
+) -> list[str]:
+    lines = ["Next:"]
     if tracking.uri is None:
         lines.append(f"  browse the runs   mlflow ui --backend-store-uri {store_uri(tracking)}")
     lines.append(f"  read the report   {folder / 'report.html'}")
     if registered:
         uri = f"models:/{registered}@{CANDIDATE}"
         lines.append(f'  load the model    mlflow.pyfunc.load_model("{uri}")')
-    console.print("\n".join(lines), soft_wrap=True)
+        words = [f"run_id={best.trial.run_id}", *_place_of_store(tracking)]
+        lines.append(f"  judge and promote python -m prune_exp.promote {shlex.join(words)}")
+    return lines
+
+
+def _place_of_store(tracking: TrackingSettings) -> list[str]:
+    """What another command must be told to find the store, unless it is the default one."""
+    default = TrackingSettings()
+    names = ["uri", "experiment"] if tracking.uri else ["root", "experiment"]
+    given = {
+        f"tracking.{name}": redact(str(getattr(tracking, name)))
+        for name in names
+        if getattr(tracking, name) != getattr(default, name)
+    }
+    return overrides_of(given)
