@@ -41,6 +41,7 @@ def start_sweep(
     name: str,
     overrides: list[str],
     earlier: str | None,
+    typed_in: str = "",
 ) -> str:
     """Opens the parent run, or an earlier one again, and returns its id.
 
@@ -51,6 +52,7 @@ def start_sweep(
         tags.FOLDER: str(folder),
         tags.STUDY: study,
         tags.OVERRIDES: remember_overrides(overrides),
+        tags.TYPED_IN: typed_in,
         **process_tags(),
         **environment_tags(),
     }
@@ -104,10 +106,12 @@ def start_trial(
     overrides: list[str],
     device: str,
     params: Mapping[str, str],
+    typed_in: str = "",
 ) -> None:
     """Opens a trial's run, nested under its sweep's when there is one.
 
-    `device` is what `machine.device.name_of` calls it, `params` are the settings by dotted name.
+    `device` is what `machine.device.name_of` calls it, `params` are the settings by dotted name,
+    `typed_in` is the folder of the command.
 
     Raises:
         ConnectionError: the store does not answer, for longer than a hiccup lasts.
@@ -116,6 +120,7 @@ def start_trial(
         tags.ROLE: "trial",
         tags.FOLDER: str(folder),
         tags.OVERRIDES: remember_overrides(overrides),
+        tags.TYPED_IN: typed_in,
         tags.JOB_NUMBER: str(number),
         tags.DEVICE: device,
         **process_tags(),

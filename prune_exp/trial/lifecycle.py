@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from prune_exp.machine.device import choose_device, describe_device
 from prune_exp.registry.signing import check_signing_key
 from prune_exp.settings.checks import settings_of
+from prune_exp.settings.config_tree import typed_options
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.explanation import explain_error
 from prune_exp.settings.groups import ModelSettings, TrackingSettings
@@ -105,7 +106,12 @@ class Lifecycle(Callback):
                 model_name=settings.model.name,
                 study=study,
                 name=sweep_name(space, trials),
-                overrides=[*(o for o in given.hydra if o != "hydra.mode=MULTIRUN"), *given.task],
+                overrides=[
+                    *typed_options(config.hydra),
+                    *(o for o in given.hydra if o != "hydra.mode=MULTIRUN"),
+                    *given.task,
+                ],
+                typed_in=config.hydra.runtime.cwd,
                 earlier=parent,
             )
         return self.parent_run_id
@@ -176,7 +182,8 @@ class Lifecycle(Callback):
                 config.hydra.job.get("num") if self.parent_run_id else 0,
                 self.parent_run_id,
                 name=trial_name(params, self.swept, overrides),
-                overrides=overrides,
+                overrides=[*typed_options(config.hydra), *overrides],
+                typed_in=config.hydra.runtime.cwd,
                 device=device,
                 params=params,
             )

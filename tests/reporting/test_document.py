@@ -140,6 +140,14 @@ def test_command_lines_are_quoted_for_a_shell() -> None:
     assert model[2] == "prune_exp.rebuild"
 
 
+def test_commands_are_typed_where_they_were_and_with_the_same_configs() -> None:
+    given = ["--config-dir=/my conf", "experiment=mine"]
+    kept = {"prune_exp.overrides": json.dumps(given), "prune_exp.typed_in": "/my work"}
+    there, _, alone, *_ = commands(findings([trial(0, tags=kept)]))
+    assert there == ["cd", "/my work"]
+    assert alone == ["python", "-m", "prune_exp", *given]
+
+
 def test_without_a_command_line_every_setting_is_given() -> None:
     one = trial(0, tags={})
     one.params["model.path"] = "/it's a \\ folder, ${no}/"

@@ -104,7 +104,8 @@ def describe_reproduction(found: Findings) -> list[Element]:
     """Command lines, quoted for a shell."""
     trial = found.best.trial
     root = found.root
-    lines = []
+    typed_in = trial.tags.get(tags.TYPED_IN)
+    lines = [shlex.join(["cd", typed_in])] if typed_in else []
     if root.is_sweep and (given := recall_overrides(root.tags.get(tags.OVERRIDES))) is not None:
         lines += ["# the whole sweep", shell_command(given, sweep=True)]
     lines += ["# this trial", shell_command(_overrides_of_trial(trial), sweep=False)]
@@ -119,7 +120,7 @@ def describe_reproduction(found: Findings) -> list[Element]:
     )
     if "***" in "\n".join(lines):
         text += " What looked like a secret was not kept: *** stands in its place."
-    if "search.study_name=" in lines[1]:
+    if any("search.study_name=" in line for line in lines):
         text += " With the same search.study_name the sweep goes on where it stopped; another one"
         text += " starts it anew."
     return [Paragraph(text), Code("\n".join(lines))]
