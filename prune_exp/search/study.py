@@ -1,9 +1,12 @@
 """The Optuna study of a sweep: where it lives, what is left to do, what trials came to."""
 
+import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,8 @@ SPACE = "space of "
 """Before a swept setting in a fingerprint."""
 OF_INPUTS = ("digest of ", "version of ")
 """How entries of a fingerprint begin that are about inputs, which earlier studies did not note."""
+TAIL_BYTES = 1 << 16
+"""How much of a journal's end is read at a time."""
 STALE_LOCK_S = 30
 """A journal lock this old was left behind by a process that was killed."""
 
@@ -66,7 +71,52 @@ def storage_of(search: SearchSettings, root: Path) -> Any:
     root.mkdir(parents=True, exist_ok=True)
     path = str(root / "optuna.journal")
     lock = JournalFileOpenLock(path, grace_period=STALE_LOCK_S)
-    return JournalStorage(JournalFileBackend(path, lock_obj=lock))
+    return JournalStorage(WholeLines(path, lock_obj=lock))
+
+
+class WholeLines(JournalFileBackend):
+    """A journal in which a line that a kill or a full disk cut off spoils none after it.
+
+    Optuna reads past a last line without an end, but would write the next one on to it.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends lines, all of them or none."""
+        lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs)
+        self._lock.acquire()
+        try:
+            with open(self._file_path, "r+b", buffering=0) as journal:
+                whole = _end_of_whole_lines(journal)
+                journal.truncate(whole)
+                journal.seek(whole)
+                _append_all(journal, lines.encode(), whole)
+        finally:
+            self._lock.release()
+
+
+def _end_of_whole_lines(journal: FileIO) -> int:
+    """Where the last line ends that has an end."""
+    end = journal.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - TAIL_BYTES)
+        journal.seek(start)
+        found = journal.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _append_all(journal: FileIO, lines: bytes, start: int) -> None:
+    """Writes at the end; takes back what was written where it is not all."""
+    left = memoryview(lines)
+    try:
+        while left:
+            left = left[journal.write(left) :]
+        os.fsync(journal.fileno())
+    except OSError:
+        journal.truncate(start)
+        raise
 
 
 def _list_studies(search: SearchSettings, storage: Any) -> list[str]:

@@ -212,3 +212,40 @@ def test_a_study_that_noted_no_inputs_goes_on_and_notes_them(tmp_path: Path) -> 
     reopened(tmp_path, INPUTS)
     with pytest.raises(SettingError, match="digest of the text was t and is u"):
         reopened(tmp_path, INPUTS | {"digest of the text": "u"})
+@pytest.mark.parametrize("left", [1, 20, 200])
+def test_a_line_that_was_cut_off_spoils_none_after_it(left: int, tmp_path: Path) -> None:
+    """As a kill or a full disk leaves it: the journal's last line has no end."""
+    study = new_study(tmp_path)
+    study.ask().set_user_attr("kept", "yes")
+    journal = tmp_path / "optuna.journal"
+    whole = journal.read_bytes()
+    study.ask().set_user_attr("torn", "x" * 300)
+    journal.write_bytes(journal.read_bytes()[: len(whole) + left])
+    again = new_study(tmp_path)
+    asked = again.ask()
+    asked.set_user_attr("after", "yes")
+    assert journal.read_bytes().startswith(whole)
+    trials = new_study(tmp_path).trials
+    assert trials[0].user_attrs == {"kept": "yes"}
+    assert trials[asked.number].user_attrs == {"after": "yes"}
+
+
+def test_a_journal_on_a_full_disk_has_whole_lines_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    study = new_study(tmp_path)
+    before = (tmp_path / "optuna.journal").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            study.ask()
+    assert (tmp_path / "optuna.journal").read_bytes() == before
+    assert len(new_study(tmp_path).trials) == 0
+
+
