@@ -240,11 +240,12 @@ def _distribution_of(one: SearchRange) -> BaseDistribution:
     return FloatDistribution(one.low, one.high, log=one.log)
 
 
-def remaining_rows(study: optuna.Study, space: Space, n_trials: int) -> list[dict[str, str]]:
+def remaining_rows(study: optuna.Study, space: Space, n_trials: int) -> list[dict[str, Any]]:
     """The listed part of every trial that is still to run, in order.
 
     Listed points each count once they have a result. In a search every trial counts that was not
-    interrupted, up to `n_trials`, dealt to the listed points in turn.
+    interrupted, up to `n_trials`, dealt to the listed points in turn; points that were cut off come
+    first, whole.
     """
     told = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.FAIL)]
     if not space.searched:
@@ -252,15 +253,37 @@ def remaining_rows(study: optuna.Study, space: Space, n_trials: int) -> list[dic
         return [row for row in space.rows if row not in done]
     used = sum(INTERRUPTED not in t.user_attrs for t in told)
     rows = space.rows
-    return [rows[number % len(rows)] for number in range(used, n_trials)]
+    again = _points_cut_off(study, space)[: max(0, n_trials - used)]
+    return again + [rows[number % len(rows)] for number in range(used + len(again), n_trials)]
 
 
-def ask_trials(study: optuna.Study, space: Space, rows: Iterable[Mapping[str, str]]) -> list[Any]:
+def _points_cut_off(study: optuna.Study, space: Space) -> list[dict[str, Any]]:
+    """Points of a search whose trials were all interrupted: what they left is used once more."""
+    keys = space.listed.keys() | space.searched.keys()
+    tried = [t.params for t in study.trials if INTERRUPTED not in t.user_attrs]
+    found: list[dict[str, Any]] = []
+    for trial in study.trials:
+        point = trial.params
+        cut_off = INTERRUPTED in trial.user_attrs and point.keys() == keys
+        if cut_off and point not in tried and point not in found:
+            found.append(point)
+    return found
+
+
+def ask_trials(study: optuna.Study, space: Space, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
     """One Optuna trial for each row, its intervals sampled from what trials of that row found."""
     if not space.searched:
         return [_ask_for_point(study, row) for row in rows]
     distributions = distributions_of(space)
-    return [_within_row(study, row).ask(distributions) for row in rows]
+    return [_choose_values(study, space, row).ask(distributions) for row in rows]
+
+
+def _choose_values(study: optuna.Study, space: Space, row: Mapping[str, Any]) -> optuna.Study:
+    """The study with a sampler for a row, or for a whole point, which leaves nothing to choose."""
+    if space.searched.keys() <= row.keys():
+        sampler = samplers.PartialFixedSampler(dict(row), samplers.RandomSampler())
+        return optuna.Study(study.study_name, study._storage, sampler=sampler)
+    return _within_row(study, row)
 
 
 def _ask_for_point(study: optuna.Study, row: Mapping[str, str]) -> Any:

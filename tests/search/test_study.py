@@ -249,3 +249,21 @@ def test_a_journal_on_a_full_disk_has_whole_lines_only(
     assert len(new_study(tmp_path).trials) == 0
 
 
+def test_a_point_that_was_cut_off_in_a_search_is_asked_for_again(tmp_path: Path) -> None:
+    mixed = space({"seed": ("0", "1")}, "sparsity")
+    study = new_study(tmp_path)
+    first, second = studies.ask_trials(study, mixed, studies.remaining_rows(study, mixed, 2))
+    studies.tell_trial(study, first.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    studies.interrupt_trial(study, second.number)
+    rows = studies.remaining_rows(study, mixed, n_trials=4)
+    assert rows == [second.params, {"seed": "0"}, {"seed": "1"}]
+    again, fresh, _ = studies.ask_trials(study, mixed, rows)
+    assert again.params == second.params
+    assert fresh.params != first.params
+    studies.interrupt_trial(study, again.number)
+    assert studies.remaining_rows(study, mixed, n_trials=4)[0] == second.params
+    (third,) = studies.ask_trials(study, mixed, [second.params])
+    studies.tell_trial(study, third.number, None, {"cost": "minimize"}, {}, "it broke")
+    rows = studies.remaining_rows(study, mixed, n_trials=5)
+    assert second.params not in rows, "it had its turn"
+    assert studies.remaining_rows(study, mixed, n_trials=1) == []
