@@ -11,53 +11,19 @@ from typing import Any
 
 import torch
 
+from prune_exp.machine.device import bfloat16_on
 from prune_exp.model.architectures import DecoderLayer, set_weight_matrix, weight_matrix
 from prune_exp.pruning.cutting import keep_channels, keep_heads
 from prune_exp.pruning.layer_stream import LayerStream, watch_modules
+from prune_exp.pruning.least_squares import LeastSquares
 from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.targets import LayerTrace, Wanted, aim_at_dense, aim_normed, trace_layer
+from prune_exp.settings.groups import PruningSettings
 
 StatesAt = Callable[[int], torch.Tensor]
 """The dense residual stream before a layer, or after the last [blocks, tokens, hidden]."""
-
-
 SPAN_BYTES = 2**30
 """Most that one layer's channels take at once; longer texts go through it in several spans."""
-
-
-class LeastSquares:
-    """W [m, n] in y = x W^T, from sums over the tokens; a text can be added span by span.
-
-    Products are taken in the inputs' precision, sums and the solution in double.
-    """
-
-    def __init__(self) -> None:
-        self.system: torch.Tensor | None = None
-        """x^T x [n, n]"""
-        self.cross: torch.Tensor | None = None
-        """y^T x [m, n]"""
-
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """More inputs x [.., n] and what is wanted of them y [.., m]."""
-        x = x.flatten(0, -2)
-        y = y.flatten(0, -2)
-        system = (x.T @ x).double()
-        cross = (y.T @ x).double()
-        self.system = system if self.system is None else self.system.add_(system)
-        self.cross = cross if self.cross is None else self.cross.add_(cross)
-
-    def solve(self, prior: torch.Tensor, damping: float) -> torch.Tensor:
-        """The solution that is kept near `prior` [m, n].
-
-        It minimizes |x W^T - y|^2 + damping * mean(diag(x^T x)) * |W - prior|^2.
-        """
-        assert self.system is not None
-        assert self.cross is not None
-        system = self.system.clone()
-        ridge = damping * system.diagonal().mean().clamp_min(1e-12)
-        system.diagonal().add_(ridge)
-        factor = torch.linalg.cholesky(system)
-        right = self.cross + ridge * prior.double()
-        return torch.cholesky_solve(right.T, factor).T.to(prior.dtype).contiguous()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +36,15 @@ class RefitSettings:
     """The dense stream's share of the target (`pruning.refit_towards_dense`)."""
     bfloat16: bool = False
     """Whether the streams go through the layers in bfloat16; least squares never do."""
+
+
+def refit_settings(pruning: PruningSettings, device: Any) -> RefitSettings:
+    """What the settings say, on a device."""
+    return RefitSettings(
+        damping=pruning.refit_damping,
+        towards_dense=pruning.refit_towards_dense,
+        bfloat16=bfloat16_on(device, pruning.refit_dtype),
+    )
 
 
 @dataclass(kw_only=True)
@@ -91,6 +66,13 @@ class RefitRun:
     def run_layer(self, layer: DecoderLayer, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """What `layer`, called as number `index`, makes of a stream [blocks, tokens, hidden]."""
         return self.calls.run(layer, index, hidden, bfloat16=self.how.bfloat16)
+
+    def trace(
+        self, layer: DecoderLayer, index: int, following: int, hidden: torch.Tensor
+    ) -> LayerTrace:
+        """A stream on its way through a layer, up to the next one that stays."""
+        removed = [(number, self.layers[number]) for number in range(index + 1, following)]
+        return trace_layer(self.run_layer, layer, index, removed, hidden)
 
     def list_spans(self, layer: DecoderLayer) -> list[slice]:
         """The blocks of text in spans whose channels fit in memory together."""
@@ -137,20 +119,6 @@ def refit_layer(run: RefitRun, layer: DecoderLayer, index: int, following: int) 
     run.dense = torch.cat(dense)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    """What a layer's two projections into the residual stream should give on a span of text.
-
-    All [blocks, tokens, hidden]; weights [blocks, tokens, 1] say what each token counts.
-    """
-
-    attention: torch.Tensor
-    attention_weights: torch.Tensor
-    mlp: torch.Tensor
-    """Where the stream is aimed at, together with attention's output."""
-    mlp_weights: torch.Tensor
-
-
 @dataclass(kw_only=True)
 class _LayerFit:
     """One layer's refit under way."""
@@ -162,7 +130,7 @@ class _LayerFit:
     dense_end: torch.Tensor | None = None
     """The dense stream before the next layer [blocks, tokens, hidden]; None where it has to be
     computed."""
-    wanted: list[_Wanted] = field(default_factory=list)
+    wanted: list[Wanted] = field(default_factory=list)
     mlp: LeastSquares = field(default_factory=LeastSquares)
     seen: tuple[torch.Tensor, torch.Tensor] | None = None
     """The last span's channels that stay, and what joins what the MLP makes of them."""
@@ -173,12 +141,12 @@ class _LayerFit:
         Where no heads go, attention stays as it is, and the channels that stay are known as well.
         """
         run = self.run
-        trace = _trace_layer(run, self.layer, self.index, following, run.pruned[span])
+        trace = run.trace(self.layer, self.index, following, run.pruned[span])
         dense_middle, dense_end = self._follow_dense(span, following)
-        wanted = _aim_normed(trace)
+        wanted = aim_normed(trace)
         if not self.layer.family.post_norm:
             share = _dense_share(run, self.layer, self.index)
-            wanted = _aim_at_dense(trace, run.pruned[span], dense_middle, dense_end, share)
+            wanted = aim_at_dense(trace, run.pruned[span], dense_middle, dense_end, share)
         self.wanted.append(wanted)
         if not run.plan.heads[self.index]:
             kept = kept_units(self.layer.width, run.plan.channels[self.index])
@@ -195,10 +163,10 @@ class _LayerFit:
         run = self.run
         if self.dense_end is not None:
             return None, self.dense_end[span].to(run.pruned.device)
-        trace = _trace_layer(run, self.layer, self.index, following, run.dense[span])
+        trace = run.trace(self.layer, self.index, following, run.dense[span])
         return trace.middle if run.plan.heads[self.index] else None, trace.end
 
-    def _add_channels(self, wanted: _Wanted, channels: torch.Tensor, middle: torch.Tensor) -> None:
+    def _add_channels(self, wanted: Wanted, channels: torch.Tensor, middle: torch.Tensor) -> None:
         """Counts a span's channels [blocks, tokens, width], with the stream that they add to."""
         post_norm = self.layer.family.post_norm
         target = wanted.mlp if post_norm else wanted.mlp - middle
@@ -262,43 +230,6 @@ class _LayerFit:
         )
 
 
-def _aim_at_dense(
-    trace: "_LayerTrace",
-    hidden: torch.Tensor,
-    dense_middle: torch.Tensor | None,
-    dense_end: torch.Tensor,
-    share: float,
-) -> _Wanted:
-    """A blend of the dense stream and of what the untouched layer makes of the pruned one.
-
-    `hidden` is that one before the layer [blocks, tokens, hidden].
-    """
-    middle = trace.middle
-    if dense_middle is not None:
-        middle = middle.lerp(dense_middle, share)
-    end = trace.end.lerp(dense_end, share)
-    return _Wanted(
-        attention=middle - hidden,
-        attention_weights=_token_weights(middle),
-        mlp=end,
-        mlp_weights=_token_weights(end),
-    )
-
-
-def _aim_normed(trace: "_LayerTrace") -> _Wanted:
-    """For a layer that normalizes what it adds: what the untouched one would add.
-
-    The residual stream is no linear function of these projections, so neither the dense stream
-    nor removed layers can be aimed at.
-    """
-    return _Wanted(
-        attention=trace.attention,
-        attention_weights=_token_weights(trace.attention),
-        mlp=trace.mlp,
-        mlp_weights=_token_weights(trace.mlp),
-    )
-
-
 def _dense_share(run: RefitRun, layer: DecoderLayer, index: int) -> float:
     """The dense stream's share of the target, which falls with the channels that stay.
 
@@ -307,49 +238,3 @@ def _dense_share(run: RefitRun, layer: DecoderLayer, index: int) -> float:
     """
     gone = len(run.plan.channels[index])
     return run.how.towards_dense * (1 - gone / layer.width)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LayerTrace:
-    """What one stream becomes on its way through a layer and the removed ones after it."""
-
-    middle: torch.Tensor
-    """Residual stream between attention and MLP [blocks, tokens, hidden]."""
-    channels: torch.Tensor
-    """The MLP's channels [blocks, tokens, width]."""
-    attention: torch.Tensor
-    """What attention's output projection wrote [blocks, tokens, hidden]."""
-    mlp: torch.Tensor
-    """What the MLP's output projection wrote [blocks, tokens, hidden]."""
-    end: torch.Tensor
-    """Residual stream before the next layer that stays [blocks, tokens, hidden]."""
-
-
-def _trace_layer(
-    run: RefitRun, layer: DecoderLayer, index: int, following: int, hidden: torch.Tensor
-) -> _LayerTrace:
-    heads: list[torch.Tensor] = []
-    channels: list[torch.Tensor] = []
-    mlp: list[torch.Tensor] = []
-    outputs = {layer.heads_out: heads.append, layer.mlp_out: mlp.append}
-    with watch_modules({layer.mlp_out: channels.append}, outputs):
-        end = run.run_layer(layer, index, hidden)
-    for removed in range(index + 1, following):
-        end = run.run_layer(run.layers[removed], removed, end)
-    attention = torch.cat(heads).view_as(hidden)
-    return _LayerTrace(
-        middle=hidden + attention,
-        channels=torch.cat(channels).view(*hidden.shape[:2], -1),
-        attention=attention,
-        mlp=torch.cat(mlp).view_as(hidden),
-        end=end,
-    )
-
-
-def _token_weights(target: torch.Tensor) -> torch.Tensor:
-    """Weight of each token [blocks, tokens, 1]: its residual norm to the power -1/2.
-
-    Layers normalize what they read, so errors matter relative to the token's norm; unweighted, a
-    few tokens with huge activations would decide every fit.
-    """
-    return target.square().mean(-1, keepdim=True).clamp_min(1e-12).pow(-0.25)

@@ -13,7 +13,7 @@ from prune_exp.model.architectures import (
 from prune_exp.pruning import surgery
 from prune_exp.pruning.calibration import ReadingSettings, compute_statistics
 from prune_exp.pruning.inputs import Inputs
-from prune_exp.pruning.pruner import vote_on_plan
+from prune_exp.pruning.vote import vote_on_plan
 from prune_exp.settings.choices import UNITS
 from prune_exp.settings.schema import Settings
 from prune_exp.text.corpus import Corpus, TokenBlocks

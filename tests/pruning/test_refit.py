@@ -9,7 +9,7 @@ import torch
 
 from prune_exp.model.architectures import layers_of
 from prune_exp.pruning import refit, surgery
-from prune_exp.pruning.refit import LeastSquares
+from prune_exp.pruning.least_squares import LeastSquares
 from support.models import GROUPED, MODEL_TYPES, make_tiny
 from support.plans import empty_plan, plan_for
 from support.tokenizers import make_tokenizer
@@ -122,9 +122,9 @@ def test_a_long_text_goes_through_in_spans(
     width = layers_of(make_tiny(model_type))[0].width
     monkeypatch.setattr(refit, "SPAN_BYTES", 2 * 4 * IDS.shape[1] * width)
     most = []
-    trace = refit._trace_layer
+    trace = refit.trace_layer
     monkeypatch.setattr(
-        refit, "_trace_layer", lambda *given: most.append(len(given[-1])) or trace(*given)
+        refit, "trace_layer", lambda *given: most.append(len(given[-1])) or trace(*given)
     )
     in_spans = surgery.carry_out_plan(make_tiny(model_type), plan, IDS)
     assert max(most) == 2 < len(IDS), "channels of two blocks at once"
