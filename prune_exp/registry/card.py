@@ -28,6 +28,11 @@ the dense model was not made for, this one is not made for either. It was not ju
 on safety or on other languages than that of the text below, and may have lost more there than
 the figures show."""
 
+CHOSEN_BY = """\
+These figures are those of the trial by itself. Where it was chosen among several by these very
+figures, they are on the optimistic side, and its verdict on quality is without correction for the
+number of trials; a promotion measures speed, memory and quality again."""
+
 
 def write_card(trial: TrackedTrial, plan: PruningPlan | None, folder: Path) -> Any:
     """Writes README.md and LICENSE.txt into a checkpoint; returns the card."""
@@ -200,5 +205,5 @@ def _results_table(trial: TrackedTrial) -> str:
             f" {found.low:.3f} to {found.high:.3f} |"
         )
     rows += [f"| {name} | {metrics[key]:.3f} | |" for _, key, name in JUDGED[:2] if key in metrics]
-    text = "\n".join(rows)
-    return text if "speedup" in metrics else text + "\n\nSpeed and memory were not measured."
+    said = "Speed and memory were not measured." if "speedup" not in metrics else CHOSEN_BY
+    return "\n".join(rows) + f"\n\n{said}"

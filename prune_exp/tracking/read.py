@@ -3,7 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ DATABASE = "mlflow.db"
 """The database of a local store."""
 LATEST = "latest"
 """In place of a run's id: the newest one."""
+ONE_SIDED = 0.025
+"""What a 95 % interval whose upper end is within a limit amounts to."""
 CANDIDATE = "candidate"
 """Alias of the version that the latest sweep or trial registered."""
 
@@ -222,6 +224,46 @@ def speed_key(metrics: Mapping[str, float]) -> str:
     return "text_speedup" if Interval.is_among(metrics, "text_speedup") else "speedup"
 
 
+def kept_after_correction(trials: Sequence[TrackedTrial]) -> set[str]:
+    """Ids of the runs whose quality is maintained among all that a sweep has judged.
+
+    Of many trials at the limit some pass by luck. By Holm's procedure (1979, Scandinavian Journal
+    of Statistics 6:65) the chance that any trial passes wrongly is that of a single one. A trial
+    has to pass on every text to be kept, so its p-value is that of the worst of them, and texts add
+    nothing to the correction. Runs that recorded no p-value keep the verdict that they have.
+    """
+    judged = _judged(trials)
+    kept: set[str] = set()
+    for place, trial in enumerate(sorted(judged, key=_p_value)):
+        if not _p_value(trial) <= ONE_SIDED / (len(judged) - place):
+            break
+        if trial.maintained:
+            kept.add(trial.run_id)
+    return kept
+
+
+def describe_correction(trials: Sequence[TrackedTrial], trial: TrackedTrial) -> str | None:
+    """What the correction makes of a trial's verdict; None where nothing is to be corrected."""
+    count = len(_judged(trials))
+    if count < 2 or not trial.maintained:
+        return None
+    if trial.run_id in kept_after_correction(trials):
+        return f"Its quality counts as maintained also with Holm's correction for {count} trials."
+    return (
+        "That is the verdict on this trial by itself: with Holm's correction for the"
+        f" {count} trials that were judged, its quality does not count as maintained."
+    )
+
+
+def _judged(trials: Sequence[TrackedTrial]) -> list[TrackedTrial]:
+    return [t for t in trials if t.status == "FINISHED" and "quality_maintained" in t.metrics]
+
+
+def _p_value(trial: TrackedTrial) -> float:
+    found = trial.metrics.get("quality_p_value", 0.0 if trial.maintained else 1.0)
+    return 1.0 if math.isnan(found) else found
+
+
 def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
     """Picks the best finished trial by `tracking.best`, and says which rule applied.
 
@@ -229,7 +271,7 @@ def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
     """
     done = [trial for trial in trials if trial.status == "FINISHED"]
     feasible = [trial for trial in done if trial.feasible]
-    choice = _choose_among(feasible or done, rule)
+    choice = _choose_among(feasible or done, rule, trials)
     if choice is None or not any(trial.limits for trial in done):
         return choice
     if feasible:
@@ -239,9 +281,14 @@ def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
     )
 
 
-def _choose_among(done: list[TrackedTrial], rule: str) -> Choice | None:
+def _choose_among(
+    done: list[TrackedTrial], rule: str, trials: Sequence[TrackedTrial]
+) -> Choice | None:
+    """The best of `done`; whether quality is kept is corrected for all `trials`."""
     fast = [trial for trial in done if "speedup" in trial.metrics]
-    kept = [trial for trial in fast if trial.maintained]
+    surely = kept_after_correction(trials)
+    kept = [trial for trial in fast if trial.run_id in surely]
+    many = f" (corrected for {count})" if (count := len(_judged(trials))) > 1 else ""
     judged = [trial for trial in done if "perplexity_ratio" in trial.metrics]
     equal_text = any(speed_key(trial.metrics) == "text_speedup" for trial in fast)
     by_speed = f"the largest speedup{' for equal text' if equal_text else ''}"
@@ -249,28 +296,33 @@ def _choose_among(done: list[TrackedTrial], rule: str) -> Choice | None:
         return Choice(trial=max(fast, key=_speedup_of), rule=by_speed)
     if rule == "speedup_if_maintained" and kept:
         return Choice(
-            trial=max(kept, key=_speedup_of), rule=f"{by_speed} among the trials that kept quality"
+            trial=max(kept, key=_speedup_of),
+            rule=f"{by_speed} among the trials that kept quality{many}",
         )
-    if rule != "quality" and not fast and (untimed := [one for one in judged if one.maintained]):
+    if (
+        rule != "quality"
+        and not fast
+        and (untimed := [one for one in judged if one.run_id in surely])
+    ):
         smallest = max(untimed, key=lambda trial: trial.metrics["params_pruned_pct"])
         return Choice(
             trial=smallest, rule="the largest cut that kept quality, since nothing was timed"
         )
     if judged:
         best = min(judged, key=lambda trial: trial.metrics["perplexity_ratio"])
-        return Choice(trial=best, rule=_explain_quality(rule, timed=bool(fast)))
+        return Choice(trial=best, rule=_explain_quality(rule, many, timed=bool(fast)))
     if done:
         return Choice(trial=fast[0] if fast else done[0], rule="the first finished trial")
     return None
 
 
-def _explain_quality(rule: str, *, timed: bool) -> str:
-    """Why the best quality was chosen."""
+def _explain_quality(rule: str, many: str, *, timed: bool) -> str:
+    """Why the best quality was chosen; `many` says for how many trials verdicts are corrected."""
     if rule == "quality":
         return "the best quality"
     if not timed:
         return "the best quality, since no trial kept it and nothing was timed"
-    return "the best quality, since no trial both kept quality and was measured for speed"
+    return f"the best quality, since no trial both kept quality{many} and was measured for speed"
 
 
 def choose_as_then(trials: list[TrackedTrial]) -> Choice | None:

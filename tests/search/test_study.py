@@ -212,6 +212,8 @@ def test_a_study_that_noted_no_inputs_goes_on_and_notes_them(tmp_path: Path) -> 
     reopened(tmp_path, INPUTS)
     with pytest.raises(SettingError, match="digest of the text was t and is u"):
         reopened(tmp_path, INPUTS | {"digest of the text": "u"})
+
+
 @pytest.mark.parametrize("left", [1, 20, 200])
 def test_a_line_that_was_cut_off_spoils_none_after_it(left: int, tmp_path: Path) -> None:
     """As a kill or a full disk leaves it: the journal's last line has no end."""

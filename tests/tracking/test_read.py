@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from prune_exp.settings.errors import SettingError
@@ -13,7 +14,9 @@ from prune_exp.tracking.read import (
     TrackedTrial,
     choose_best,
     count_failed_points,
+    describe_correction,
     find_latest,
+    kept_after_correction,
 )
 from support import made_up_runs
 from support.made_up_runs import store_sweep
@@ -133,3 +136,67 @@ def test_the_latest_run_is_a_sweeps_own_or_a_trial_alone(tmp_path: Path) -> None
     assert find_latest(tracking, trial=True) == ids[1]
     with pytest.raises(SettingError, match="experiment=other has no finished trial yet"):
         find_latest(replace(tracking, experiment="other"), trial=True)
+
+
+def judged(name: str, p_value: float, *, speedup: float = 1.0) -> TrackedTrial:
+    one = trial(name, speedup, 1.05, kept=p_value <= 0.025)
+    one.metrics["quality_p_value"] = p_value
+    return one
+
+
+@pytest.mark.parametrize(
+    ("p_values", "kept"),
+    [
+        ([0.025], 1),
+        ([0.03], 0),
+        ([0.0125, 0.9], 1),
+        ([0.013, 0.9], 0),
+        ([0.01, 0.02], 2),  # step by step: 0.0125 for the first, 0.025 for the second
+        ([0.02, 0.02], 0),
+        ([0.001, 0.02, 0.9], 1),
+        ([1.0, 1.0, 0.008], 1),
+        ([float("nan"), 0.001], 1),
+    ],
+)
+def test_verdicts_are_corrected_for_the_trials_of_a_sweep(p_values: list[float], kept: int) -> None:
+    trials = [judged(str(place), value) for place, value in enumerate(p_values)]
+    found = kept_after_correction(trials)
+    assert len(found) == kept
+    first = sorted(range(len(trials)), key=lambda at: np.nan_to_num(p_values[at], nan=2))
+    assert found == {str(at) for at in first[:kept]}
+    assert kept_after_correction(trials[::-1]) == found
+
+
+def test_twenty_trials_at_the_limit_seldom_pass_together() -> None:
+    """With quality just beyond the limit, a p-value is uniform: any trial passes in 2.5 %."""
+    chance = np.random.default_rng(0).random((2000, 20))
+    passed = {
+        "each": np.mean((chance <= 0.025).any(axis=1)),
+        "corrected": np.mean(
+            [
+                bool(kept_after_correction([judged(str(i), p) for i, p in enumerate(row)]))
+                for row in chance.tolist()
+            ]
+        ),
+    }
+    assert passed["each"] > 0.35
+    assert passed["corrected"] < 0.035
+
+
+def test_the_best_of_many_is_chosen_by_the_corrected_verdict() -> None:
+    sure = judged("sure", 0.001, speedup=1.2)
+    lucky = judged("lucky", 0.02, speedup=1.5)
+    others = [judged(f"lost {number}", 0.9) for number in range(4)]
+    best = choose_best([sure, lucky, *others], "speedup_if_maintained")
+    assert best is not None
+    assert best.trial is sure
+    assert "corrected for 6" in best.rule
+    said = describe_correction([sure, lucky, *others], lucky)
+    assert said is not None
+    assert "does not count as maintained" in said
+    said = describe_correction([sure, lucky, *others], sure)
+    assert said is not None
+    assert "also with Holm's correction for 6 trials" in said
+    assert describe_correction([lucky], lucky) is None
+    failed = replace(lucky, run_id="failed", status="FAILED")
+    assert kept_after_correction([lucky, failed]) == {"lucky"}

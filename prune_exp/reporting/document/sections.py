@@ -19,6 +19,7 @@ from prune_exp.reporting.document.trials import TRIAL_HEAD, place_of, show_value
 from prune_exp.reporting.insights import SUMMARY, conclude, list_insights
 from prune_exp.tracking.domains import read_domains
 from prune_exp.tracking.figures import HEADLINE, KEY_FIGURES, Figure, key_figures
+from prune_exp.tracking.read import describe_correction
 
 CARDS = key_figures(*HEADLINE)
 DETAILS = (
@@ -70,7 +71,8 @@ def show_summary(found: Findings) -> list[Element]:
         ["Pruned", show_value(m, "params_pruned_pct", ".1f", " %")],
         ["Active", show_value(m, "params_active_pct", ".1f", " %")],
     ]
-    return [Table(["Figure", "Value"], rows), Paragraph(" ".join(list_insights(m, SUMMARY)))]
+    said = [*list_insights(m, SUMMARY), describe_correction(found.trials, found.best.trial)]
+    return [Table(["Figure", "Value"], rows), Paragraph(" ".join(filter(None, said)))]
 
 
 def show_indicators(found: Findings) -> list[Element]:
@@ -211,6 +213,10 @@ def show_trials(found: Findings, drawn: dict[str, str]) -> list[Element]:
     marked = place_of(found.trials, found.best)
     return [
         Table(TRIAL_HEAD, trial_rows(found.trials), marked=marked),
+        Paragraph(
+            "Quality maintained: yes with Holm's correction for the number of trials that were"
+            " judged; by itself: only without it."
+        ),
         show_picture(drawn, "pareto.png"),
     ]
 
@@ -239,4 +245,5 @@ def _answers_to(texts: dict[tuple[int, str], str], prompt: int) -> tuple[str, st
 
 def show_conclusion(found: Findings) -> list[Element]:
     """What may be claimed, and what may not."""
-    return [Paragraph(conclude(found.metrics))]
+    said = [conclude(found.metrics), describe_correction(found.trials, found.best.trial)]
+    return [Paragraph(" ".join(filter(None, said)))]

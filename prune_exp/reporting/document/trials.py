@@ -2,7 +2,7 @@
 
 from prune_exp.machine.display import one_line
 from prune_exp.tracking.domains import list_too_few
-from prune_exp.tracking.read import Choice, TrackedTrial
+from prune_exp.tracking.read import Choice, TrackedTrial, kept_after_correction
 
 TRIAL_HEAD = [
     "Trial",
@@ -28,6 +28,7 @@ def show_value(metrics: dict[str, float], key: str, form: str, unit: str = "") -
 
 def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
     """One row a trial, failed ones with their reason."""
+    kept = kept_after_correction(trials)
     return [
         [
             one_line(trial.name, LONGEST_NAME),
@@ -38,7 +39,7 @@ def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
             show_value(trial.metrics, "throughput_gain_pct", ".1f", " %"),
             show_value(trial.metrics, "pruned/bits_per_byte", ".3f"),
             show_value(trial.metrics, "perplexity_ratio", ".2f", "x"),
-            _describe_quality(trial),
+            _describe_quality(trial, corrected=trial.run_id in kept),
         ]
         for trial in trials
     ]
@@ -49,14 +50,16 @@ def status_of(trial: TrackedTrial) -> str:
     return "infeasible" if trial.status == "FINISHED" and not trial.feasible else trial.status
 
 
-def _describe_quality(trial: TrackedTrial) -> str:
+def _describe_quality(trial: TrackedTrial, *, corrected: bool) -> str:
     if trial.error:
         return one_line(trial.error, LONGEST_REASON)
     if "quality_maintained" not in trial.metrics:
         return "not measured"
     if list_too_few(trial.metrics):
         return "no verdict: too few documents"
-    return "yes" if trial.maintained else "no"
+    if trial.maintained:
+        return "yes" if corrected else "by itself"
+    return "no"
 
 
 def place_of(trials: list[TrackedTrial], best: Choice) -> int | None:

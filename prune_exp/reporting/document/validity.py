@@ -28,7 +28,7 @@ def tell_selection(found: Findings) -> str | None:
     return (
         f"The best of {count} finished trials was chosen by the same measurements and held-out text"
         " that are reported, so its figures are on the optimistic side; python -m"
-        " prune_exp.promote judges it on documents kept from every trial."
+        " prune_exp.promote judges it on documents kept from every trial, and times it again."
     )
 
 
