@@ -17,7 +17,7 @@ from prune_exp.measurement.quality import (
     losses_by_document,
     split_block,
 )
-from prune_exp.measurement.records import Interval
+from prune_exp.measurement.records import Interval, SpeedComparison
 from prune_exp.model import loading
 from prune_exp.model.sources import ModelSource
 from prune_exp.registry.candidates import Candidate
@@ -30,6 +30,9 @@ from prune_exp.text.corpus import TokenBlocks, load_reserved
 from prune_exp.text.records import FEWEST_DOCUMENTS
 from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.text.tokenizer import read_vocabulary
+
+FEWEST_ROUNDS = 2
+"""Of batch requests, where their times are not asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +63,39 @@ class Evidence:
         return min(QualitySettings().max_perplexity_ratio, own)
 
     @property
+    def benchmark(self) -> BenchmarkSettings:
+        """How candidate and dense model are timed again: as in the trial, on no less than limits.
+
+        Batches are only there for the memory that they take, so they are asked for seldom.
+
+        Raises:
+            SettingError: the trial's prompts are missing.
+        """
+        limits = self.limits
+        return replace(
+            self._lengthen_benchmark(limits.pairs, limits.new_tokens), batch_rounds=FEWEST_ROUNDS
+        )
+
+    @property
     def champion_benchmark(self) -> BenchmarkSettings:
         """How the champion is timed: as the candidate's trial was, but on no less than the limits.
 
         Raises:
             SettingError: the trial's prompts are missing.
         """
+        limits = self.limits
+        return self._lengthen_benchmark(limits.champion_pairs, limits.champion_new_tokens)
+
+    def _lengthen_benchmark(self, pairs: int, new_tokens: int) -> BenchmarkSettings:
         params = self.candidate.trial.params
         own = restore_settings(BenchmarkSettings, params, "benchmark")
-        pairs = self.limits.champion_pairs
         prompts = max(own.prompts, min(pairs, len(list_prompts(own))))
         return replace(
             own,
             prompts=prompts,
             max_rounds=max(own.max_rounds, -(-pairs // prompts)),
             min_pairs=max(own.min_pairs, pairs),
-            new_tokens=max(own.new_tokens, self.limits.champion_new_tokens),
+            new_tokens=max(own.new_tokens, new_tokens),
             bootstrap_resamples=max(own.bootstrap_resamples, self.limits.resamples),
         )
 
@@ -170,23 +190,62 @@ class Evidence:
         tokens = self.text.count_predicted()[documents]
         return ratio_over_documents(gaps.tolist(), tokens.tolist()).ratio
 
+    @cached_property
+    def speed(self) -> SpeedComparison:
+        """Candidate and dense model timed again, beside each other in fresh processes.
+
+        The trial's own interval is no judge: of many trials the one was chosen whose interval
+        happened to look best.
+        """
+        source = self.source
+        return self._measure_against(
+            source.folder, self.benchmark, cache=self.cache_dir / "served" / source.digest
+        )
+
+    @property
+    def speedup(self) -> Interval:
+        """The dense model's time for the same text over the candidate's, measured here."""
+        return self.speed.speedup.scaled(self._token_share(self.source.folder))
+
     def champion_speedup(self) -> Interval:
         """The champion's time for the same text over the candidate's, measured on this machine.
 
         Latencies, prompt by prompt, times how many tokens the two need for `text`.
         """
         assert self.champion is not None
-        settings = self.champion_benchmark
-        folders = {"dense": self.champion.folder, "pruned": self.candidate.folder}
-        tokenizers = {side: loading.load_tokenizer(folder) for side, folder in folders.items()}
+        folder = self.champion.folder
+        ratio = self._measure_against(folder, self.champion_benchmark).speedup
+        return ratio.scaled(self._token_share(folder))
+
+    def _measure_against(
+        self, folder: Path, settings: BenchmarkSettings, cache: Path | None = None
+    ) -> SpeedComparison:
+        """Another model, in the place of the dense one, beside the candidate."""
+        folders = {"dense": folder, "pruned": self.candidate.folder}
+        tokenizers = {side: loading.load_tokenizer(one) for side, one in folders.items()}
         prompts = tokenize_prompts(read_prompts(settings), tokenizers)
-        ratio = measure_pair(
-            folders["dense"], folders["pruned"], prompts, settings, device=self.device
-        ).speedup
-        own, theirs = (
-            int(one.own_tokens.sum()) for one in (self._candidate_judged, self._champion_judged)
+        return measure_pair(
+            folders["dense"],
+            folders["pruned"],
+            prompts,
+            settings,
+            cache=cache,
+            device=self.device,
         )
-        return ratio.scaled(theirs / own)
+
+    def _token_share(self, folder: Path) -> float:
+        """How many tokens another model needs for `text`, over those that the candidate needs."""
+        tokenizers = [loading.load_tokenizer(one) for one in (folder, self.candidate.folder)]
+        if tokenizers[0].get_vocab() == tokenizers[1].get_vocab():
+            return 1.0
+        theirs, own = (self._count_tokens(one) for one in tokenizers)
+        return theirs / own
+
+    def _count_tokens(self, tokenizer: Any) -> int:
+        """Tokens of `text` that are predicted in another tokenizer."""
+        reencode = self._reencoder_to(tokenizer)
+        blocks = zip(self.text.ids, self.text.owners, strict=True)
+        return sum(len(split_block(ids, owners, reencode)[2]) for ids, owners in blocks)
 
     def _judge(self, folder: Path) -> DocumentLosses:
         reencode = self._reencoder_to(loading.load_tokenizer(folder))

@@ -77,6 +77,8 @@ def _check_wanted(settings: PromoteSettings) -> None:
     for name, given, least in (
         ("blocks", limits.blocks, FEWEST_BLOCKS),
         ("resamples", limits.resamples, 100),
+        ("pairs", limits.pairs, 2),
+        ("new_tokens", limits.new_tokens, 2),
         ("champion_pairs", limits.champion_pairs, 2),
         ("champion_new_tokens", limits.champion_new_tokens, 2),
     ):

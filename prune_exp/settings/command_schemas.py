@@ -16,9 +16,14 @@ class LimitSettings:
     """Most that the upper end of the perplexity ratio's interval may be; when null 1.1, or the
     run's own `quality.max_perplexity_ratio` where that is less."""
     min_speedup: float = 1.0
-    """Least that the lower end of the tracked speedup's interval may be, for equal text."""
+    """Least that the lower end of the speedup's interval may be, for equal text; measured again."""
     min_memory_reduction_pct: float = 0.0
-    """Least that the lower end of the tracked memory saving's interval may be."""
+    """Least that the lower end of the memory saving's interval may be; measured again."""
+    pairs: int = 20
+    """Least pairs of requests in which candidate and dense model are timed again, whatever the
+    run's own benchmark was; as many prompts where there are so many."""
+    new_tokens: int = 32
+    """Least tokens generated in each of them."""
     max_logit_difference: float = 0.0
     """Most that logits may differ after loading the stored files in a fresh process."""
     champion_max_perplexity_ratio: float = 1.02

@@ -8,18 +8,23 @@ from typing import Any
 import pytest
 
 from prune_exp.measurement.records import Interval
+from prune_exp.model.loading import load_tokenizer
+from prune_exp.model.sources import ModelSource
 from prune_exp.registry import evidence as module
 from prune_exp.registry.candidates import Candidate
 from prune_exp.registry.evidence import Evidence
-from prune_exp.registry.gates import speedup
+from prune_exp.registry.gates import memory, speedup
 from prune_exp.settings.command_schemas import LimitSettings
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.params import flatten_settings
 from support.made_up_runs import interval, trial
+from support.settings import settings_for
 
 
 def evidence(params: dict[str, str], **limits: Any) -> Evidence:
     one = trial()
     one.params.update(params)
-    candidate = Candidate(name="m", version="1", trial=one, folder=Path("/nowhere"))
+    candidate = Candidate(name="m", version="1", trial=one, folder=Path("/models/candidate"))
     return Evidence(
         candidate=candidate,
         champion=None,
@@ -81,36 +86,107 @@ def test_few_prompts_are_asked_more_often(tmp_path: Path) -> None:
     assert (found.prompts, found.max_rounds) == (3, 7)
 
 
+def time_models(
+    case: Evidence,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[str, float],
+    tokens: dict[str, int],
+) -> Evidence:
+    """Models that take so long for a request, and text that is so many of their tokens."""
+
+    def measure(dense: Path, pruned: Path, prompts: Any, *_: Any, **__: Any) -> Any:
+        assert prompts == {"dense": dense.name, "pruned": pruned.name}
+        ratio = seconds[dense.name] / seconds[pruned.name]
+        memory = seconds[pruned.name] / seconds[dense.name]
+        return SimpleNamespace(
+            speedup=Interval(value=ratio, low=0.95 * ratio, high=1.05 * ratio),
+            memory_ratio=Interval(value=memory, low=0.95 * memory, high=1.05 * memory),
+        )
+
+    def load(folder: Path) -> Any:
+        return SimpleNamespace(name=folder.name, get_vocab=lambda: {"a": tokens[folder.name]})
+
+    monkeypatch.setattr(module, "measure_pair", measure)
+    monkeypatch.setattr(module.loading, "load_tokenizer", load)
+    monkeypatch.setattr(
+        module, "tokenize_prompts", lambda _, own: {side: one.name for side, one in own.items()}
+    )
+    monkeypatch.setattr(Evidence, "_count_tokens", lambda _, own: tokens[own.name])
+    source = ModelSource(folder=Path("/models/dense"), digest="d")
+    case.__dict__["source"] = source
+    return case
+
+
 @pytest.mark.parametrize(
-    ("text_speedup", "passed"), [(0.97, False), (1.04, True), (None, True), (float("nan"), False)]
+    ("seconds", "tokens", "passed"),
+    [
+        (1.0, 100, True),
+        (1.95, 100, False),
+        (2.0, 100, False),
+        (4.0, 100, False),
+        (1.5, 120, True),
+        (1.5, 130, False),
+        (2.0, 60, True),
+        (float("nan"), 100, False),
+    ],
 )
-def test_the_speed_gate_asks_for_equal_text(text_speedup: float | None, passed: bool) -> None:
-    case = evidence({})
-    metrics = case.candidate.trial.metrics
-    metrics.update(interval("speedup", 1.05, 0.01))
-    for key in [key for key in metrics if key.startswith("text_speedup")]:
-        del metrics[key]
-    if text_speedup is not None:
-        metrics.update(interval("text_speedup", text_speedup, 0.01))
-    found = speedup(case)
-    assert found.name == "speedup"
-    assert found.passed is passed
-    assert ("text_speedup is" in found.sentence) is (text_speedup is not None)
-
-
-@pytest.mark.parametrize(("tokens", "expected"), [(100, 1.2), (150, 0.8)])
-def test_the_champion_is_compared_on_equal_text(
-    tokens: int, expected: float, monkeypatch: pytest.MonkeyPatch
+def test_speed_is_judged_anew_and_for_equal_text(
+    seconds: float, tokens: int, passed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A candidate that is 1.2 times as fast a token and needs more of them."""
+    """The dense model takes 2 s a request and 100 tokens; what the trial found does not count."""
+    for tracked in (0.5, 50.0):
+        case = evidence({})
+        for key in ("speedup", "text_speedup", "memory_reduction_pct"):
+            case.candidate.trial.metrics.update(interval(key, tracked, 0.01))
+        times = {"dense": 2.0, "candidate": seconds}
+        case = time_models(case, monkeypatch, times, {"dense": 100, "candidate": tokens})
+        found = speedup(case)
+        assert found.name == "speedup"
+        assert found.passed is passed
+        assert found.figures["tracked"] == tracked
+        assert memory(case).passed is (seconds < 1.9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tokens", "expected"), [(2.5, 100, 1.2), (2.5, 150, 0.8), (6.0, 100, 0.5)]
+)
+def test_the_champion_is_compared_on_equal_text(
+    seconds: float, tokens: int, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The champion takes 3 s a request; above 1 means that the candidate is faster than it."""
     case = evidence({})
-    case = replace(case, champion=case.candidate)
-    measured = SimpleNamespace(speedup=Interval(value=1.2, low=1.14, high=1.26))
-    monkeypatch.setattr(module, "measure_pair", lambda *_, **__: measured)
-    monkeypatch.setattr(module.loading, "load_tokenizer", lambda _: None)
-    monkeypatch.setattr(module, "tokenize_prompts", lambda *_: {})
-    judged = {"_candidate_judged": ([], tokens), "_champion_judged": ([], 100)}
-    case.__dict__.update(judged)
+    case = replace(case, champion=replace(case.candidate, folder=Path("/models/champion")))
+    times = {"champion": 3.0, "candidate": seconds}
+    case = time_models(case, monkeypatch, times, {"champion": 100, "candidate": tokens})
     found = case.champion_speedup()
     assert found.value == pytest.approx(expected)
     assert found.low == pytest.approx(0.95 * expected)
+
+
+def test_a_run_does_not_loosen_what_promotion_measures() -> None:
+    easy = {
+        "benchmark.prompts": "2",
+        "benchmark.new_tokens": "2",
+        "benchmark.min_pairs": "2",
+        "benchmark.budget_s": "1.0",
+        "benchmark.bootstrap_resamples": "100",
+    }
+    found = evidence(easy, pairs=24, new_tokens=8).benchmark
+    assert (found.prompts, found.max_rounds, found.min_pairs) == (20, 2, 24)
+    assert (found.new_tokens, found.bootstrap_resamples) == (8, 5000)
+
+
+def test_text_of_few_documents_is_no_evidence(
+    tiny_folder: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(tiny_folder)
+    one = settings_for(tiny_folder, text_file, text_file.parent, calibration="documents")
+    monkeypatch.setattr(module, "check_judged_text", lambda *_: None)
+    for blocks, said in ((20, ""), (2, "limits.blocks=2 blocks of text are of . reserved doc")):
+        case = evidence(flatten_settings(one), blocks=blocks)
+        case.__dict__["tokenizer"] = tokenizer
+        if not said:
+            assert case.documents >= 12
+            continue
+        with pytest.raises(SettingError, match=said):
+            _ = case.text
