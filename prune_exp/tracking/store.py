@@ -23,8 +23,9 @@ from prune_exp.settings.surroundings import SQLITE
 from prune_exp.tracking import tags
 from prune_exp.tracking.read import DATABASE, store_uri
 
-SERVERS = ("http", "databricks")
-"""How the URIs of stores begin that are asked over the network by MLflow's own client."""
+DATABASES = ("postgresql", "mysql", "mssql")
+"""How the URIs of databases begin that several machines may use, and that hold no files."""
+SQLITE_KINDS = ("sqlite:", "sqlite+")
 DATABASE_TIMEOUT_S = 30
 IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """For the first question; MLflow's own patience comes to minutes."""
@@ -47,8 +48,10 @@ def open_store(tracking: TrackingSettings) -> str:
     """
     uri = store_uri(tracking)
     _use_uri(uri)
-    if uri.startswith(SERVERS):
+    if _is_remote(uri):
         _check_answers(uri, tracking.experiment)
+        if uri.startswith(DATABASES):
+            _check_place_for_files(uri, tracking.experiment)
         return _experiment_id(tracking.experiment, None)
     root = Path(tracking.root).expanduser().absolute()
     try:
@@ -97,7 +100,7 @@ def use_store(tracking: TrackingSettings) -> None:
         SettingError: there is no such store, or the server does not answer.
     """
     uri = store_uri(tracking)
-    if uri.startswith(SERVERS):
+    if _is_remote(uri):
         _check_answers(uri, tracking.experiment)
     file = Path(uri.removeprefix(SQLITE))
     if uri.startswith(SQLITE) and not file.is_file():
@@ -127,12 +130,39 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def _is_remote(uri: str) -> bool:
+    """Whether a store is elsewhere: anything but a SQLite file or a folder.
+
+    Its experiments must not be given a place for files on this machine. Besides servers these are
+    databricks, arn:... and whatever a plugin of MLflow's knows.
+    """
+    return not uri.startswith(SQLITE_KINDS) and not is_local_uri(uri)
+
+
+def _check_place_for_files(uri: str, experiment: str) -> None:
+    """Raises SettingError where nobody has said where a new experiment keeps its files.
+
+    It would be a folder on this machine, which others that use the database do not see.
+    """
+    if MlflowClient(uri).get_experiment_by_name(experiment) is None:
+        raise SettingError(
+            f"tracking.experiment={experiment} is not in {redact(uri)}, and a database keeps no"
+            f" files; make it once with mlflow experiments create -n {experiment} -l PLACE, where"
+            " PLACE is a folder or a bucket that all machines see, or use an MLflow server"
+        )
+
+
 def _check_answers(uri: str, experiment: str) -> None:
     """Asks the server once, with the credentials and certificates that MLflow's client uses."""
     try:
         with _environment(IMPATIENCE):
             MlflowClient(uri).get_experiment_by_name(experiment)
-    except MlflowException as error:
+    except (MlflowException, ImportError) as error:
+        if not isinstance(error, MlflowException) or not uri.startswith("http"):
+            raise SettingError(
+                f"tracking.uri={redact(uri)} cannot be used ({first_line(error)}); give one that"
+                " MLflow knows here, or a local store with tracking.root=DIR"
+            ) from None
         why = _explain_silence(error)
         raise SettingError(f"the MLflow server at {redact(uri)} {why}") from None
 

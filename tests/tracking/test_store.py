@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import pytest
+import requests
 from mlflow.artifacts import load_text
 from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
+from prune_exp.tracking import store
 from prune_exp.tracking.store import open_store, use_store
 
 
@@ -167,3 +170,75 @@ def test_a_server_that_answers_is_not_called_dead(status: int, body: bytes, word
 def test_a_server_that_is_not_there_does_not_answer() -> None:
     with pytest.raises(SettingError, match=r"127\.0\.0\.1:9 does not answer .*tracking\.root=DIR"):
         open_store(TrackingSettings(uri="http://ann:secret@127.0.0.1:9"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "verify"),
+    [
+        ({}, True),
+        ({"MLFLOW_TRACKING_INSECURE_TLS": "true"}, False),
+        ({"MLFLOW_TRACKING_SERVER_CERT_PATH": "/etc/ours.pem"}, "/etc/ours.pem"),
+    ],
+)
+def test_a_server_is_asked_with_mlflows_certificates(
+    variables: dict[str, str], verify: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+
+    def refuse(_self: Any, _method: str, _url: str, **how: Any) -> None:
+        seen.append(how["verify"])
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests.Session, "request", refuse)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for ask in (open_store, use_store):
+        with pytest.raises(SettingError, match="does not answer"):
+            ask(TrackingSettings(uri="https://mlflow.invalid"))
+    assert seen == [verify] * len(seen)
+    assert len(seen) >= 2
+
+
+@pytest.mark.parametrize(
+    "uri", ["databricks", "databricks://team", "arn:aws:sagemaker:eu:1:x", "azureml://x"]
+)
+def test_an_experiment_elsewhere_gets_no_place_on_this_machine(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str | None] = []
+    monkeypatch.setattr(store, "_use_uri", lambda _: None)
+    monkeypatch.setattr(store, "_check_answers", lambda *_: None)
+    monkeypatch.setattr(store.mlflow, "get_experiment_by_name", lambda _: None)
+    monkeypatch.setattr(
+        store.mlflow,
+        "create_experiment",
+        lambda _, **given: made.append(given["artifact_location"]) or "1",
+    )
+    monkeypatch.chdir(tmp_path)
+    assert open_store(TrackingSettings(uri=uri)) == "1"
+    assert made == [None]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("uri", ["postgresql://ann:secret@h/d", "mysql+pymysql://h/d"])
+def test_a_database_is_not_given_a_folder_of_this_machine(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[Any] = [None]
+    client = SimpleNamespace(get_experiment_by_name=lambda _: known[0])
+    monkeypatch.setattr(store, "MlflowClient", lambda _: client)
+    monkeypatch.setattr(store, "_use_uri", lambda _: None)
+    monkeypatch.setattr(store.mlflow, "get_experiment_by_name", lambda _: known[0])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingError, match=r"experiments create -n prune_exp -l PLACE") as refused:
+        open_store(TrackingSettings(uri=uri))
+    assert "secret" not in str(refused.value)
+    known[0] = SimpleNamespace(experiment_id="7", lifecycle_stage="active")
+    assert open_store(TrackingSettings(uri=uri)) == "7"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_mlflow_does_not_know_is_one_line() -> None:
+    with pytest.raises(SettingError, match=r"tracking\.uri=nonsense://x cannot be used") as refused:
+        open_store(TrackingSettings(uri="nonsense://x"))
+    assert "\n" not in str(refused.value)
