@@ -17,7 +17,7 @@ from prune_exp.settings.schema import Settings, store_schema
 
 WIDEST_PCT = 5.0
 """An interval at least this wide, as a percentage of the ratio, is not good enough."""
-CHANCE = 0.01
+CHANCE = 0.05
 """How rarely sound intervals may contain 1 as seldom as what is then called unsound."""
 
 
@@ -109,6 +109,18 @@ def least_containing(repetitions: int) -> int:
     return int(binom.ppf(CHANCE, repetitions, 0.95))
 
 
+def _tell_coverage(intervals: list[Interval]) -> str:
+    """Between what the share that holds the truth may lie, by as many checks (Clopper-Pearson)."""
+    if len(intervals) == 1:
+        return ""
+    from scipy.stats import binomtest
+
+    containing = sum(contains_one(one) for one in intervals)
+    low, high = binomtest(containing, len(intervals)).proportion_ci(0.95)
+    least = least_containing(len(intervals))
+    return f", {least} are asked for, which says that {100 * low:.0f} to {100 * high:.0f} % do"
+
+
 def sum_up(intervals: list[Interval]) -> tuple[str, bool]:
     """What the checks amount to, in words, and whether it is good."""
     containing = sum(contains_one(one) for one in intervals)
@@ -118,7 +130,8 @@ def sum_up(intervals: list[Interval]) -> tuple[str, bool]:
     if len(intervals) == 1:
         sound = containing == 1
     text = (
-        f"{containing} of {len(intervals)} intervals contain 1.00; the widest is {widest:.2f} %"
+        f"{containing} of {len(intervals)} intervals contain 1.00{_tell_coverage(intervals)}; the"
+        f" widest is {widest:.2f} %"
         f" ({'under' if narrow else 'not under'} {WIDEST_PCT:g} %): "
     )
     return text + ("passed" if sound and narrow else "not passed"), sound and narrow

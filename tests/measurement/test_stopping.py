@@ -69,10 +69,12 @@ def test_the_width_that_is_reported_is_the_one_that_stopped() -> None:
     assert ratio(done).width_pct < 6
 
 
-def test_stopping_on_width_keeps_the_intervals_coverage() -> None:
-    """Of 95 % intervals that stopped the measurement, no fewer than 88 % contain the truth."""
+def test_stopping_on_width_costs_little_coverage() -> None:
+    """Of 95 % intervals that stopped the measurement, about 92 % hold the truth."""
     rule = StopRule(target_ci_pct=10, min_pairs=12)
-    found = [collect_pairs(noisy(seed, 0.1, 200), ratio, rule) for seed in range(200)]
+    found = [collect_pairs(noisy(seed, 0.1, 200), ratio, rule) for seed in range(500)]
     assert {why for _, why in found} == {"target_ci"}
     assert len({len(pairs) for pairs, _ in found}) > 2
-    assert sum(contains_one(ratio(pairs)) for pairs, _ in found) >= 176
+    held = sum(contains_one(ratio(pairs)) for pairs, _ in found) / len(found)
+    print(f"stopped intervals that hold the truth: {100 * held:.1f} %")
+    assert held >= 0.9

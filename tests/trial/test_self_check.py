@@ -3,8 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from prune_exp.measurement.records import Interval
+from prune_exp.trial import self_check
 from prune_exp.trial.self_check import least_containing, sum_up
 from support.models import make_tiny
 from support.tokenizers import make_tokenizer
@@ -53,7 +57,25 @@ def test_sum_ups() -> None:
     assert sum_up([good])[1]
     assert not sum_up([off])[1]
     assert not sum_up([wide])[1]
-    assert least_containing(20) == 16
+    assert [least_containing(count) for count in (2, 5, 20, 100)] == [1, 4, 17, 91]
+    assert not sum_up([good] * 16 + [off] * 4)[1], "four in five are no 95 %"
     assert sum_up([good] * 17 + [off] * 3)[1]
     assert not sum_up([good] * 15 + [off] * 5)[1]
-    assert "17 of 20 intervals contain 1.00" in sum_up([good] * 17 + [off] * 3)[0]
+    said = sum_up([good] * 17 + [off] * 3)[0]
+    assert "17 of 20 intervals contain 1.00, 17 are asked for" in said
+    assert "62 to 97 % do" in said
+
+
+@pytest.mark.parametrize(("high", "code"), [(1.02, 0), (0.999, 1)])
+def test_the_exit_code_is_the_verdict(
+    high: float, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = SimpleNamespace(speedup=Interval(value=0.995, low=0.99, high=high))
+    monkeypatch.setattr(self_check, "compose_settings", lambda _: None)
+    monkeypatch.setattr(self_check, "measure_itself", lambda _: measured)
+    monkeypatch.setattr(self_check, "describe_check", lambda *_: "measured")
+    monkeypatch.setattr(sys, "argv", ["self_check", "--repetitions", "3"])
+    with pytest.raises(SystemExit) as ended:
+        self_check.main()
+    assert ended.value.code == code
+    assert ("not passed" in capsys.readouterr().out) == bool(code)
