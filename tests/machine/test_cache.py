@@ -1,5 +1,7 @@
 """A cache that cannot be written names the setting that moves it."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,36 @@ def test_a_file_that_cannot_be_read_is_not_called_unwritable(
     assert "tracking.root" in explain_error(error)
     monkeypatch.setattr("os.access", lambda *_: False)
     assert explain_error(error) == f"{path} cannot be read (Permission denied); make it readable"
+
+
+def test_a_build_that_breaks_off_leaves_nothing_and_is_built_again(tmp_path: Path) -> None:
+    def break_off(folder: Path) -> None:
+        (folder / "half").write_text("half", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    target = tmp_path / "cache" / "m"
+    with pytest.raises(KeyboardInterrupt):
+        cached_folder(target, break_off)
+    assert [one.name for one in target.parent.iterdir() if one.is_dir()] == []
+    cached_folder(target, lambda folder: (folder / "whole").touch())
+    assert [one.name for one in target.iterdir()] == ["whole"]
+
+
+def test_what_several_want_at_once_is_built_once(tmp_path: Path) -> None:
+    built: list[str] = []
+    both = threading.Barrier(2)
+
+    def fill(folder: Path) -> None:
+        built.append(folder.name)
+        time.sleep(0.05)  # long enough for the other to ask
+
+    def ask() -> None:
+        both.wait(10)
+        cached_folder(tmp_path / "m", fill)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(built) == 1
