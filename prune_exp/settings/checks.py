@@ -91,8 +91,7 @@ def check_settings(settings: Settings) -> None:
     _check_sources(settings)
     check_one_of("data.calibration", settings.data.calibration, CALIBRATIONS)
     check_minima(settings)
-    if settings.benchmark.enabled and not settings.benchmark.batch_sizes:
-        raise SettingError("benchmark.batch_sizes is empty; try benchmark.batch_sizes=[8]")
+    _check_batches(settings.benchmark)
     check_one_of("benchmark.turns", settings.benchmark.turns, TURNS)
     _check_runtime(settings.benchmark)
     check_one_of("search.sampler", settings.search.sampler, SAMPLERS)
@@ -135,6 +134,17 @@ def _check_open_interval(name: str, value: float, *, example: str) -> None:
     if not 0 < value < 1:
         raise SettingError(
             f"{name}={value:g} is not between 0 and 1 (both excluded); try {example}"
+        )
+
+
+def _check_batches(benchmark: BenchmarkSettings) -> None:
+    if benchmark.enabled and not benchmark.batch_sizes:
+        raise SettingError("benchmark.batch_sizes is empty; try benchmark.batch_sizes=[8]")
+    rounds = benchmark.batch_rounds
+    if rounds % 2:
+        raise SettingError(
+            f"benchmark.batch_rounds={rounds} is odd, so one model would go first more often than"
+            f" the other; use benchmark.batch_rounds={rounds + 1}"
         )
 
 

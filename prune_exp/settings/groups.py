@@ -215,7 +215,8 @@ class BenchmarkSettings:
     """Prompt lengths of the batches, each with every size; when empty, the test prompts cut to the
     shortest of them."""
     batch_rounds: int = 6
-    """Pairs of batch requests of every kind; in an even number either model goes first as often."""
+    """Pairs of batch requests of every kind: an even number, so that either model goes first as
+    often."""
     memory_rounds: int = 3
     """Fresh processes of each model that memory is measured in, the timed one included."""
     threads: int | None = None

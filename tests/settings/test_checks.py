@@ -43,6 +43,8 @@ def test_a_hub_model_needs_a_revision() -> None:
     [
         ({"batch_sizes": []}, "batch_sizes is empty"),
         ({"batch_sizes": [8, 0]}, "batch_sizes=0 is too small"),
+        ({"batch_rounds": 5}, "batch_rounds=5 is odd, .* use benchmark.batch_rounds=6"),
+        ({"batch_rounds": 1}, "batch_rounds=1 is too small"),
         ({"target_ci_pct": 0.0}, "target_ci_pct=0 is too small"),
         ({"budget_s": -1.0}, "budget_s=-1 is too small"),
     ],
