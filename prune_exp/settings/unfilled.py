@@ -25,7 +25,7 @@ def check_filled(config: Any, hydra: Any) -> None:
     for group, chosen in hydra.runtime.choices.items():
         for option in chosen if _is_several(chosen) else [chosen]:
             for key in _wanted_keys(folders, group, option):
-                if key not in typed and _is_default(config, key):
+                if key not in typed and not key.startswith("hydra.") and _is_default(config, key):
                     raise SettingError(f"{group}={option} needs {key}; type {key}=...")
 
 

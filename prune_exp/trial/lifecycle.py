@@ -3,6 +3,7 @@
 Hydra turns a callback's exceptions into warnings, so refusals leave as SystemExit.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,8 @@ class Lifecycle(Callback):
         del kwargs
         redact_logs()  # a launcher's worker is a process of its own
         self.start_error = None
-        with _Refusals():
+        folder = Path(config.hydra.runtime.output_dir)
+        with _Refusals(folder, Path(config.hydra.runtime.cwd) / str(config.tracking.root)):
             settings = settings_of(config, checked=True)
             if self.parent_run_id is None or settings.tracking.log_models == "all":
                 check_signing_key(settings.tracking)  # elsewhere only the driver has to have it
@@ -163,7 +165,6 @@ class Lifecycle(Callback):
                 reap_dead_runs(settings.tracking)
             else:
                 redact_sweep(Path(config.hydra.sweep.dir))  # Hydra's own sweepers write there too
-            folder = Path(config.hydra.runtime.output_dir)
             check_output_folder(folder)
             redact_files(folder / ".hydra")
             self._open_run(config, settings, folder)
@@ -269,8 +270,31 @@ def check_output_folder(folder: Path) -> None:
         )
 
 
+def remove_empty_output(folder: Path, root: Path) -> None:
+    """Removes what Hydra wrote for a trial that was refused, in a folder of our own making."""
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    logs = [folder / name for name in inside - {".hydra"}]
+    if not folder.resolve().is_relative_to(root.resolve() / "outputs") or ".hydra" not in inside:
+        return
+    if any(path.suffix != ".log" or path.stat().st_size for path in logs):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in folder.parents:
+        try:
+            parent.rmdir()
+        except OSError:  # there is something in it
+            break
+
+
 class _Refusals:
-    """Turns an exception into one line on stderr and exit code 1; closes open runs."""
+    """Turns an exception into one line on stderr and exit code 1; closes open runs.
+
+    Of a single trial that does not start nothing is left in `folder`, if it lies below `root`.
+    """
+
+    def __init__(self, folder: Path | None = None, root: Path | None = None) -> None:
+        self.folder = folder
+        self.root = root
 
     def __enter__(self) -> None:
         return None
@@ -282,6 +306,8 @@ class _Refusals:
             from prune_exp.tracking.runs import end_open_runs
 
             end_open_runs("FAILED")
+        if self.folder is not None and self.root is not None:
+            remove_empty_output(self.folder, self.root)
         raise SystemExit(f"prune_exp: error: {explain_error(error)}") from error
 
 
