@@ -272,18 +272,18 @@ def check_output_folder(folder: Path) -> None:
 
 def remove_empty_output(folder: Path, root: Path) -> None:
     """Removes what Hydra wrote for a trial that was refused, in a folder of our own making."""
+    ours = root.resolve()
     inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     logs = [folder / name for name in inside - {".hydra"}]
-    if not folder.resolve().is_relative_to(root.resolve() / "outputs") or ".hydra" not in inside:
+    if not folder.resolve().is_relative_to(ours / "outputs") or ".hydra" not in inside:
         return
     if any(path.suffix != ".log" or path.stat().st_size for path in logs):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    for parent in folder.parents:
-        try:
-            parent.rmdir()
-        except OSError:  # there is something in it
+    for parent in folder.resolve().parents:
+        if not parent.is_relative_to(ours) or any(parent.iterdir()):
             break
+        parent.rmdir()
 
 
 class _Refusals:

@@ -13,9 +13,12 @@ from prune_exp.search.sweeper import register_sweeper
 from prune_exp.settings.config_tree import conf_dir
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.schema import Settings, store_schema
+from prune_exp.tracking.read import Choice
+from prune_exp.trial import lifecycle
 from prune_exp.trial.lifecycle import Lifecycle, check_pickled
 from support.cli import command, small_trial
 from support.hostile import PASSWORD
+from support.made_up_runs import settings, trial
 
 
 @pytest.mark.parametrize(
@@ -28,15 +31,15 @@ def test_only_who_signs_needs_the_key(
     monkeypatch.setattr(
         "prune_exp.tracking.runs.start_trial", lambda settings, *_, **__: started.append(settings)
     )
-    lifecycle = Lifecycle()
-    lifecycle.parent_run_id = "the driver's"
+    callback = Lifecycle()
+    callback.parent_run_id = "the driver's"
     config = composed(f"tracking.log_models={log_models}", "tracking.signing_key=none.pem")
     config.hydra.runtime.output_dir = str(tmp_path)
     if needed:
         with pytest.raises(SystemExit):
-            lifecycle.on_job_start(config)
+            callback.on_job_start(config)
     else:
-        lifecycle.on_job_start(config)
+        callback.on_job_start(config)
     assert bool(started) is not needed
 
 
@@ -80,8 +83,8 @@ def test_the_best_model_of_a_sweep_over_models_has_its_own_name(
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
     (registered,) = client.search_registered_models()
     version = client.get_model_version_by_alias(registered.name, "candidate")
-    trial = client.get_run(str(version.run_id))
-    assert registered.name == f"pruned-{Path(trial.data.params['model.path']).name}"
+    run = client.get_run(str(version.run_id))
+    assert registered.name == f"pruned-{Path(run.data.params['model.path']).name}"
 
 
 @pytest.mark.parametrize("sweeper", ["prune_exp", "basic"])
@@ -106,3 +109,44 @@ def test_submitit_is_given_no_secret_to_write_down(
     assert PASSWORD not in refusal("submitit_local", secret)
     assert not refusal("submitit_local", by_name)
     assert not refusal("basic", secret)
+
+
+@pytest.mark.parametrize("feasible", [True, False])
+def test_only_who_meets_the_constraints_is_registered(
+    feasible: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prune_exp.registry import stored_models
+
+    done: list[str] = []
+    monkeypatch.setattr(stored_models, "can_store", lambda _: True)
+    monkeypatch.setattr(stored_models, "log_model", lambda *_: done.append("stored"))
+    monkeypatch.setattr(stored_models, "register_candidate", lambda *_: done.append("registered"))
+    one = trial(0)
+    best = Choice(trial=one, rule="the best quality", feasible=feasible)
+    name = lifecycle._store_models(settings(), [one], best)
+    assert done == (["stored", "registered"] if feasible else ["stored"])
+    assert name == ("pruned-tiny" if feasible else None)
+
+
+def test_a_refused_trial_leaves_no_folders(tmp_path: Path) -> None:
+    root = tmp_path / "mlruns"
+
+    def output(name: str, **files: str) -> Path:
+        folder = root / name
+        (folder / ".hydra").mkdir(parents=True)
+        for file, text in files.items():
+            (folder / file.replace("_log", ".log")).write_text(text, encoding="utf-8")
+        return folder
+
+    refused = output("outputs/day/1", prune_exp_log="")
+    lifecycle.remove_empty_output(refused, root)
+    assert not root.exists(), "nothing was written"
+    assert tmp_path.is_dir(), "what is the user's stays, empty or not"
+    logged = output("outputs/day/2", prune_exp_log="something")
+    model = output("outputs/day/3", model="")
+    theirs = output("elsewhere/day/4")
+    plain = root / "outputs" / "day" / "5"
+    plain.mkdir()
+    for folder in (logged, model, theirs, plain, root / "outputs" / "missing"):
+        lifecycle.remove_empty_output(folder, root)
+    assert all(folder.is_dir() for folder in (logged, model, theirs, plain))
