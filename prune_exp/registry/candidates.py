@@ -7,7 +7,10 @@ from typing import Any
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
+from prune_exp.machine.display import first_line
 from prune_exp.registry.signing import SIGNATURE
 from prune_exp.registry.stored_models import known_version, registered_name
 from prune_exp.registry.wrapper import CHECKPOINT
@@ -16,7 +19,14 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.tracking import tags
-from prune_exp.tracking.read import CANDIDATE, TrackedTrial, choose_as_then, read_trials
+from prune_exp.tracking.read import (
+    CANDIDATE,
+    LATEST,
+    TrackedTrial,
+    choose_as_then,
+    find_latest,
+    read_trials,
+)
 
 CHAMPION = "champion"
 """Alias of the version that passed the gates last."""
@@ -66,17 +76,43 @@ def choose_candidate(settings: PromoteSettings, scratch: Path) -> Candidate:
         present = _latest_candidate(settings.tracking)
         if present is not None:
             return at_version(*present, scratch)
-    return _best_of(settings, settings.run_id or _latest_sweep(settings.tracking), scratch)
+        return _best_of_latest(settings.tracking, scratch)
+    latest = settings.run_id == LATEST
+    run_id = find_latest(settings.tracking) if latest else settings.run_id
+    return _best_of(run_id, settings.tracking.registered_model, scratch)
 
 
-def _best_of(settings: PromoteSettings, run_id: str, scratch: Path) -> Candidate:
+def _best_of_latest(tracking: TrackingSettings, scratch: Path) -> Candidate:
+    """The best model of the latest sweep, under its own name.
+
+    Raises:
+        SettingError: another model was asked for.
+    """
+    run_id = _latest_sweep(tracking)
+    found = _best_of(run_id, None, scratch)
+    wanted = tracking.registered_model
+    if wanted not in (None, found.name):
+        raise SettingError(
+            f"tracking.registered_model={wanted} has no candidate, and the latest sweep ({run_id})"
+            f" is about {found.name}; say which model with version=NUMBER or run_id=RUN"
+        )
+    return found
+
+
+def _best_of(run_id: str, wanted_name: str | None, scratch: Path) -> Candidate:
     """The model of the run that the sweep's own rule chose."""
-    best = choose_as_then(read_trials(run_id))
+    trials = read_trials(run_id)
+    best = choose_as_then(trials)
     if best is None:
         raise SettingError(f"run_id={run_id} has no finished trial; give another run_id")
+    if not best.feasible and best.trial.run_id != run_id:
+        raise SettingError(
+            f"no trial of run_id={run_id} met its search.constraints, so none is its best; name the"
+            " trial that is meant with run_id=TRIAL"
+        )
     trial = _require_stored(best.trial)
     name = registered_name(
-        settings.tracking.registered_model
+        wanted_name
         or restore_settings(TrackingSettings, trial.params, "tracking").registered_model,
         restore_settings(ModelSettings, trial.params, "model").name,
     )
@@ -183,13 +219,40 @@ def _fetch_checkpoint(uri: str, scratch: Path) -> Path:
     try:
         root = Path(download_artifacts(artifact_uri=uri, dst_path=str(target)))
     except (MlflowException, OSError) as error:
-        raise SettingError(f"{uri} cannot be fetched: {error}") from None
+        raise SettingError(
+            f"{uri} cannot be fetched: {first_line(error)}{_ask_for_place(uri)}"
+        ) from None
     if not (root / CHECKPOINT).is_dir():
-        raise SettingError(f"{uri} holds no model folder, so prune_exp did not store it")
+        raise SettingError(f"{uri} holds no model folder{_ask_for_place(uri)}")
     (root / ADDED_BY_MLFLOW).unlink(missing_ok=True)
     if (root / SIGNATURE).is_file():  # it is about all files, and none of them
         (root / SIGNATURE).rename(_signature_of(root))
     return root / CHECKPOINT
+
+
+def _ask_for_place(uri: str) -> str:
+    """Where a model's files should be, when that is a folder which is not there."""
+    try:
+        place = _place_of(uri)
+    except (MlflowException, OSError):
+        place = ""
+    if is_local_uri(place) and not Path(local_file_uri_to_path(place)).is_dir():
+        return (
+            f": its files are not at {local_file_uri_to_path(place)}; was the store moved? Put it"
+            " back there, or link that folder to where it is now"
+        )
+    return ", so prune_exp did not store it"
+
+
+def _place_of(uri: str) -> str:
+    """Where the store believes a model's files to be."""
+    name, _, version = uri.removeprefix("models:/").partition("/")
+    if version:
+        uri = MlflowClient().get_model_version_download_uri(name, version)
+        name = uri.removeprefix("models:/")
+    if not uri.startswith("models:/"):
+        return uri
+    return str(MlflowClient().get_logged_model(name).artifact_location)
 
 
 def _signature_of(root: Path) -> Path:

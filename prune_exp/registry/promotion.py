@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
 
 from prune_exp.machine.cache import digest_of, folder_sha256
+from prune_exp.registry.base_model import base_model_of, check_base_model
 from prune_exp.registry.candidates import (
     CHAMPION,
     PREVIOUS,
@@ -56,18 +57,45 @@ def promote_model(settings: PromoteSettings) -> int:
         candidate = choose_candidate(settings, Path(scratch))
         holder = version_at(candidate.name, CHAMPION)
         if holder is not None and holder == candidate.version:
-            print(f"{candidate.name} version {holder} is the champion already; nothing moves.")
-            return 0
+            return _audit_champion(settings, candidate)
         present = at_version(candidate.name, holder, Path(scratch)) if holder else None
-        case = Evidence(
-            candidate=candidate,
-            champion=present,
-            limits=settings.limits,
-            cache_dir=Path(settings.cache_dir).expanduser(),
-        )
-        verdicts = judge_candidate(case, settings.gates or asked_by_default(settings.limits))
+        if not settings.other_base_model:
+            check_base_model(candidate, present)
+        asked = settings.gates or asked_by_default(settings.limits)
+        verdicts = judge_candidate(_evidence_of(settings, candidate, present), asked)
         judged = folder_sha256(candidate.root)
     return _act_on_verdicts(settings, candidate, holder, verdicts, judged)
+
+
+def _evidence_of(
+    settings: PromoteSettings, candidate: Candidate, present: Candidate | None
+) -> Evidence:
+    return Evidence(
+        candidate=candidate,
+        champion=present,
+        limits=settings.limits,
+        cache_dir=Path(settings.cache_dir).expanduser(),
+    )
+
+
+def _audit_champion(settings: PromoteSettings, candidate: Candidate) -> int:
+    """Judges the champion again where that is asked for; nothing moves and nothing is written."""
+    if not (settings.dry_run or settings.gates):
+        print(
+            f"{candidate.name} version {candidate.version} is the champion already; nothing moves"
+            " (dry_run=true judges it again)."
+        )
+        return 0
+    asked = settings.gates or asked_by_default(settings.limits)
+    others = [name for name in asked if name != "champion"]
+    if not others:
+        raise SettingError("gates=champion has no other model to compare the champion with")
+    verdicts = judge_candidate(_evidence_of(settings, candidate, None), others)
+    passed = all(verdict.passed for verdict in verdicts)
+    print(f"{_describe_candidate(candidate)}, the champion:")
+    show_verdicts(verdicts)
+    print(f"It {'still passes' if passed else 'no longer passes'}; nothing moves.")
+    return 0 if passed else 1
 
 
 def _check_wanted(settings: PromoteSettings) -> None:
@@ -86,6 +114,17 @@ def _check_wanted(settings: PromoteSettings) -> None:
             raise SettingError(f"limits.{name}={given} is too small; use {least} or more")
 
 
+def _describe_candidate(candidate: Candidate) -> str:
+    """Which stored model it is, of which run, dense model and day."""
+    version = f" version {candidate.version}" if candidate.version else ""
+    ended = MlflowClient().get_run(candidate.trial.run_id).info.start_time
+    day = datetime.fromtimestamp(ended / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"{candidate.name}{version}, run {candidate.trial.run_id} of {day}, pruned from"
+        f" {base_model_of(candidate.trial)}"
+    )
+
+
 def _act_on_verdicts(
     settings: PromoteSettings,
     candidate: Candidate,
@@ -98,7 +137,7 @@ def _act_on_verdicts(
     `judged` is the digest of the files that they are about; whoever loads them can check it.
     """
     passed = all(verdict.passed for verdict in verdicts)
-    print(f"{candidate.name}, run {candidate.trial.run_id}:")
+    print(f"{_describe_candidate(candidate)}:")
     show_verdicts(verdicts)
     if settings.dry_run:
         print(f"Dry run: it {'would become the champion' if passed else 'would be refused'}.")
@@ -136,9 +175,14 @@ def _record_verdicts(
     }
     found |= {
         tags.PROMOTION: outcome,
+        tags.PROMOTION_GATES: ", ".join(v.name for v in verdicts),
         tags.PROMOTED_AT: datetime.now(UTC).isoformat(timespec="seconds"),
         tags.PROMOTION_REASONS: redact(reasons)[: tags.LONGEST],
     }
+    if version is not None:
+        known = client.get_model_version(candidate.name, version).tags
+        for key in (key for key in known if key.startswith(tags.GATE_PREFIX) and key not in found):
+            client.delete_model_version_tag(candidate.name, version, key)
     for key, value in found.items():
         if version is None:
             client.set_tag(candidate.trial.run_id, f"{tags.PREFIX}{key}", value)

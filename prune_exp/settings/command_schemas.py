@@ -55,6 +55,8 @@ class PromoteSettings:
     """Gates to pass, by name; when empty all, that of the signature only with a key."""
     dry_run: bool = False
     """Judge and show, but write nothing."""
+    other_base_model: bool = False
+    """Let a model of another dense model take the place of the champion, or join its versions."""
     rollback: bool = False
     """Put the previous champion back instead."""
     cache_dir: str = "~/.cache/prune_exp"

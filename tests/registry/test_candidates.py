@@ -8,7 +8,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from prune_exp.registry import candidates
-from prune_exp.registry.candidates import Candidate, choose_candidate
+from prune_exp.registry.base_model import check_base_model
+from prune_exp.registry.candidates import Candidate, at_version, choose_candidate
 from prune_exp.settings.command_schemas import PromoteSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
@@ -78,3 +79,64 @@ def test_the_newest_candidate_of_the_experiment_counts(tmp_path: Path) -> None:
     settings.tracking.experiment = "another"
     with pytest.raises(SettingError, match="has no sweep"):
         choose_candidate(settings, tmp_path)
+
+
+def test_a_named_model_without_a_candidate_is_not_taken_from_another_sweep(tmp_path: Path) -> None:
+    sweep, _ = a_sweep(tmp_path, "speedup", [1.1, 1.3])
+    settings = asked(tmp_path)
+    settings.tracking.registered_model = "pruned-other"
+    with pytest.raises(SettingError, match=f"pruned-other has no candidate, and .*{sweep}"):
+        choose_candidate(settings, tmp_path)
+    settings.tracking.registered_model = "pruned-tiny"
+    assert choose_candidate(settings, tmp_path).name == "pruned-tiny"
+
+
+def test_a_sweep_in_which_all_broke_the_constraints_has_no_best(tmp_path: Path) -> None:
+    found = [trial(0), trial(1)]
+    for one in found:
+        one.params["search.constraints"] = '["perplexity_ratio:0.5"]'
+        one.tags.update({tags.MODEL_URI: "models:/m-0", tags.WEIGHTS_SHA256: "0" * 64})
+    sweep, (first, _) = store_sweep(tmp_path, found)
+    with pytest.raises(SettingError, match=r"no trial .* met its search\.constraints"):
+        choose_candidate(asked(tmp_path, run_id=sweep), tmp_path)
+    assert choose_candidate(asked(tmp_path, run_id=first), tmp_path).trial.run_id == first
+
+
+def test_the_latest_run_can_be_asked_for(tmp_path: Path) -> None:
+    a_sweep(tmp_path, "speedup", [1.1, 1.3])
+    _, (_, second) = a_sweep(tmp_path, "speedup", [1.1, 1.3])
+    assert choose_candidate(asked(tmp_path, run_id="latest"), tmp_path).trial.run_id == second
+
+
+@pytest.mark.parametrize("champion", [True, False])
+def test_another_dense_model_does_not_follow(champion: bool, tmp_path: Path) -> None:
+    def digests(first: str, second: str) -> list[str]:
+        trials = [trial(0), trial(1)]
+        for one, digest in zip(trials, (first, second), strict=True):
+            one.tags.update({tags.MODEL_DIGEST: digest, tags.MODEL_URI: "models:/m-0"})
+            one.tags[tags.WEIGHTS_SHA256] = "0" * 64
+        trials[1].params["model.name"] = "other"
+        return store_sweep(tmp_path, trials)[1]
+
+    first, second = digests("a", "b")
+    register(first, "pruned-tiny")
+    made = MlflowClient().create_model_version("pruned-tiny", source="/nowhere", run_id=second)
+    held, ours = (at_version("pruned-tiny", str(n), tmp_path) for n in ("1", made.version))
+    with pytest.raises(SettingError, match=r"pruned other, and pruned-tiny is about tiny"):
+        check_base_model(ours, held if champion else None)
+    check_base_model(held, held if champion else None)
+
+
+def test_files_that_are_not_where_the_store_says_are_said_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    _, (first, _) = a_sweep(tmp_path, "speedup", [1.1, 1.3])
+    client = MlflowClient()
+    client.create_registered_model("moved")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    made = client.create_model_version("moved", source=gone.as_uri(), run_id=first)
+    gone.rmdir()
+    with pytest.raises(SettingError, match=f"not at {gone}; was the store moved"):
+        at_version("moved", str(made.version), tmp_path)

@@ -136,6 +136,34 @@ def test_a_challenger_meets_the_champion_and_rolls_back(store: Store) -> None:
         store.promote(rollback=True)
 
 
+def test_a_standing_champion_is_judged_again_where_that_is_asked(
+    store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_keys(tmp_path)
+    foreign = {"public_key": str(tmp_path / "key.pub")}
+    assert store.promote(gates=FILES) == 0
+    version = str(store.alias("champion"))
+    before = store.tags(version)
+    assert store.promote(dry_run=True, gates=["signature"], limits=foreign, version=int(version))
+    assert "no longer passes" in capsys.readouterr().out
+    assert store.promote(gates=["memory"], limits={"min_memory_reduction_pct": 100.0}) == 1
+    assert store.promote(dry_run=True, gates=FILES) == 0
+    assert "still passes; nothing moves" in capsys.readouterr().out
+    assert store.tags(version) == before
+    assert store.alias("champion") == version
+
+
+def test_a_version_says_which_gates_were_asked_last(store: Store) -> None:
+    tight = {"min_memory_reduction_pct": 100.0}
+    assert store.promote(gates=["integrity", "memory"], limits=tight) == 1
+    candidate = str(store.alias("candidate"))
+    assert "gate.memory" in store.tags(candidate)
+    assert store.promote(gates=FILES) == 0
+    found = store.tags(candidate)
+    assert found["promotion.gates"] == "integrity, reload"
+    assert "gate.memory" not in found
+
+
 def test_champion_gate_needs_something_better() -> None:
     from types import SimpleNamespace
 

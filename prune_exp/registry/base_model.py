@@ -1,0 +1,46 @@
+"""One name in the registry is about one dense model: what is promoted there is made from it."""
+
+from contextlib import suppress
+
+from mlflow.tracking import MlflowClient
+
+from prune_exp.registry.candidates import Candidate
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import ModelSettings
+from prune_exp.settings.params import restore_settings
+from prune_exp.tracking import tags
+from prune_exp.tracking.read import TrackedTrial, read_run
+
+
+def base_model_of(trial: TrackedTrial) -> str:
+    """What a trial's dense model is called."""
+    model = restore_settings(ModelSettings, trial.params, "model")
+    return model.base_model or model.hub_id or model.name
+
+
+def check_base_model(candidate: Candidate, champion: Candidate | None) -> None:
+    """Raises SettingError where a model would follow one that was made from another dense model.
+
+    Without a champion the first registered version says what the name is about.
+    """
+    earlier = champion.trial if champion is not None else _first_trial(candidate.name)
+    base = candidate.trial.tags.get(tags.MODEL_DIGEST)
+    theirs = None if earlier is None else earlier.tags.get(tags.MODEL_DIGEST)
+    if earlier is None or None in (base, theirs) or base == theirs:
+        return
+    ours = base_model_of(candidate.trial)
+    name = base_model_of(earlier)
+    raise SettingError(
+        f"run_id={candidate.trial.run_id} pruned {ours}, and {candidate.name} is about"
+        f" {name if name != ours else 'other weights of that name'}; give it a"
+        " tracking.registered_model=NAME of its own, or other_base_model=true"
+    )
+
+
+def _first_trial(name: str) -> TrackedTrial | None:
+    """The trial of the first registered version, where its run is still known."""
+    found = MlflowClient().search_model_versions(f"name = '{name}'")
+    for one in sorted(found, key=lambda version: int(version.version))[:1]:
+        with suppress(SettingError):
+            return read_run(str(one.run_id))
+    return None
