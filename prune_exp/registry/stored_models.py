@@ -104,7 +104,12 @@ def _log_checkpoint(checkpoint: Path, card: Any, signing_key: str | None) -> tup
     """
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
     text = Schema([ColSpec(DataType.string)])
-    params = ParamSchema([ParamSpec("max_new_tokens", DataType.integer, NEW_TOKENS)])
+    params = ParamSchema(
+        [
+            ParamSpec("max_new_tokens", DataType.integer, NEW_TOKENS),
+            ParamSpec("do_sample", DataType.boolean, False),  # the same text every time
+        ]
+    )
     with silence_transformers(), _unsharded():
         info = flavor.log_model(
             transformers_model={

@@ -31,6 +31,11 @@ import sys, mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/pruned-tiny@candidate")
 assert list(model.input_example) == ["The river"], model.input_example
+model._model_impl.pipeline.model.generation_config.update(do_sample=True, temperature=50.0)
+many = {"max_new_tokens": 16}
+once, again = (model.predict(["the river"], params=many) for _ in range(2))
+assert once == again, "the same text every time"
+assert model.predict(["the river"], params=many | {"do_sample": True}) != once
 print(len(model.predict(["the river"], params={"max_new_tokens": 2})))
 """
 
