@@ -26,6 +26,18 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 """How checkpoints call the language-model head and the embedding."""
 TYPES = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types of weights by their names in safetensors, besides float32."""
+ONLY_SAMPLING = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "top_h",
+    "typical_p",
+    "top_k",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
+ONLY_BEAMS = ("early_stopping", "length_penalty")
+"""Settings of generation that count where it samples, or has several beams."""
 STOCK_FILES = (".safetensors", ".json", ".jinja", ".md", ".txt", ".model")
 
 
@@ -71,6 +83,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> 
     model, found = loaded
     _check_weights(folder, found)
     _remember_own_head(model)
+    _settle_generation(model.generation_config)
     vars(model.config).pop("auto_map", None)
     return model.to(device).eval().requires_grad_(False)
 
@@ -180,6 +193,23 @@ def _remember_own_head(model: Any) -> None:
     """
     if not _is_tied(model):
         model.config.tie_word_embeddings = False
+
+
+def _settle_generation(config: Any) -> None:
+    """Takes out what the config's own way of decoding does not heed, such as a temperature.
+
+    Many published configs have it. The library loads them, and refuses to write them once anything
+    else in them has changed.
+    """
+    try:
+        config.validate(strict=True)
+        return
+    except ValueError:
+        pass
+    unheeded = [*(() if config.do_sample else ONLY_SAMPLING)]
+    unheeded += [*(ONLY_BEAMS if (config.num_beams or 1) == 1 else ())]
+    for name in unheeded:
+        setattr(config, name, None)
 
 
 def load_tokenizer(folder: Path) -> Any:

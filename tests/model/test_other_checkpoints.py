@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prune_exp.model import loading
+from prune_exp.model import assembly, loading
 from prune_exp.model.architectures import head_of, shape_of
 from prune_exp.pruning import surgery
 from prune_exp.settings.errors import SettingError
@@ -127,3 +127,21 @@ def test_what_is_missing_or_of_another_size_is_said_before_anything_is_loaded(
     gone.unlink()
     with pytest.raises(SettingError, match=f"lacks {gone.name}"):
         loading.load_skeleton(tmp_path / "parts")
+
+
+def test_generation_settings_that_contradict_each_other_can_be_written(tmp_path: Path) -> None:
+    """A temperature without sampling, as many published checkpoints have it."""
+    dense = tmp_path / "dense"
+    make_tiny("llama").save_pretrained(dense)
+    odd = {"temperature": 0.6, "top_p": 0.9, "length_penalty": 2.0, "eos_token_id": 0}
+    (dense / "generation_config.json").write_text(json.dumps(odd), encoding="utf-8")
+    model = loading.load_model(dense)
+    smaller = assembly.keep_tokens(model, range(290))
+    loading.save_model(smaller, make_tokenizer(), tmp_path / "smaller")
+    written = json.loads((tmp_path / "smaller" / "generation_config.json").read_text())
+    assert not {"temperature", "top_p", "length_penalty"} & written.keys()
+    assert written["eos_token_id"] == 0
+    fine = {"temperature": 0.6, "do_sample": True}
+    (dense / "generation_config.json").write_text(json.dumps(fine), encoding="utf-8")
+    kept = loading.load_model(dense).generation_config
+    assert (kept.temperature, kept.do_sample) == (0.6, True)
