@@ -175,6 +175,27 @@ def _tokens_to_remove(shape: ModelShape, sparsity: float, pruning: PruningSettin
     return min(round(wanted), _most_tokens(shape, pruning))
 
 
+def check_heads(shape: ModelShape, pruning: PruningSettings) -> None:
+    """Raises SettingError where heads are asked for and none can go."""
+    if not pruning.heads_share or "heads" not in pruning.units:
+        return
+    if any(groups or queries for groups, queries, _ in _head_options(shape, pruning)):
+        return
+    given = f"pruning.heads_share={pruning.heads_share:g}"
+    if not shape.free_heads:
+        raise SettingError(
+            f"{given} cannot be: this model's config derives the size of a head from their number,"
+            " so all heads stay; use pruning.heads_share=0"
+        )
+    other = "query" if pruning.head_unit == "group" else "group"
+    more = len([*_head_options(shape, replace(pruning, head_unit=other))]) > 1
+    hint = f"pruning.head_unit={other}" if more else "pruning.heads_share=0"
+    raise SettingError(
+        f"{given} cannot be: no smaller number of heads by pruning.head_unit={pruning.head_unit} is"
+        f" one that the model's config takes; use {hint}"
+    )
+
+
 def _head_options(shape: ModelShape, pruning: PruningSettings) -> Iterator[tuple[int, int, int]]:
     """(groups, queries per group, parameters) that may go from a layer; one of each stays.
 

@@ -12,6 +12,7 @@ from prune_exp.pruning.allocation import (
     QUANTIZED,
     TOLERANCE,
     allocate_budget,
+    check_heads,
     describe_odd_width,
 )
 from prune_exp.settings.errors import SettingError
@@ -162,3 +163,19 @@ def test_a_width_that_cannot_be_quantized_is_said_with_what_to_type() -> None:
     even = replace(mlp_only, width_multiple=32)
     assert small.width - allocate_budget(small, 0.306, even).channels == 160
     assert describe_odd_width(small, 256, 0.3, mlp_only) is None, "as the dense model has it"
+
+
+def test_heads_that_cannot_go_are_not_asked_for_in_vain() -> None:
+    wanted = PruningSettings(heads_share=0.5)
+    check_heads(SMOLLM2, wanted)
+    fixed = replace(SMOLLM2, free_heads=False)
+    with pytest.raises(SettingError, match=r"all heads stay; use pruning\.heads_share=0"):
+        check_heads(fixed, wanted)
+    check_heads(fixed, PruningSettings())
+    check_heads(fixed, replace(wanted, units=["mlp"]))
+    one_group = replace(SMOLLM2, query_heads=4, kv_heads=1)
+    with pytest.raises(SettingError, match=r"use pruning\.head_unit=query"):
+        check_heads(one_group, wanted)
+    check_heads(one_group, replace(wanted, head_unit="query"))
+    with pytest.raises(SettingError, match=r"use pruning\.heads_share=0"):
+        check_heads(replace(SMOLLM2, accepted_heads=frozenset()), wanted)
