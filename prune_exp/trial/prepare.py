@@ -71,6 +71,7 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     asked = [tokenizer(text)["input_ids"] for text in prompts]
     check_lengths(settings.benchmark, skeleton.config)
     longest = longest_request(asked, settings.benchmark)
+    check_room(settings, skeleton.config, longest)
     check_serving(settings.benchmark, skeleton.config, longest, device)
     shape = _shape_to_prune(skeleton, tokenizer)
     check_request(settings, shape)
@@ -137,6 +138,30 @@ def check_lengths(benchmark: BenchmarkSettings, config: Any) -> None:
             f"benchmark.prompt_tokens={longest} and benchmark.new_tokens={benchmark.new_tokens}"
             f" exceed the model's {room} positions; use benchmark.prompt_tokens=["
             f"{max(room - benchmark.new_tokens, 1)}] or less"
+        )
+
+
+def check_room(settings: Settings, config: Any, longest: int) -> None:
+    """Raises SettingError for text that is longer than a model has positions.
+
+    `longest` is the longest sequence that the benchmark asks for.
+    """
+    room = getattr(config, "max_position_embeddings", None)
+    if room is None:
+        return
+    asked = {"data.context_tokens": settings.data.context_tokens}
+    if settings.recovery.name != "none":
+        asked["recovery.context_tokens"] = settings.recovery.context_tokens
+    for name, tokens in asked.items():
+        if tokens > room:
+            raise SettingError(
+                f"{name}={tokens} exceeds the model's {room} positions; use {name}={room} or less"
+            )
+    if settings.benchmark.enabled and longest > room:
+        raise SettingError(
+            f"a prompt and benchmark.new_tokens={settings.benchmark.new_tokens} come to {longest}"
+            f" tokens, and the model has {room} positions; use fewer, or shorter prompts with"
+            " benchmark.prompts_path"
         )
 
 

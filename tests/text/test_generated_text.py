@@ -108,6 +108,7 @@ def test_nothing_is_written_while_a_sweep_is_checked(
     check_points([settings, replace(settings, sparsity=0.3)])
     assert not loads
     settings.recovery.name, settings.recovery.tokens = "distill", 100_000
+    settings.recovery.context_tokens = 256
     with pytest.raises(SettingError, match=r"data\.calibration_blocks=\d{3} or more"):
         check_points([settings])
 

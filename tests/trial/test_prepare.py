@@ -9,9 +9,16 @@ import torch
 
 from prune_exp.model.architectures import shape_of
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.groups import BenchmarkSettings
+from prune_exp.settings.groups import BenchmarkSettings, RecoverySettings
+from prune_exp.settings.schema import Settings
 from prune_exp.text.corpus import Corpus, TokenBlocks
-from prune_exp.trial.prepare import check_lengths, check_points, check_tokens, trial_memory_mib
+from prune_exp.trial.prepare import (
+    check_lengths,
+    check_points,
+    check_room,
+    check_tokens,
+    trial_memory_mib,
+)
 from support.models import make_tiny
 from support.settings import settings_for
 from support.tokenizers import make_tokenizer
@@ -22,6 +29,24 @@ def test_prompts_that_the_model_has_no_room_for_are_refused() -> None:
     check_lengths(BenchmarkSettings(prompt_tokens=[250], new_tokens=6), config)
     with pytest.raises(SettingError, match=r"exceed the model's 256 positions"):
         check_lengths(BenchmarkSettings(prompt_tokens=[250], new_tokens=7), config)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gpt_neox"])
+def test_text_that_the_model_has_no_room_for_is_refused(kind: str) -> None:
+    config = make_tiny(kind).config
+    settings = Settings()
+    settings.data.context_tokens = 256
+    check_room(settings, config, 256)
+    with pytest.raises(SettingError, match="come to 257 tokens, and the model has 256 positions"):
+        check_room(settings, config, 257)
+    settings.benchmark.enabled = False
+    check_room(settings, config, 257)
+    settings.recovery = RecoverySettings(name="distill", context_tokens=300)
+    with pytest.raises(SettingError, match=r"use recovery\.context_tokens=256 or less"):
+        check_room(settings, config, 1)
+    settings.data.context_tokens = 512
+    with pytest.raises(SettingError, match=r"use data\.context_tokens=256 or less"):
+        check_room(settings, config, 1)
 
 
 def blocks(*ids: int) -> TokenBlocks:
