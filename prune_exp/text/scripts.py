@@ -12,3 +12,8 @@ def script_of(text: str) -> str:
     if letter is None:
         return NO_SCRIPT
     return unicodedata.name(letter, NO_SCRIPT).partition(" ")[0]
+
+
+def script_in_words(script: str) -> str:
+    """What people call a script."""
+    return "Chinese characters" if script == "CJK" else script.capitalize()

@@ -157,11 +157,12 @@ class Lifecycle(Callback):
                 check_signing_key(settings.tracking)  # elsewhere only the driver has to have it
             if self.parent_run_id is None:
                 from prune_exp.tracking.reaping import reap_dead_runs
-                from prune_exp.trial.prepare import (
-                    prepare_trial,  # heavy: values are refused before
+                from prune_exp.trial.prepare import (  # heavy: values are refused before
+                    note_foreign_text,
+                    prepare_trial,
                 )
 
-                prepare_trial(settings)
+                note_foreign_text(prepare_trial(settings))
                 reap_dead_runs(settings.tracking)
             else:
                 redact_sweep(Path(config.hydra.sweep.dir))  # Hydra's own sweepers write there too

@@ -24,7 +24,9 @@ from prune_exp.recovery.split import split_documents
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings
 from prune_exp.settings.schema import Settings
+from prune_exp.settings.surroundings import note_once
 from prune_exp.text.corpus import Corpus, load_corpus, note_few_documents
+from prune_exp.text.foreign import describe_foreign_text
 from prune_exp.text.generated_text import Author, complete_corpus
 from prune_exp.text.tokenizer import count_removable_tokens
 
@@ -89,6 +91,12 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     if write:
         dense = _write_text(settings, dense, device)
     return TrialInputs(dense=dense, prompts=prompts)
+
+
+def note_foreign_text(inputs: TrialInputs) -> None:
+    """Says which text is in a script that the model or its calibration hardly knows."""
+    for sentence in describe_foreign_text(inputs.dense.corpus, inputs.dense.tokenizer):
+        note_once(sentence)
 
 
 def _shape_to_prune(skeleton: Any, tokenizer: Any) -> ModelShape:
@@ -182,6 +190,7 @@ def check_points(points: list[Settings]) -> tuple[dict[str, str], float]:
         key = digest_of(*shared, point.seed, point.cache_dir, point.device)
         if key not in known:
             known[key] = prepare_trial(point, write=False)
+            note_foreign_text(known[key])
         check_request(point, known[key].dense.shape)
         check_recovery(point, known[key].dense)
     inputs = list(known.values())
