@@ -4,21 +4,37 @@ from pathlib import Path
 
 from prune_exp.settings.errors import SettingError
 
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
 
 def read_text(path: Path, *, setting: str) -> str:
-    """A UTF-8 file's text.
+    """A UTF-8 file's text, its lines ended by line feeds, without the mark some begin with.
 
     Raises:
         SettingError: it cannot be read, or is in another encoding.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SettingError(
-            f"{setting}={path} is not UTF-8 text (byte {error.start}); convert it first, as with"
-            " iconv -f WINDOWS-1252 -t UTF-8"
-        ) from None
+        data = path.read_bytes()
     except OSError as error:
         raise SettingError(
             f"{setting}={path} cannot be read ({error.strerror}); make it readable or give another"
         ) from None
+    try:
+        text = data.decode("utf-8-sig")
+        bad = data.find(b"\0")
+    except UnicodeDecodeError as error:
+        text = ""
+        bad = error.start
+    if bad >= 0 or data.startswith(UTF_16_MARKS):
+        raise SettingError(_describe_encoding(path, setting, data, max(bad, 0)))
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _describe_encoding(path: Path, setting: str, data: bytes, bad: int) -> str:
+    """Where a file is no UTF-8 text, and how to make it so."""
+    line = data.count(b"\n", 0, bad) + 1
+    kind = "UTF-16" if data.startswith(UTF_16_MARKS) or b"\0" in data else "WINDOWS-1252"
+    return (
+        f"{setting}={path} is not UTF-8 text (line {line}, byte {bad}); convert it first, as with"
+        f" iconv -f {kind} -t UTF-8"
+    )

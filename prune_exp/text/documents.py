@@ -3,19 +3,26 @@
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+from prune_exp.machine.display import first_line
+from prune_exp.machine.files import read_text
 from prune_exp.machine.packages import package_file
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings
-from prune_exp.settings.surroundings import IN_PACKAGE
+from prune_exp.settings.surroundings import IN_PACKAGE, note_once
 
 ARTICLE = re.compile(r"<doc [^>]*>\n?(.*?)</doc>", re.DOTALL)
 END_OF_TEXT = "<|endoftext|>"
 """What parts documents in text that was made for training."""
 SHORTEST_PARAGRAPH = 80
+LONG_DOCUMENT = 4000
+"""Characters of a document that is cut from a longer line."""
+SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+|[。！？।]")
+SPACE = re.compile(r"\s+")
 HELD_OUT_EVERY = 5
 RESERVED = 1
 
@@ -140,11 +147,16 @@ def read_documents(file: Path, *, stretch: int | None = None) -> list[str]:
     Raises:
         SettingError: the file is empty or not UTF-8.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise SettingError(f"data.path={file} is not UTF-8 text; convert it first") from None
-    parts = split_into_documents(text, stretch=stretch)
+    if file.suffix == ".parquet":
+        parts = read_parquet(file)
+    else:
+        text = read_text(file, setting="data.path")
+        parts = split_into_documents(text, stretch=stretch)
+        if len(parts) > 1 and "\n" not in text.strip():
+            note_once(
+                f"{file.name} is one line; it is cut at sentence ends into {len(parts)} documents,"
+                " so text of one origin both calibrates and judges"
+            )
     if not parts:
         raise SettingError(f"data.path={file} holds no text; give a file with text in it")
     return parts
@@ -153,22 +165,25 @@ def read_documents(file: Path, *, stretch: int | None = None) -> list[str]:
 def split_into_documents(text: str, *, stretch: int | None = None) -> list[str]:
     """Splits text at `<doc>` tags, at `<|endoftext|>`, or else at blank lines.
 
-    Where neither is there, every line is a document. Of JSON lines the field `text` is read. With
-    `stretch`, text that only blank lines part is cut at line ends into stretches of at least so
-    many characters. Short paragraphs (headings) of tagged articles are dropped.
+    Where neither is there, every line is a document, and one line alone is cut at sentence ends. Of
+    JSON lines the field `text` is read. With `stretch`, text that only blank lines part is cut at
+    line ends into stretches of at least so many characters. Short paragraphs (headings) of tagged
+    articles are dropped.
 
     Raises:
         SettingError: a JSON line has no such field.
     """
     if articles := ARTICLE.findall(text):
         return [kept for article in articles if (kept := _drop_headings(article))]
+    lines = [kept for line in text.split("\n") if (kept := line.strip())]
+    if lines and lines[0].startswith("{") and (texts := _read_json_lines(lines)) is not None:
+        return texts
     if END_OF_TEXT in text:
         return [kept for part in text.split(END_OF_TEXT) if (kept := part.strip())]
     parts = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
     if len(parts) != 1:
         return parts if stretch is None else _cut_stretches(text, stretch)
-    lines = [line.strip() for line in parts[0].splitlines() if line.strip()]
-    return _read_json_lines(lines) if lines[0].startswith("{") else lines
+    return lines if len(lines) > 1 else list(_cut_line(lines[0], stretch or LONG_DOCUMENT))
 
 
 def _drop_headings(article: str) -> str:
@@ -195,15 +210,52 @@ def _cut_stretches(text: str, least: int) -> list[str]:
     return [kept for one in stretches if (kept := one.strip())]
 
 
-def _read_json_lines(lines: Sequence[str]) -> list[str]:
-    """The field `text` of every line; the lines themselves where the first is no JSON object."""
+def _cut_line(text: str, least: int) -> Iterator[str]:
+    """A line cut after `least` characters: at sentence ends, or else at spaces, or anywhere."""
+    while len(text) > 2 * least:
+        window = text[least : 2 * least]
+        found = SENTENCE_END.search(window) or SPACE.search(window)
+        end = least + (found.end() if found else 0)
+        yield text[:end].strip()
+        text = text[end:]
+    yield text.strip()
+
+
+def read_parquet(file: Path) -> list[str]:
+    """The column `text` of a Parquet file, a row a document.
+
+    Raises:
+        SettingError: it is damaged, has no such column, or the package to read it is missing.
+    """
+    if find_spec("pyarrow") is None:
+        raise SettingError(f"data.path={file} needs pyarrow to be read; type pip install pyarrow")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        columns = parquet.read_schema(file).names
+        if "text" not in columns:
+            raise SettingError(
+                f"data.path={file} has no column text, but {', '.join(columns)}; rename the one"
+                " that holds the text"
+            )
+        rows = parquet.read_table(file, columns=["text"]).column("text").to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise SettingError(
+            f"data.path={file} is no Parquet file that can be read ({first_line(error)})"
+        ) from None
+    return [kept for row in rows if (kept := str(row or "").strip())]
+
+
+def _read_json_lines(lines: Sequence[str]) -> list[str] | None:
+    """The field `text` of every line; None where the first is no JSON object."""
     found = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
         except ValueError:
             if number == 1:
-                return list(lines)
+                return None
             raise SettingError(f"data.path: line {number} is no JSON, as line 1 is") from None
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise SettingError(

@@ -113,11 +113,16 @@ def test_blocks_of_a_model_that_wants_a_first_token_have_it(
 def test_lines_are_documents_where_nothing_else_parts_them() -> None:
     assert split_into_documents("one\ntwo\r\nthree\n") == ["one", "two", "three"]
     assert split_into_documents("one\nstill one\n\ntwo") == ["one\nstill one", "two"]
+    assert split_into_documents("one\u2028still one\ntwo") == ["one\u2028still one", "two"]
 
 
 def test_json_lines_give_their_texts() -> None:
     lines = [json.dumps({"id": i, "text": f"Text {i}\nof two lines."}) for i in range(3)]
     assert split_into_documents("\n".join(lines)) == [f"Text {i}\nof two lines." for i in range(3)]
+    spaced = "\n\n".join(lines)
+    assert split_into_documents(spaced) == split_into_documents("\n".join(lines))
+    odd = json.dumps({"text": "a\u2028b"}, ensure_ascii=False)
+    assert split_into_documents(odd) == ["a\u2028b"]
     assert split_into_documents("{not json\nat all") == ["{not json", "at all"]
     for wrong, said in (
         ('{"content": "x"}', "line 4 is JSON without a text"),

@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings
+from prune_exp.settings.surroundings import note_once
 from prune_exp.text.documents import (
+    LONG_DOCUMENT,
     TextFile,
     deal_documents,
     list_calibration_files,
     package_of,
+    read_documents,
     split_into_documents,
 )
 
@@ -98,3 +101,81 @@ def test_every_document_serves_one_end(count: int, seed: int) -> None:
     assert sorted(together) == sorted(parts)
     assert dealt.heldout == tuple(parts[::5])
     assert dealt.reserved == tuple(parts[1::5])
+
+
+@pytest.mark.parametrize("between", [". ", " ", "。", ""])
+def test_one_huge_line_is_cut_into_documents_and_loses_nothing(
+    between: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_once.cache_clear()
+    text = between.join(f"word{i}" for i in range(20_000))
+    file = tmp_path / "one.txt"
+    file.write_text(text, encoding="utf-8")
+    parts = read_documents(file)
+    assert len(parts) > 10
+    assert all(LONG_DOCUMENT // 2 < len(part) <= 2 * LONG_DOCUMENT for part in parts)
+    assert "".join("".join(parts).split()) == "".join(text.split())
+    if between in (". ", "。"):
+        assert all(part.endswith(between.strip()) for part in parts[:-1])
+    assert "one.txt is one line" in capsys.readouterr().err
+    assert split_into_documents("A short text.") == ["A short text."]
+
+
+def test_text_comes_with_any_line_ends_and_marks(tmp_path: Path) -> None:
+    wanted = ["Erste Zeile\nzweite", "Größe"]
+    plain = "\n\n".join(wanted)
+    for name, data in {
+        "crlf": plain.replace("\n", "\r\n").encode(),
+        "cr": plain.replace("\n", "\r").encode(),
+        "marked": b"\xef\xbb\xbf" + plain.encode(),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        assert read_documents(tmp_path / name) == wanted
+    (tmp_path / "lines").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "b"}\r\n')
+    assert read_documents(tmp_path / "lines") == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("data", "where", "kind"),
+    [
+        ("fine\nGröße".encode("cp1252"), "line 2, byte 7", "WINDOWS-1252"),
+        ("text".encode("utf-16"), "line 1, byte 0", "UTF-16"),
+        ("text".encode("utf-16-le"), "line 1, byte 1", "UTF-16"),
+        (b"fine\nalso\n\x1f\x8b", "line 3, byte 11", "WINDOWS-1252"),
+    ],
+)
+def test_other_encodings_are_named_with_where_they_show(
+    data: bytes, where: str, kind: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "t.txt"
+    file.write_bytes(data)
+    with pytest.raises(SettingError) as refused:
+        read_documents(file)
+    assert str(refused.value) == (
+        f"data.path={file} is not UTF-8 text ({where}); convert it first, as with iconv -f {kind}"
+        " -t UTF-8"
+    )
+
+
+def test_parquet_gives_its_column_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas
+
+    file = tmp_path / "t.parquet"
+    pandas.DataFrame({"id": [1, 2, 3], "text": ["one ", None, "two\n\nstill two"]}).to_parquet(file)
+    assert read_documents(file) == ["one", "two\n\nstill two"]
+    pandas.DataFrame({"content": ["one"]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(SettingError, match="has no column text, but content"):
+        read_documents(tmp_path / "other.parquet")
+    (tmp_path / "none.parquet").write_text("plain")
+    with pytest.raises(SettingError, match="is no Parquet file that can be read"):
+        read_documents(tmp_path / "none.parquet")
+    monkeypatch.setattr("prune_exp.text.documents.find_spec", lambda _: None)
+    with pytest.raises(SettingError, match="pip install pyarrow"):
+        read_documents(file)
+
+
+def test_a_file_of_the_users_is_not_looked_for_in_a_package(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("text", encoding="utf-8")
+    settings = DataSettings(package="exllamav2", path=str(tmp_path / "mine.txt"))
+    with pytest.raises(SettingError, match=r"is a file of yours; type data=file data\.path="):
+        list_calibration_files(settings)
