@@ -56,6 +56,12 @@ UNCOMPARED = frozenset(
 """Settings that change no trial's result."""
 SPACE = "space of "
 """Before a swept setting in a fingerprint."""
+KNOWN_BY_DIGEST = {
+    "digest of the dense model": ("model.path", "model.package"),
+    "digest of the text": ("data.path", "data.package"),
+    "digest of the prompts": ("benchmark.prompts_path",),
+}
+"""Where inputs are found, which does not matter where their digests are noted."""
 OF_INPUTS = ("digest of ", "version of ")
 """How entries of a fingerprint begin that are about inputs, which earlier studies did not note."""
 TAIL_BYTES = 1 << 16
@@ -191,6 +197,11 @@ def _check_same(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
     """Raises SettingError where something differs; of inputs only where it was noted then."""
     earlier = _comparable(study.user_attrs.get(FINGERPRINT, {}))
     fingerprint = _comparable(fingerprint)
+    for digest, places in KNOWN_BY_DIGEST.items():
+        if digest in earlier and digest in fingerprint:
+            for place in places:
+                earlier.pop(place, None)
+                fingerprint.pop(place, None)
     differ = [
         f"{key} was {earlier.get(key, 'not set')} and is {fingerprint.get(key, 'not set')}"
         for key in sorted(earlier.keys() | fingerprint.keys())

@@ -34,12 +34,8 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
     if missing_option:
         listed = re.search(r"Available options in '[^']*': (.*?) Config search path", text)
         known = listed.group(1).split() if listed else []
-<<<<<<< ours
-        return describe_unknown_option(missing_option.group(1), missing_option.group(2), known)
-=======
         group, option = missing_option.groups()
         return describe_unknown_option(group, option, known)
->>>>>>> theirs
     if explained := _explain_value(text):
         return explained
     missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", text)

@@ -56,7 +56,9 @@ def test_rehearsed_plans_are_told_best_first() -> None:
     )
     told = section(findings(plan=made_up.plan(rehearsed=tried)), "What was removed")
     assert "2 plans were rehearsed" in told
-    assert told.index("| none | 1,300 | 900 | 3.2500 |") < told.index("| 1 | 1,200 | none | 3.5000 |")
+    assert told.index("| none | 1,300 | 900 | 3.2500 |") < told.index(
+        "| 1 | 1,200 | none | 3.5000 |"
+    )
 
 
 def test_ballots_and_voters_of_one_opinion_are_told() -> None:

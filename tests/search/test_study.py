@@ -269,3 +269,23 @@ def test_a_point_that_was_cut_off_in_a_search_is_asked_for_again(tmp_path: Path)
     rows = studies.remaining_rows(study, mixed, n_trials=5)
     assert second.params not in rows, "it had its turn"
     assert studies.remaining_rows(study, mixed, n_trials=1) == []
+
+
+def test_what_has_its_digest_may_lie_elsewhere(tmp_path: Path) -> None:
+    places = {"model.path": "dense", "data.path": "t.txt", "benchmark.prompts_path": "p.txt"}
+    moved = {key: f"/somewhere/{value}" for key, value in places.items()}
+    digests = {f"digest of the {name}": "d" for name in ("dense model", "text", "prompts")}
+    reopened(tmp_path, places)
+    with pytest.raises(SettingError, match=r"model\.path was dense"):
+        reopened(tmp_path, moved | digests)
+    reopened(tmp_path, places | digests)
+    reopened(tmp_path, moved | digests)
+    with pytest.raises(SettingError, match="digest of the text was d and is e"):
+        reopened(tmp_path, moved | digests | {"digest of the text": "e"})
+
+
+def test_a_storage_whose_package_is_missing_is_said_to_be(tmp_path: Path) -> None:
+    url = "mssql+pymssql://u:hunter2@host/db"
+    with pytest.raises(SettingError, match="needs a package that is not installed") as refused:
+        studies.open_study(SearchSettings(storage=url), tmp_path, "s", {"cost": "minimize"}, {})
+    assert "hunter2" not in str(refused.value)
