@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ class Driver:
         check_ours: Callable[[], None],
         at_a_time: int,
         is_settled: Callable[[], bool] = lambda: False,
+        look_up_runs: Callable[[list[int]], dict[int, str] | None] = lambda _: None,
     ) -> None:
         self.study = study
         self.space = space
@@ -55,6 +57,7 @@ class Driver:
         self.directions = directions
         self.at_a_time = at_a_time
         self.is_settled = is_settled
+        self.look_up_runs = look_up_runs
         self.launch = launch
         self.on_lost = on_lost
         self.confirm = confirm
@@ -131,10 +134,17 @@ class Driver:
         for number in missing:
             del good[number]
             bad[number] = "the store has no result of it"
+        self._note_runs([*good, *bad])
         for number in sorted(good | bad):
             self._tell_trial(number, good.get(number), bad.get(number, ""))
         if bad:
             self._report_lost(list(bad), next(iter(bad.values())))
+
+    def _note_runs(self, numbers: list[int]) -> None:
+        """Notes which run of the store each trial is, for people who look at the study."""
+        with suppress(Exception):  # nothing depends on it
+            for number, run_id in (self.look_up_runs(numbers) or {}).items():
+                studies.note_run(self.study, number, run_id)
 
     def _report_lost(self, numbers: list[int], reason: str) -> None:
         try:

@@ -35,6 +35,7 @@ FINGERPRINT = "fingerprint"
 PARENT = "mlflow_parent"
 INTERRUPTED = "interrupted"
 ERROR = "error"
+RUN = "mlflow_run"
 POINT = "point"
 """What a trial of an enumeration was given; Optuna's own lists could never become longer."""
 UNCOMPARED = frozenset(
@@ -379,6 +380,11 @@ def tell_trial(
             trial.set_user_attr(metric, value)
     study.tell(number, [metrics[metric] for metric in directions])
     return ""
+
+
+def note_run(study: optuna.Study, number: int, run_id: str) -> None:
+    """Notes the MLflow run that a trial is; only before the trial is told."""
+    _open_trial(study, number).set_user_attr(RUN, run_id)
 
 
 def describe_unusable(metrics: Mapping[str, float], wanted: Iterable[str]) -> str:

@@ -101,6 +101,7 @@ def _make_driver(
         launch=lambda points, first: hydra.launcher.launch(points, initial_job_idx=first),
         on_lost=lambda numbers, why: hydra.call_hooks("on_trials_lost", numbers, why),
         confirm=lambda numbers: hydra.call_hooks("on_batch_ended", numbers),
+        look_up_runs=lambda numbers: hydra.call_hooks("on_runs_wanted", numbers),
         look_up_finished=lambda: hydra.call_hooks("on_batch_broken"),
         check_ours=ours.check,
         at_a_time=at_a_time,

@@ -134,6 +134,15 @@ class Lifecycle(Callback):
         assert self.parent_run_id is not None
         return settle_trials(self.parent_run_id, numbers)
 
+    def on_runs_wanted(self, config: Any, numbers: list[int]) -> dict[int, str]:
+        """The runs of some trials."""
+        from prune_exp.tracking.read import read_trials
+
+        del config
+        assert self.parent_run_id is not None
+        found = read_trials(self.parent_run_id)
+        return {trial.number: trial.run_id for trial in found if trial.number in numbers}
+
     def on_batch_broken(self, config: Any) -> dict[int, dict[str, float]]:
         """Metrics of the trials that had finished when a batch was cut off."""
         from prune_exp.tracking.runs import finished_metrics

@@ -121,6 +121,21 @@ def test_a_result_that_the_store_lacks_is_no_result(tmp_path: Path) -> None:
     assert lost == [2]
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_trial_of_the_study_names_its_run(answers: bool, tmp_path: Path) -> None:
+    def look_up(numbers: list[int]) -> dict[int, str]:
+        if not answers:
+            raise ConnectionError("no answer")
+        return {number: f"run {number}" for number in numbers}
+
+    driver = driver_for(tmp_path, good_batch)
+    driver.look_up_runs = look_up
+    driver.run_rows(driver.space.rows)
+    assert states_of(driver) == ["COMPLETE"] * 3
+    found = [trial.user_attrs.get(studies.RUN) for trial in driver.study.trials]
+    assert found == ([f"run {number}" for number in range(3)] if answers else [None] * 3)
+
+
 def test_while_the_store_does_not_answer_nothing_is_told(tmp_path: Path) -> None:
     def confirm(_: list[int]) -> Found:
         raise ConnectionError("no answer")
