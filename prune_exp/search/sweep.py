@@ -4,6 +4,7 @@ By Optuna's ask and tell. A failed trial does not stop the others, and a study g
 stopped.
 """
 
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from prune_exp.settings.checks import settings_of
 from prune_exp.settings.groups import SearchSettings
 from prune_exp.settings.redaction import redact_sweep
 from prune_exp.settings.schema import Settings
+from prune_exp.settings.surroundings import note_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,14 @@ class HydraSide:
                 answer = function(self.config, *args)
         return answer
 
+    @property
+    def is_one_by_one(self) -> bool:
+        """Whether the launcher runs one trial after the other whatever it is given."""
+        return type(self.launcher).__name__ == "BasicLauncher"
+
     def trials_at_a_time(self, trial_mib: float) -> int:
         """One under the basic launcher, else as many as the cores and the free memory allow."""
-        if type(self.launcher).__name__ == "BasicLauncher":
+        if self.is_one_by_one:
             return 1
         fitting = int(available_memory_mib() / trial_mib)
         return max(1, min(available_threads(), fitting))
@@ -70,13 +77,29 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
         with own_study(study) as ours:
             rows = _resume_study(hydra, study, space, settings, directions, configs[0])
             folder = _make_folder(hydra.config)
-            at_a_time = settings.search.parallel or hydra.trials_at_a_time(trial_mib)
+            at_a_time = _choose_batch(hydra, settings.search, trial_mib)
             if sampler is not None:
                 at_a_time = 1  # each follows from those before it
+            if not rows:
+                print(
+                    "prune_exp: every point has a result; nothing is left to run", file=sys.stderr
+                )
             driver = _make_driver(hydra, ours, space, settings.search, directions, at_a_time)
             returns = driver.run_rows(rows)
             driver.show_findings(folder)
     return returns
+
+
+def _choose_batch(hydra: HydraSide, search: SearchSettings, trial_mib: float) -> int:
+    """How many trials the launcher is given at a time."""
+    fitting = hydra.trials_at_a_time(trial_mib)
+    if search.parallel is None or search.parallel == 1 or not hydra.is_one_by_one:
+        return search.parallel or fitting
+    note_once(
+        f"search.parallel={search.parallel} has no effect: hydra/launcher=basic runs one trial"
+        " after the other; type hydra/launcher=joblib to run them side by side"
+    )
+    return fitting
 
 
 def list_points(config: Any, loader: Any, arguments: list[str]) -> tuple[Space, list[Any]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from prune_exp.search.space import read_space
+from prune_exp.settings.groups import SearchSettings
 from prune_exp.trial.app import check_numbers
 from support.cli import command, runs_in
 from support.studies import sparsities, states
@@ -119,3 +120,21 @@ def test_as_many_trials_at_a_time_as_fit_into_the_memory(
     monkeypatch.setattr(sweep, "available_threads", lambda: 64)
     hydra = sweep.HydraSide(config=None, context=None, launcher=type(launcher, (), {})())
     assert hydra.trials_at_a_time(3000) == expected
+
+
+@pytest.mark.parametrize(
+    ("launcher", "wanted", "expected"),
+    [("BasicLauncher", 2, 1), ("BasicLauncher", None, 1), ("JoblibLauncher", 2, 2)],
+)
+def test_what_the_basic_launcher_cannot_do_is_said(
+    launcher: str, wanted: int | None, expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prune_exp.search import sweep
+    from prune_exp.settings.surroundings import note_once
+
+    note_once.cache_clear()
+    hydra = sweep.HydraSide(config=None, context=None, launcher=type(launcher, (), {})())
+    found = sweep._choose_batch(hydra, SearchSettings(parallel=wanted), 3000)
+    assert found == expected
+    said = capsys.readouterr().err
+    assert ("hydra/launcher=joblib" in said) == (launcher == "BasicLauncher" and wanted == 2)
