@@ -111,3 +111,72 @@ def _pieces(size: int) -> list[str]:
     fixed = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
     common = [piece for piece, _ in seen.most_common(size - len(fixed) - len(characters))]
     return [*fixed, *common, *characters]
+
+
+KINDS = ("llama3", "qwen", "deepseek", "pythia", "phi2")
+"""Tokenizers of byte-level BPE as released models have them, each with oddities of its own."""
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
+
+
+def make_tokenizer_like(kind: str, size: int = 330) -> Any:
+    """A tiny tokenizer put together as that of a released model."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import normalizers as normal
+    from transformers import PreTrainedTokenizerFast
+
+    whole = kind in ("llama3", "deepseek")
+    tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama3"))
+    bytes_of = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=kind in ("pythia", "phi2")
+    )
+    steps: list[Any] = [bytes_of]
+    if kind in ("llama3", "qwen", "deepseek"):
+        steps.insert(0, pre_tokenizers.Split(Regex(SPLIT), "isolated"))
+    if kind == "deepseek":
+        steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else bytes_of
+    if kind in ("qwen", "pythia"):
+        tokenizer.normalizer = normal.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    _teach(tokenizer, size)
+    special, plain = ADDED[kind]
+    tokenizer.add_special_tokens(
+        [AddedToken(one, special=True, normalized=False) for one in special]
+    )
+    tokenizer.add_tokens([AddedToken(one, normalized=kind == "pythia") for one in plain])
+    tokenizer.post_processor = _opening(tokenizer, special[0] if whole else None)
+    bos = {"bos_token": special[0]} if whole else {}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[-1], **bos)
+
+
+ADDED: dict[str, tuple[list[str], list[str]]] = {
+    "llama3": (["<|begin_of_text|>", "<|reserved_special_token_0|>", "<|eot_id|>"], []),
+    "qwen": (["<|im_start|>", "<|im_end|>", "<|endoftext|>"], ["<tool_call>", "<think>"]),
+    "deepseek": (["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"], ["<｜User｜>", "<think>"]),
+    "pythia": (["<|padding|>", "<|endoftext|>"], [" " * count for count in (24, 8, 4, 2)]),
+    "phi2": (["<|endoftext|>"], [" " * count for count in (7, 3, 2)] + ["\t" * 4, "\t" * 2]),
+}
+"""Special tokens, and others that were added behind the merges."""
+
+
+def _teach(tokenizer: Any, size: int) -> None:
+    """Merges learnt from made-up words of three scripts."""
+    from tokenizers import pre_tokenizers, trainers
+
+    chance = random.Random(1)
+    text = [" ".join(chance.choices([*WORDS, "你好", "мост"], k=20)) for _ in range(50)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(text, trainer)
+
+
+def _opening(tokenizer: Any, bos: str | None) -> Any:
+    """What puts a first token before every text, or only keeps offsets."""
+    from tokenizers import processors
+
+    level = processors.ByteLevel(trim_offsets=False)
+    if bos is None:
+        return level
+    tokens = [(bos, tokenizer.token_to_id(bos))]
+    first = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=tokens)
+    return processors.Sequence([level, first])
