@@ -355,7 +355,8 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
     print_summary(trials, best, folder, name, settings.tracking)
     if settings.tracking.promote and best is not None:
         if name is None:
-            raise SystemExit(1)  # the summary says why nothing was registered
+            print("prune_exp: no model was registered, so none is promoted", file=sys.stderr)
+            raise SystemExit(1)
         promote_best(settings, best.trial.run_id)
     return failed
 
