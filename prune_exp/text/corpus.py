@@ -16,7 +16,7 @@ from prune_exp.text.records import FEWEST_DOCUMENTS
 
 SEPARATOR = "\n\n"
 """Between two documents."""
-FEWEST_DOCUMENTS = 2
+WELL_PARTED = 2
 """Of a text that is parted well; with fewer for one end a longer text would not help."""
 FEWEST_BLOCKS = 12
 """Of a domain that has fewer than are asked for; below that there is too little to judge on."""
@@ -355,7 +355,7 @@ def _cut_blocks(
             break
     used = as_blocks(ids, start, context)[:wanted]
     if len(used) < min(wanted, wanted if fewest is None else fewest):
-        few = len(documents) < FEWEST_DOCUMENTS
+        few = len(documents) < WELL_PARTED
         advice = f"put blank lines between documents (here {len(documents)} serve this end)"
         raise SettingError(
             f"data.path={source} gives {len(used)} of the {wanted} blocks of {context} tokens asked"
