@@ -205,5 +205,5 @@ def _results_table(trial: TrackedTrial) -> str:
             f" {found.low:.3f} to {found.high:.3f} |"
         )
     rows += [f"| {name} | {metrics[key]:.3f} | |" for _, key, name in JUDGED[:2] if key in metrics]
-    said = "Speed and memory were not measured." if "speedup" not in metrics else CHOSEN_BY
-    return "\n".join(rows) + f"\n\n{said}"
+    unmeasured = "" if "speedup" in metrics else "Speed and memory were not measured. "
+    return "\n".join(rows) + f"\n\n{unmeasured}{CHOSEN_BY}"

@@ -59,14 +59,14 @@ def test_blocks_that_are_cut_across_documents_would_not() -> None:
 
 
 @pytest.mark.parametrize("kind", ["normal", "disturbed"])
-@pytest.mark.parametrize("pairs", [2, 3, 6, 20, 60])
+@pytest.mark.parametrize("pairs", [2, 3, 6, 20])
 def test_intervals_of_times_hold_the_truth(pairs: int, kind: str) -> None:
     """At the sizes of memory rounds, batch rounds and prompts, and with 15 % of pairs disturbed."""
     chance = np.random.default_rng(pairs)
     noise = chance.standard_normal((RUNS, pairs))
     if kind == "disturbed":
         noise += 8 * chance.standard_normal((RUNS, pairs)) * (chance.random((RUNS, pairs)) < 0.15)
-    low, high = middle_ends(0.05 * noise, resamples=500)
+    low, high = middle_ends(0.05 * noise, resamples=200)
     held = 100 * np.mean((low <= 0) & (high >= 0))
     print(f"{pairs} pairs, {kind}: {held:.1f} %")
     assert held >= LEAST_PCT

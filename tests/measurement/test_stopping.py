@@ -72,7 +72,7 @@ def test_the_width_that_is_reported_is_the_one_that_stopped() -> None:
 def test_stopping_on_width_costs_little_coverage() -> None:
     """Of 95 % intervals that stopped the measurement, about 92 % hold the truth."""
     rule = StopRule(target_ci_pct=10, min_pairs=12)
-    found = [collect_pairs(noisy(seed, 0.1, 200), ratio, rule) for seed in range(500)]
+    found = [collect_pairs(noisy(seed, 0.1, 200), ratio, rule) for seed in range(200)]
     assert {why for _, why in found} == {"target_ci"}
     assert len({len(pairs) for pairs, _ in found}) > 2
     held = sum(contains_one(ratio(pairs)) for pairs, _ in found) / len(found)

@@ -1,5 +1,6 @@
 """What travels with a stored model."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,6 +61,7 @@ def test_lost_quality_is_said_plainly(kept: float, words: str) -> None:
     assert words in card.text
     assert card.data.base_model == "who/what"
     assert "Speed and memory were not measured" in card.text
+    assert "its verdict on quality is without correction" in card.text
     assert "/home/me" not in str(card)
 
 
@@ -74,12 +76,16 @@ def test_the_first_paragraph_names_texts_and_scripts_that_are_lost() -> None:
         | made_up.on_text("wiki", 1.02, kept=True)
         | made_up.on_text("code", 1.4, kept=False)
     )
+    few = metrics | {"quality_maintained": 0.0, "domain/wiki/documents": 7.0}
     trial = TrackedTrial(
         run_id="1", name="t", status="FINISHED", number=0, metrics=metrics, params={}, tags={}
     )
     said = summarize_trial(trial)
     assert "Quality on wiki is maintained" in said
     assert "It is lost on code (1.40x)" in said
+    said = summarize_trial(replace(trial, metrics=few))
+    assert "Quality on wiki is **not shown to be maintained**" in said
+    assert "a verdict needs 12 held-out documents, and there are fewer of wiki (7)" in said
     scripts = {
         "LATIN": (900, 900),
         "CYRILLIC": (500, 20),

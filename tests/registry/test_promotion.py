@@ -323,7 +323,7 @@ def test_a_promotion_that_waits_too_long_says_so(
         ("promote", ["version=77"], "version=77 of pruned-tiny is not in the registry"),
         ("promote", ["gates=[qualty]"], "did you mean quality?"),
         ("promote", ["tracking.root=elsewhere"], "there is no store at"),
-        ("promote", ["limits.blocks=100000"], "fewer limits.blocks"),
+        ("promote", ["limits.blocks=100000", "gates=[quality]"], "fewer limits.blocks"),
         ("promote", ["dryrun=true"], "did you mean dry_run?"),
         ("rebuild", ["run_id=nowhere", "output=out"], "run_id=nowhere is not in this store"),
         ("rebuild", ["output=out"], "run_id must be given"),

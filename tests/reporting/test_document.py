@@ -32,6 +32,41 @@ def test_a_card_is_good_or_bad_only_where_its_interval_says_so() -> None:
     assert tones["Perplexity ratio"] == "bad"
 
 
+@pytest.mark.parametrize(
+    ("p_value", "row", "said"),
+    [
+        (0.001, "| yes |", "also with Holm's correction"),
+        (0.02, "| by itself |", "does not count as"),
+    ],
+)
+def test_a_verdict_says_whether_it_is_corrected(p_value: float, row: str, said: str) -> None:
+    trials = [trial(number) for number in range(4)]
+    for one in trials:
+        one.metrics.update({"quality_maintained": 0.0, "quality_p_value": 0.9})
+    trials[0].metrics.update({"quality_maintained": 1.0, "quality_p_value": p_value})
+    found = findings(trials)
+    for name in ("Executive summary", "Conclusion"):
+        assert said in section(found, name)
+    assert row in section(found, "All trials").replace("**", "")
+    alone = section(findings(trials[:1]), "Conclusion")
+    assert "is maintained" in alone
+    assert "Holm" not in alone
+
+
+def test_too_few_documents_are_said_in_place_of_a_verdict() -> None:
+    one = trial()
+    one.metrics.update(made_up.interval("perplexity_ratio", 1.02, 0.01))
+    one.metrics.update(made_up.on_text("wiki", 1.02, kept=True))
+    one.metrics.update({"quality_maintained": 0.0, "domain/wiki/documents": 9.0})
+    found = findings([one])
+    why = "a verdict needs 12 held-out documents, and there are fewer of wiki (9)."
+    for name in ("Executive summary", "Conclusion"):
+        assert why in section(found, name)
+    assert "not shown to be maintained" in section(found, "Executive summary")
+    assert "no verdict: 9 documents" in section(found, "Quality by kind of text")
+    assert "no verdict: too few documents" in section(found, "All trials")
+
+
 def test_plots_that_are_missing_are_said_to_be() -> None:
     drawn = DRAWN | {"roofline.png": "speed was not measured"}
     assert "roofline.png is not drawn: speed was not measured." in section(
