@@ -41,6 +41,8 @@ from prune_exp.tracking.read import store_uri
 from prune_exp.tracking.store import use_store
 
 LOCK_TIMEOUT_S = 60
+PASSED = "passed"
+"""What a version is tagged with from the verdicts until its alias has moved."""
 
 
 def promote_model(settings: PromoteSettings) -> int:
@@ -81,11 +83,7 @@ def _evidence_of(
 def _audit_champion(settings: PromoteSettings, candidate: Candidate) -> int:
     """Judges the champion again where that is asked for; nothing moves and nothing is written."""
     if not (settings.dry_run or settings.gates):
-        print(
-            f"{candidate.name} version {candidate.version} is the champion already; nothing moves"
-            " (dry_run=true judges it again)."
-        )
-        return 0
+        return _stay_champion(settings, candidate)
     asked = settings.gates or asked_by_default(settings.limits)
     others = [name for name in asked if name != "champion"]
     if not others:
@@ -96,6 +94,18 @@ def _audit_champion(settings: PromoteSettings, candidate: Candidate) -> int:
     show_verdicts(verdicts)
     print(f"It {'still passes' if passed else 'no longer passes'}; nothing moves.")
     return 0 if passed else 1
+
+
+def _stay_champion(settings: PromoteSettings, candidate: Candidate) -> int:
+    """What is left to do for a champion: what a kill kept its promotion from writing."""
+    with lock_aliases(settings.tracking):
+        finished = _finish_move(candidate.name)
+    left = "; its promotion, which had been cut off, is complete now" if finished else ""
+    print(
+        f"{candidate.name} version {candidate.version} is the champion already; nothing moves{left}"
+        " (dry_run=true judges it again)."
+    )
+    return 0
 
 
 def _check_wanted(settings: PromoteSettings) -> None:
@@ -150,13 +160,13 @@ def _act_on_verdicts(
         candidate.trial, candidate.trial.tags[tags.MODEL_URI], candidate.name
     )
     MlflowClient().set_model_version_tag(candidate.name, version, tags.JUDGED_SHA256, judged)
+    _record_verdicts(candidate, version, verdicts, PASSED)
     try:
         with lock_aliases(settings.tracking):
             _move_champion(candidate.name, version, holder)
     except SettingError:
         _record_verdicts(candidate, version, verdicts, "overtaken")
         raise
-    _record_verdicts(candidate, version, verdicts, "promoted")
     print(f"Version {version} is the champion now; before: {holder or 'none'}.")
     return 0
 
@@ -204,41 +214,71 @@ def _move_champion(name: str, version: str, expected: str | None) -> None:
             " moved, promote again to be judged against it"
         )
     client = MlflowClient()
+    _forget_mark(name, version, tags.UNDOES)
     if present is not None:
         client.set_model_version_tag(name, version, tags.REPLACES, present)
     client.set_registered_model_alias(name, CHAMPION, version)
     _finish_move(name)
 
 
-def _finish_move(name: str) -> None:
-    """Gives the version that the champion replaced its second alias, where that is still to do."""
+def _finish_move(name: str) -> bool:
+    """Does what a kill left undone of the champion's promotion or return; whether there was any."""
     present = version_at(name, CHAMPION)
     if present is None:
-        return
+        return False
     client = MlflowClient()
-    replaced = client.get_model_version(name, present).tags.get(tags.REPLACES)
-    if replaced is not None:
-        client.set_registered_model_alias(name, PREVIOUS, replaced)
-        client.delete_model_version_tag(name, present, tags.REPLACES)
+    found = client.get_model_version(name, present).tags
+    if tags.REPLACES in found:
+        client.set_registered_model_alias(name, PREVIOUS, found[tags.REPLACES])
+        _forget_mark(name, present, tags.REPLACES)
+    if tags.UNDOES in found:
+        client.set_model_version_tag(name, found[tags.UNDOES], tags.PROMOTION, "rolled back")
+        client.delete_registered_model_alias(name, PREVIOUS)
+        _forget_mark(name, present, tags.UNDOES)
+    if found.get(tags.PROMOTION) == PASSED:
+        client.set_model_version_tag(name, present, tags.PROMOTION, "promoted")
+    return bool({tags.REPLACES, tags.UNDOES} & found.keys()) or found.get(tags.PROMOTION) == PASSED
+
+
+def _forget_mark(name: str, version: str, key: str) -> None:
+    client = MlflowClient()
+    if key in client.get_model_version(name, version).tags:
+        client.delete_model_version_tag(name, version, key)
 
 
 def _roll_back(settings: PromoteSettings) -> int:
     name = settings.tracking.registered_model or only_model()
     client = MlflowClient()
     with lock_aliases(settings.tracking):
+        undone = _undone_by(name)
         if not settings.dry_run:
             _finish_move(name)
+        if undone is not None:
+            return _say_champion(name, str(version_at(name, CHAMPION)), undone)
         present, previous = (version_at(name, alias) for alias in (CHAMPION, PREVIOUS))
         if previous is None or previous == present:
             raise SettingError(f"{name} has no previous champion to put back; nothing moves")
         if settings.dry_run:
             print(f"Dry run: version {previous} would be the champion again, not {present}.")
             return 0
+        _forget_mark(name, previous, tags.REPLACES)
+        if present is not None:
+            client.set_model_version_tag(name, previous, tags.UNDOES, present)
         client.set_registered_model_alias(name, CHAMPION, previous)
-        client.delete_registered_model_alias(name, PREVIOUS)
-    if present is not None:
-        client.set_model_version_tag(name, present, tags.PROMOTION, "rolled back")
-    print(f"Version {previous} of {name} is the champion again; before: {present or 'none'}.")
+        _finish_move(name)
+    return _say_champion(name, previous, present)
+
+
+def _undone_by(name: str) -> str | None:
+    """The version that a rollback put out of office, where a kill cut that off."""
+    present = version_at(name, CHAMPION)
+    if present is None:
+        return None
+    return MlflowClient().get_model_version(name, present).tags.get(tags.UNDOES)
+
+
+def _say_champion(name: str, version: str, before: str | None) -> int:
+    print(f"Version {version} of {name} is the champion again; before: {before or 'none'}.")
     return 0
 
 

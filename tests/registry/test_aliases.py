@@ -77,3 +77,54 @@ def test_the_next_promotion_finishes_what_a_kill_left(
     killed_after("champion", monkeypatch, "3", "2")
     _move_champion(NAME, "4", "3")
     assert aliases() == ("4", "3")
+
+
+def fail_after(method: str, monkeypatch: pytest.MonkeyPatch, *, call: int = 1) -> None:
+    """Kills, in a way that a test survives, once a method of MLflow's has run so often."""
+    original = getattr(MlflowClient, method)
+    left = [call]
+
+    def act(self: Any, *args: Any, **how: Any) -> Any:
+        answer = original(self, *args, **how)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(promotion.MlflowClient, method, act)
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("set_model_version_tag", 1),
+        ("set_registered_model_alias", 1),
+        ("set_model_version_tag", 2),
+        ("delete_registered_model_alias", 1),
+    ],
+)
+def test_a_rollback_that_was_cut_off_is_finished_by_the_next(
+    method: str, call: int, tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _move_champion(NAME, "3", "2")
+    with monkeypatch.context() as patch:
+        fail_after(method, patch, call=call)
+        with pytest.raises(KeyboardInterrupt):
+            roll_back(tracking)
+    assert roll_back(tracking) == 0
+    assert aliases() == ("2", None)
+    assert tags_of("3")["promotion"] == "rolled back"
+    assert not [key for key in tags_of("2") if key in ("promotion.undoes", "promotion.replaces")]
+    _move_champion(NAME, "4", "2")
+    assert aliases() == ("4", "2")
+
+
+def tags_of(version: str) -> dict[str, str]:
+    return dict(MlflowClient().get_model_version(NAME, version).tags)
+
+
+def test_a_promotion_is_marked_as_such_once_its_alias_has_moved(tracking: TrackingSettings) -> None:
+    assert tracking.registered_model == NAME
+    MlflowClient().set_model_version_tag(NAME, "3", "promotion", "passed")
+    _move_champion(NAME, "3", "2")
+    assert tags_of("3")["promotion"] == "promoted"
