@@ -57,9 +57,10 @@ def start_sweep(
         **environment_tags(),
     }
     experiment = open_store(tracking)
-    if earlier is not None and _is_active(earlier):
+    if earlier is not None and is_active(earlier):
         mlflow.start_run(run_id=earlier)
         mlflow.set_tags(given)
+        _forget_end(earlier)
         return earlier
     run = mlflow.start_run(experiment_id=experiment, run_name=name, tags=given)
     mlflow.log_params({"model.name": model_name, "study": study})
@@ -68,7 +69,14 @@ def start_sweep(
     return run.info.run_id
 
 
-def _is_active(run_id: str) -> bool:
+def _forget_end(run_id: str) -> None:
+    """Removes what a run says of how it ended before."""
+    client = MlflowClient()
+    for key in {tags.ERROR, tags.INTERRUPTED} & client.get_run(run_id).data.tags.keys():
+        client.delete_tag(run_id, key)
+
+
+def is_active(run_id: str) -> bool:
     """Whether a run is in the store, and not deleted."""
     try:
         return MlflowClient().get_run(run_id).info.lifecycle_stage == "active"

@@ -9,6 +9,8 @@ from mlflow.tracking import MlflowClient
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import runs, tags
 from prune_exp.tracking.read import read_trials
+from prune_exp.tracking.reaping import fail_run
+from prune_exp.tracking.store import open_store
 
 
 def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +78,12 @@ def test_a_sweeps_run_that_is_gone_is_followed_by_a_new_one(
     assert ("is gone" in capsys.readouterr().err) is (how != "kept")
     found = [one.run_id for one in read_trials(again)]
     assert found == ([] if how == "never there" else [trial])
+
+
+def test_a_sweep_that_goes_on_says_nothing_of_how_it_ended_before(tmp_path: Path) -> None:
+    first = open_sweep(tmp_path / "mlruns", None)
+    fail_run(first, "interrupted: the process was killed", interrupted=True)
+    assert open_sweep(tmp_path / "mlruns", first) == first
+    assert not {tags.ERROR, tags.INTERRUPTED} & MlflowClient().get_run(first).data.tags.keys()
+
+
