@@ -322,6 +322,13 @@ def end_open_runs(status: str) -> None:
         mlflow.end_run(status)
 
 
+def leave_open_runs(status: str) -> None:
+    """The same, whether the store can be told or not; the next start ends what it was not told."""
+    while mlflow.active_run() is not None:
+        with suppress(Exception):  # MLflow forgets the run first and tells the store then
+            mlflow.end_run(status)
+
+
 def active_run_id() -> str | None:
     """The run that this process has open, the innermost one."""
     run = mlflow.active_run()

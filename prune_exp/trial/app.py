@@ -39,7 +39,7 @@ def run_job(config: Any) -> dict[str, float]:
         if settings.tracking.log_models == "all":
             store_weights(settings.tracking.signing_key)
     except KeyboardInterrupt:
-        runs.end_open_runs("KILLED")
+        runs.leave_open_runs("KILLED")
         raise
     if hydra.mode != RunMode.MULTIRUN or hydra.job.num == 0:
         for sentence in describe_redundant_voters(result.plan, settings):
@@ -106,13 +106,14 @@ def main() -> None:
         decorate = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
         try:
             decorate(run_job)()
-        except KeyboardInterrupt:
-            _close_runs()
+        except BaseException as error:
+            _close_runs("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
 
 
-def _close_runs() -> None:
+def _close_runs(status: str) -> None:
+    """Closes what an error left open, which MLflow would call finished."""
     if "mlflow" in sys.modules:
-        from prune_exp.tracking.runs import end_open_runs
+        from prune_exp.tracking.runs import leave_open_runs
 
-        end_open_runs("KILLED")
+        leave_open_runs(status)

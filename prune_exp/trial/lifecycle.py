@@ -313,9 +313,9 @@ class _Refusals:
         if not isinstance(error, Exception):
             return
         if "mlflow" in sys.modules:
-            from prune_exp.tracking.runs import end_open_runs
+            from prune_exp.tracking.runs import leave_open_runs
 
-            end_open_runs("FAILED")
+            leave_open_runs("FAILED")
         if self.folder is not None and self.root is not None:
             remove_empty_output(self.folder, self.root)
         raise SystemExit(f"prune_exp: error: {explain_error(error)}") from error

@@ -87,3 +87,18 @@ def test_a_sweep_that_goes_on_says_nothing_of_how_it_ended_before(tmp_path: Path
     assert not {tags.ERROR, tags.INTERRUPTED} & MlflowClient().get_run(first).data.tags.keys()
 
 
+def test_runs_are_left_where_the_store_cannot_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    open_store(TrackingSettings(root=str(tmp_path)))
+    mlflow.start_run()
+    mlflow.start_run(nested=True)
+
+    def refuse(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("mlflow.tracking.fluent.MlflowClient.set_terminated", refuse)
+    runs.leave_open_runs("FAILED")
+    assert mlflow.active_run() is None

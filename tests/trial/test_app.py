@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.schema import Settings
+from prune_exp.tracking.store import open_store
 from prune_exp.trial import app, isolated, run
 from prune_exp.trial.isolated import TrialDied
 
@@ -63,3 +65,29 @@ def test_a_good_trial_keeps_its_checkpoint(tmp_path: Path, monkeypatch: pytest.M
     pretend(monkeypatch, dies=None)
     assert app.run_and_log(Settings(), tmp_path) == "the result"
     assert (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status"),
+    [
+        (RuntimeError("the studies' storage is gone"), 1, "FAILED"),
+        (KeyboardInterrupt(), 130, "KILLED"),
+    ],
+)
+def test_an_error_leaves_no_run_that_looks_finished(
+    error: BaseException, code: int, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    open_store(TrackingSettings(root=str(tmp_path)))
+    run = mlflow.start_run()
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("hydra.main", lambda **_: lambda _: fail)
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == code
+    assert mlflow.get_run(run.info.run_id).info.status == status

@@ -12,10 +12,12 @@ from prune_exp.machine.cache import folder_sha256
 from prune_exp.search.sweeper import register_sweeper
 from prune_exp.settings.config_tree import conf_dir
 from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.schema import Settings, store_schema
 from prune_exp.tracking.read import Choice
+from prune_exp.tracking.store import open_store
 from prune_exp.trial import lifecycle
-from prune_exp.trial.lifecycle import Lifecycle, check_pickled
+from prune_exp.trial.lifecycle import Lifecycle, _Refusals, check_pickled
 from support.cli import command, small_trial
 from support.hostile import PASSWORD
 from support.made_up_runs import settings, trial
@@ -150,3 +152,21 @@ def test_a_refused_trial_leaves_no_folders(tmp_path: Path) -> None:
     for folder in (logged, model, theirs, plain, root / "outputs" / "missing"):
         lifecycle.remove_empty_output(folder, root)
     assert all(folder.is_dir() for folder in (logged, model, theirs, plain))
+
+
+def test_an_error_is_told_though_the_store_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk: the exit code is not 0 because closing the runs fails as well."""
+    import mlflow
+
+    open_store(TrackingSettings(root=str(tmp_path)))
+    mlflow.start_run()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlflow.tracking.fluent.MlflowClient.set_terminated", full)
+    with pytest.raises(SystemExit, match="prune_exp: error: mend it"), _Refusals():
+        raise SettingError("mend it")
+    assert mlflow.active_run() is None
