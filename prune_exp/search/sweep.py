@@ -141,6 +141,18 @@ def _make_folder(config: Any) -> Path:
     return folder
 
 
+def _describe_cut_off(cut_off: list[int], lost: list[int]) -> str:
+    """What became of trials that an earlier start never told of."""
+    kept = [number for number in cut_off if number not in lost]
+    parts = [
+        (kept, "had a result when an earlier start ended, which is kept"),
+        (lost, "had none when an earlier start ended, and does not count"),
+    ]
+    return "; ".join(
+        f"trial {', '.join(map(str, numbers))} {what}" for numbers, what in parts if numbers
+    )
+
+
 def _resume_study(
     hydra: HydraSide,
     study: optuna.Study,
@@ -156,12 +168,16 @@ def _resume_study(
     parent = study.user_attrs.get(studies.PARENT)
     cut_off = studies.running_trials(study)
     found = hydra.call_hooks("on_study_resumed", first, parent) if parent else None
+    lost: list[int] = []
     for number in cut_off:
         metrics = (found or {}).get(number)
         if metrics is None:
             studies.interrupt_trial(study, number)
+            lost.append(number)
         else:
             studies.tell_trial(study, number, metrics, directions, settings.search.limits)
+    if cut_off:
+        print(f"note: {_describe_cut_off(cut_off, lost)}", file=sys.stderr)
     rows = studies.remaining_rows(study, space, settings.search.n_trials)
     opened = hydra.call_hooks(
         "on_sweep_planned", first, parent, study.study_name, len(rows), space.describe()

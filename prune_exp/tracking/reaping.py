@@ -2,6 +2,9 @@
 
 import os
 import socket
+import sys
+import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -55,17 +58,24 @@ def reap_dead_runs(tracking: TrackingSettings) -> None:
     experiment_id = open_store(tracking)
     client = MlflowClient()
     asked = "attributes.status = 'RUNNING'"
+    ended: list[str] = []
     for run in client.search_runs([experiment_id], asked, max_results=1000):
         found = run.data.tags
         if not is_dead(found.get(tags.PROCESS, "")):
             continue
-        if tags.WEIGHTS_SHA256 in found:
+        whole = tags.WEIGHTS_SHA256 in found
+        ended.append(f"{run.info.run_name} ({'it has its result' if whole else 'interrupted'})")
+        if whole:
             client.set_terminated(run.info.run_id, "FINISHED")
             continue
         fail_run(run.info.run_id, "interrupted: the process was killed", interrupted=True)
         if found.get(tags.ROLE) == "trial" and found.get(tags.FOLDER):
             root = Path(tracking.root).expanduser()
             remove_below(Path(found[tags.FOLDER]) / "model", [root])
+    if ended:
+        print(
+            f"note: ended what a killed process left running: {', '.join(ended)}", file=sys.stderr
+        )
 
 
 def fail_run(run_id: str, reason: str, *, interrupted: bool = False) -> None:

@@ -40,13 +40,19 @@ def run_of(run_id: str) -> Any:
     return mlflow.get_run(run_id)
 
 
-def test_a_killed_trial_fails_and_what_it_left_goes(tracking: TrackingSettings) -> None:
+def test_a_killed_trial_fails_and_what_it_left_goes(
+    tracking: TrackingSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = checkpoint_in(Path(tracking.root) / "outputs" / "1")
     run_id = left_running(tracking, FOLDER=str(model.parent))
     reap_dead_runs(tracking)
     assert run_of(run_id).info.status == "FAILED"
     assert tags.INTERRUPTED in run_of(run_id).data.tags
     assert not model.exists()
+    told = capsys.readouterr().err
+    assert f"ended what a killed process left running: {run_of(run_id).info.run_name} (int" in told
+    reap_dead_runs(tracking)
+    assert not capsys.readouterr().err
 
 
 def test_a_trial_killed_while_its_model_was_stored_keeps_both(tracking: TrackingSettings) -> None:
