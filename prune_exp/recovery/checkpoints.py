@@ -4,14 +4,19 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW keeps of every parameter."""
+
+OLD_S = 14 * 24 * 3600
+"""A state that nobody went on with for so long is dropped."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -50,6 +55,18 @@ def save_state(
     os.replace(partial, folder / f"step-{facts['step']:08d}")
     for one in older:
         shutil.rmtree(one, ignore_errors=True)
+
+
+def drop_old_states(parent: Path) -> None:
+    """Removes states below `parent` that were left long ago, and that nobody trains on now."""
+    for state in parent.glob("*/step-*"):
+        if time.time() - state.stat().st_mtime < OLD_S:
+            continue
+        try:
+            with FileLock(f"{state.parent}.lock", timeout=0):
+                shutil.rmtree(state.parent, ignore_errors=True)
+        except Timeout:
+            continue
 
 
 def load_state(

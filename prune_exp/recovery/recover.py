@@ -15,12 +15,13 @@ from prune_exp.model.architectures import head_of
 from prune_exp.model.next_tokens import MergedTokens
 from prune_exp.pruning.inputs import Inputs
 from prune_exp.pruning.pruner import Pruned
+from prune_exp.recovery.checkpoints import drop_old_states
 from prune_exp.recovery.readings import Reader, Reading, join_readings, read_alike
 from prune_exp.recovery.record import Recovery
 from prune_exp.recovery.split import Split, split_documents
 from prune_exp.recovery.teacher import VERSION as TEACHER_VERSION
 from prune_exp.recovery.teacher import Teacher
-from prune_exp.recovery.training import Lessons, Progress, train
+from prune_exp.recovery.training import Diverged, Lessons, Progress, train
 from prune_exp.settings.groups import RecoverySettings
 from prune_exp.text.corpus import all_blocks
 from prune_exp.text.generation import generate_blocks
@@ -36,6 +37,13 @@ class Recovered:
 
     record: Recovery
     texts: tuple[TextUsed, ...]
+    kept: Path
+    """Where the trained weights are kept until the model is written."""
+
+    def discard_kept(self) -> None:
+        """Forgets the training, once its model is written."""
+        with FileLock(f"{self.kept}.lock"):
+            shutil.rmtree(self.kept, ignore_errors=True)
 
 
 def recover(
@@ -43,8 +51,11 @@ def recover(
 ) -> Recovered:
     """Trains `pruned.model` in place as `recovery` says.
 
-    A trial that was killed goes on where its last judgement left it. `dense_head` is the dense
-    model's language-model head [vocab, hidden].
+    A trial that was killed goes on where its last judgement left it, or has only to write its model
+    once it was trained. `dense_head` is the dense model's language-model head [vocab, hidden].
+
+    Raises:
+        Diverged: a loss was no number.
     """
     recovery = _choose_dtype(recovery, pruned.model.device)
     lessons = prepare_lessons(recovery, inputs, pruned, dense_head)
@@ -52,10 +63,14 @@ def recover(
     identity = _identify_training(recovery, inputs, pruned)
     folder = inputs.cache_dir / "recovery" / digest_of(identity, [text.digest for text in texts])
     folder.parent.mkdir(parents=True, exist_ok=True)
+    drop_old_states(folder.parent)
     with FileLock(f"{folder}.lock"):
-        progress = train_weights(pruned.model, lessons, recovery, folder)
-        shutil.rmtree(folder, ignore_errors=True)
-    return Recovered(record=_record_of(progress), texts=texts)
+        try:
+            progress = train_weights(pruned.model, lessons, recovery, folder)
+        except Diverged:  # it would do so again
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    return Recovered(record=_record_of(progress), texts=texts, kept=folder)
 
 
 def _choose_dtype(recovery: RecoverySettings, device: Any) -> RecoverySettings:

@@ -23,6 +23,10 @@ from prune_exp.settings.groups import RecoverySettings
 BETAS = (0.9, 0.99)
 
 
+class Diverged(RuntimeError):
+    """A loss was no number."""
+
+
 @dataclass(kw_only=True)
 class Progress:
     """Where training stands; all that a resumed one needs besides tensors."""
@@ -122,20 +126,21 @@ def train(student: Any, lessons: Lessons, settings: RecoverySettings, folder: Pa
     """Trains those parameters of `student` that want gradients, and leaves it at its best.
 
     Goes on from `folder` when a killed run left something there, and keeps what it would need to
-    go on itself there while it runs. Best is the least validation loss, the start included.
+    go on itself there, also at the end. Best is the least validation loss, the start included.
+
+    Raises:
+        Diverged: a loss was no number.
     """
     run = _start_run(student, lessons, settings, folder)
     with tqdm(total=1.0, desc="recover", unit="budget", bar_format=BAR) as bar:
         while can_afford_step(run.progress, lessons, settings):
             run.losses.append(_take_step(run))
             if run.progress.step % settings.evaluate_every == 0:
-                _judge_weights(run)
-                state = asdict(run.progress)
-                checkpoints.save_state(folder, state, run.weights, run.best, run.optimizer)
+                _judge_and_keep(run, folder)
             bar.n = min(share_spent(run.progress, settings), 1.0)
             bar.set_postfix_str(_progress_line(run))
     if run.losses:
-        _judge_weights(run)
+        _judge_and_keep(run, folder)
     checkpoints.copy_into(run.weights, run.best)
     return run.progress
 
@@ -158,6 +163,8 @@ def _start_run(
     found = checkpoints.load_state(folder, weights, run.optimizer)
     if found is None:
         loss = validation_loss(student, lessons)
+        if not math.isfinite(loss):
+            raise Diverged(f"the pruned model's validation loss is {loss} before any training")
         run.progress = Progress(first_loss=loss, best_loss=loss)
         run.best = checkpoints.copy_of(weights)
     else:
@@ -199,13 +206,25 @@ def _progress_line(run: TrainingRun) -> str:
     )
 
 
+def _judge_and_keep(run: TrainingRun, folder: Path) -> None:
+    _judge_weights(run)
+    checkpoints.save_state(folder, asdict(run.progress), run.weights, run.best, run.optimizer)
+
+
 def _judge_weights(run: TrainingRun) -> None:
     """Notes the validation loss, and the weights when none before were better."""
     start = time.perf_counter()
     loss = validation_loss(run.student, run.lessons)
     progress = run.progress
     progress.seconds += time.perf_counter() - start
-    progress.curve.append([progress.step, sum(run.losses) / len(run.losses), loss])
+    trained = sum(run.losses) / len(run.losses)
+    if not math.isfinite(trained + loss):
+        raise Diverged(
+            f"training after pruning gave no number by step {progress.step} (training loss"
+            f" {trained}, validation loss {loss}); try a smaller recovery.learning_rate than"
+            f" {run.settings.learning_rate:g}"
+        )
+    progress.curve.append([progress.step, trained, loss])
     run.losses = []
     if loss < progress.best_loss:
         progress.best_loss = loss

@@ -3,8 +3,6 @@
 import os
 import socket
 import sys
-import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 

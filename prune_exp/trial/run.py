@@ -89,6 +89,8 @@ def _prune_and_judge(
     with watch.phase("export"):
         dtype = choose_export_dtype(settings.model.export_dtype, dense.source.folder)
         export_model(pruned.model, pruned.tokenizer, target, dtype)
+    if recovered is not None:
+        recovered.discard_kept()
     judged = None
     if baseline is not None:
         with watch.phase("quality"):

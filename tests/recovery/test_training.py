@@ -1,10 +1,13 @@
 """Training keeps its budget and the best weights."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +15,7 @@ from prune_exp.model import loading
 from prune_exp.recovery import checkpoints, training
 from prune_exp.recovery.readings import read_alike
 from prune_exp.recovery.training import (
+    Diverged,
     Lessons,
     can_afford_step,
     share_of_rate,
@@ -111,3 +115,44 @@ def test_every_block_is_read_before_any_is_read_again() -> None:
     assert read[:7] == list(range(7))
     assert sorted(read[7:14]) == sorted(read[14:21]) == list(range(7))
     assert read[7:14] != read[14:21]
+
+
+def test_a_training_that_is_through_takes_no_step_again(tiny_folder: Path, tmp_path: Path) -> None:
+    """Killed between the training and the written model, nothing of it is lost."""
+    lessons, chosen = (
+        make_lessons(tiny_folder, tmp_path / "cache"),
+        make_settings(evaluate_every=25),
+    )
+    student = make_student(tiny_folder)
+    done = train(student, lessons, chosen, tmp_path / "state")
+    other = make_student(tiny_folder)
+    again = train(
+        other, replace(lessons, training=lessons.training.first(0)), chosen, tmp_path / "state"
+    )
+    assert again == done
+    for one, same in zip(student.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, same)
+
+
+@pytest.mark.parametrize(
+    "name", ["distillation_loss", "validation_loss"], ids=["training", "validation"]
+)
+def test_a_loss_that_is_no_number_fails_the_training(
+    name: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons, student = make_lessons(tiny_folder, tmp_path / "cache"), make_student(tiny_folder)
+    found = getattr(training, name)
+    monkeypatch.setattr(training, name, lambda *args: found(*args) * float("nan"))
+    with pytest.raises(Diverged, match="nan"):
+        train(student, lessons, make_settings(), tmp_path / "state")
+
+
+def test_states_that_were_left_long_ago_are_dropped(tmp_path: Path) -> None:
+    old, new, used = (tmp_path / name / "step-00000005" for name in ("old", "new", "used"))
+    for state in (old, new, used):
+        state.mkdir(parents=True)
+    for state in (old, used):
+        os.utime(state, (0, 0))
+    with FileLock(tmp_path / "used.lock"):
+        checkpoints.drop_old_states(tmp_path)
+    assert (old.exists(), new.exists(), used.exists()) == (False, True, True)
