@@ -49,10 +49,10 @@ def _convert_weights(model: Any, dtype: str) -> None:
     """Gives weights another type in place; buffers (rotary frequencies, scales) keep theirs."""
     kind = getattr(torch, dtype)
     for name, weight in model.named_parameters():
-        if weight.dtype == kind:
-            continue
         converted = weight.data.to(kind)
         if not bool(torch.isfinite(converted).all()):
+            if not bool(torch.isfinite(weight.data).all()):
+                raise ExportError(f"{name} has values that are no numbers")
             raise ExportError(
                 f"{name} has values that {dtype} cannot hold; type model.export_dtype=float32"
             )

@@ -84,12 +84,23 @@ def calibrate_model(
 
         frequency = token_frequency(corpus.parts, tokenizer, model.config.vocab_size)
         statistics = compute_statistics(model, text.ids, frequency, reading, keep)
+        _check_numbers(statistics)
         save_file(tensors_of(statistics), folder / "statistics.safetensors")
 
     folder = cached_folder(cache_dir / "calibration" / key, build)
     tensors: dict[str, Any] = load_file(folder / "statistics.safetensors")
     statistics = Statistics(**tensors)
     return Calibration(statistics=statistics, stream=folder)
+
+
+def _check_numbers(statistics: Statistics) -> None:
+    """Raises ArithmeticError for what would be kept, and voted on, for good."""
+    bad = [name for name, one in tensors_of(statistics).items() if bool(one.isnan().any())]
+    if bad:
+        raise ArithmeticError(
+            f"the dense model gave no numbers on the calibration text ({', '.join(bad)}); nothing"
+            " is kept of it"
+        )
 
 
 def compute_statistics(

@@ -171,6 +171,8 @@ def score_units(
         values = VOTERS[name](stats, kind, seed)
         if values is None:
             continue
+        if bool(values.isnan().all()):
+            raise ArithmeticError(f"the voter {name} gave no number for {kind}")
         if kind == "heads":
             grouped = values.view(values.shape[0], int(stats.kv_heads), -1)
             values = grouped.sum(2) if head_unit == "group" else grouped.flatten(0, 1)

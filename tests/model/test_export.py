@@ -107,3 +107,12 @@ def test_values_that_a_type_cannot_hold_are_said(tmp_path: Path) -> None:
         export_model(model, make_tokenizer(), tmp_path / "model", "float16")
     assert list(tmp_path.iterdir()) == []
     assert model.dtype.itemsize == 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_are_no_numbers_are_not_written(dtype: str, tmp_path: Path) -> None:
+    model = make_tiny("llama")
+    model.model.layers[1].mlp.down_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(ExportError, match=r"layers\.1\.mlp\.down_proj.*no numbers"):
+        export_model(model, make_tokenizer(), tmp_path / "model", dtype)
+    assert list(tmp_path.iterdir()) == []

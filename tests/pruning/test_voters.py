@@ -125,3 +125,12 @@ def test_a_kind_that_nobody_can_judge_and_names_that_nobody_has_are_refused() ->
         score_units(["obs"], statistics(), "layers", head_unit="group", seed=0)
     with pytest.raises(SettingError, match="did you mean wanda"):
         check_voters(["wnda"])
+
+
+def test_a_voter_without_any_number_is_not_counted_as_a_vote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nothing = torch.full((2, 4), float("nan"))
+    monkeypatch.setitem(VOTERS, "wanda", lambda *_: nothing)
+    with pytest.raises(ArithmeticError, match="wanda gave no number for mlp"):
+        score_units(["wanda"], statistics(), "mlp", head_unit="group", seed=0)
