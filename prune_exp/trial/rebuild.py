@@ -1,14 +1,22 @@
 """A trial's model again, from its stored plan and settings."""
 
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from prune_exp.machine.device import choose_device
 from prune_exp.machine.limits import fit_threads
 from prune_exp.machine.packages import installed_version
 from prune_exp.model import loading
-from prune_exp.model.export import choose_export_dtype, export_model, weights_sha256
+from prune_exp.model.export import (
+    PARTIAL,
+    choose_export_dtype,
+    discard_partial,
+    export_model,
+    weights_sha256,
+)
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.pruner import repeat_pruning
 from prune_exp.registry.origin import check_text, find_dense_model
@@ -47,11 +55,22 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
     dense = prepare_trial(settings).dense
     model = loading.load_model(source.folder, device=choose_device(settings.device))
     pruned = repeat_pruning(pruning_request(settings), dense, model, plan)
-    output.parent.mkdir(parents=True, exist_ok=True)
     wanted_dtype = trial.params.get("model.export_dtype", "float32")  # as all trials once did
     dtype = choose_export_dtype(wanted_dtype, source.folder)
-    export_model(pruned.model, pruned.tokenizer, output, dtype)
-    return _verify_weights(trial, output, keep=wanted.allow_different)
+    with unverified(output) as made:
+        export_model(pruned.model, pruned.tokenizer, made, dtype)
+        return _verify_weights(trial, made, output, keep=wanted.allow_different)
+
+
+@contextmanager
+def unverified(output: Path) -> Iterator[Path]:
+    """A place beside a folder for weights until they are compared; what a kill left there goes."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    discard_partial(output)
+    with TemporaryDirectory(
+        prefix=f".{output.name}-", suffix=PARTIAL, dir=output.parent, ignore_cleanup_errors=True
+    ) as scratch:
+        yield Path(scratch) / output.name
 
 
 def _read_trial(run_id: str) -> tuple[TrackedTrial, PruningPlan]:
@@ -72,14 +91,15 @@ def check_rebuildable(settings: Settings) -> None:
         )
 
 
-def _verify_weights(trial: TrackedTrial, output: Path, *, keep: bool) -> int:
-    found = weights_sha256(output)
+def _verify_weights(trial: TrackedTrial, made: Path, output: Path, *, keep: bool) -> int:
+    """Compares the weights in `made`, and moves them to `output` where they may be kept."""
+    found = weights_sha256(made)
     recorded = trial.tags.get(tags.WEIGHTS_SHA256)
+    if found == recorded or keep:
+        made.rename(output)
     if found == recorded:
         print(f"{output}: bit-identical to the trial's weights (sha256 {found}).")
         return 0
-    if not keep:
-        shutil.rmtree(output)
     differ = _changed_versions(trial)
     raise SettingError(
         f"the weights rebuilt have sha256 {found}, the trial recorded {recorded}"

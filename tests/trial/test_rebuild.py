@@ -43,6 +43,37 @@ def test_a_rebuild_that_differs_is_not_kept(store: Store, tmp_path: Path) -> Non
         assert (tmp_path / "again").exists() == keep
 
 
+def test_weights_have_no_name_before_they_are_compared(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prune_exp.settings.command_schemas import RebuildSettings
+    from prune_exp.settings.groups import TrackingSettings
+    from prune_exp.trial import rebuild
+
+    output = tmp_path / "again"
+    wanted = RebuildSettings(
+        run_id=store.run_id("0.2"),
+        output=str(output),
+        cache_dir=str(store.cache),
+        tracking=TrackingSettings(root=str(store.root / "mlruns")),
+    )
+
+    (tmp_path / ".again-1.partial").mkdir()
+
+    def interrupt(made: Path) -> str:
+        assert list(made.iterdir())
+        assert not output.exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuild, "weights_sha256", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild.rebuild_trial(wanted)
+    assert not list(tmp_path.glob("*again*"))
+    assert rebuild.rebuild_trial(wanted) == 0
+    assert [path.name for path in tmp_path.glob("*again*")] == ["again"]
+
+
 def test_a_trained_model_is_not_rebuilt() -> None:
     from prune_exp.settings.groups import RecoverySettings
     from prune_exp.settings.schema import Settings
