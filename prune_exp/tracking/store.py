@@ -1,5 +1,6 @@
 """The MLflow store: made, or found."""
 
+import logging
 import os
 import sqlite3
 import sys
@@ -111,8 +112,16 @@ def use_store(tracking: TrackingSettings) -> None:
     _use_uri(uri)
 
 
+def _is_told_elsewhere(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
 def _use_uri(uri: str) -> None:
-    """Points MLflow at a store; its variable, which MLflow sets as well, stays the user's."""
+    """Points MLflow at a store; its variable, which MLflow sets as well, stays the user's.
+
+    MLflow logs an error of the database with its traceback and then raises it: once is enough.
+    """
+    logging.getLogger("mlflow.store.db.utils").addFilter(_is_told_elsewhere)
     with _environment({}):
         mlflow.set_tracking_uri(uri)
 

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import mlflow
 import pytest
 import requests
 from mlflow.artifacts import load_text
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.errors import SettingError
@@ -242,3 +244,15 @@ def test_a_store_that_mlflow_does_not_know_is_one_line() -> None:
     with pytest.raises(SettingError, match=r"tracking\.uri=nonsense://x cannot be used") as refused:
         open_store(TrackingSettings(uri="nonsense://x"))
     assert "\n" not in str(refused.value)
+
+
+def test_an_error_of_the_database_is_told_once_and_without_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    open_store(TrackingSettings(root=str(tmp_path)))
+    capfd.readouterr()
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("drop table tags")
+    with pytest.raises(MlflowException):
+        MlflowClient().create_run("0", tags={"a": "b"})
+    assert "Traceback" not in capfd.readouterr().err
