@@ -4,25 +4,21 @@ The owner notes its name and the time in the study over and over. Whoever comes 
 by name; an owner whose process is gone, or that was silent for long, is replaced.
 """
 
-import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
 
 from prune_exp.settings.errors import SettingError
 from prune_exp.tracking import tags
-from prune_exp.tracking.reaping import is_dead, process_tags
+from prune_exp.tracking.reaping import SILENT_S, is_dead, process_place, process_tags
 
 OWNER = "owner"
 BEAT_S = 30
-SILENT_S = 300
-"""An owner elsewhere that was not heard of for so long is taken for dead."""
 
 
 @dataclass(kw_only=True)
@@ -65,7 +61,7 @@ def own_study(study: optuna.Study) -> Iterator[Ownership]:
         SettingError: another process is running it; says which.
     """
     _refuse_second(study)
-    me = {"process": process_tags()[tags.PROCESS], "place": _process_place()}
+    me = {"process": process_tags()[tags.PROCESS], "place": process_place()}
     ours = Ownership(study=study, me=me)
     ours.note_time()
     ours.check()
@@ -94,7 +90,7 @@ def _refuse_second(study: optuna.Study) -> None:
 
 def _is_gone(owner: dict[str, Any]) -> bool:
     """Whether an owner has gone: by its process where that can be seen, or else by its silence."""
-    place = _process_place()
+    place = process_place()
     if place and owner["place"] == place:
         return is_dead(owner["process"])
     return time.time() - owner["beat"] > SILENT_S
@@ -103,12 +99,3 @@ def _is_gone(owner: dict[str, Any]) -> bool:
 def _name_owner(owner: dict[str, Any]) -> str:
     host, pid, _ = owner["process"].split(" ")
     return f"process {pid} on {host}"
-
-
-def _process_place() -> str:
-    """Where process ids mean the same: this start of the machine and this container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""

@@ -1,5 +1,6 @@
 """Runs that nothing would ever end: their process was killed, or their launcher lost them."""
 
+import math
 import os
 import socket
 import sys
@@ -17,11 +18,57 @@ from prune_exp.tracking.attempts import try_again
 from prune_exp.tracking.read import read_trials
 from prune_exp.tracking.store import open_store
 
+SILENT_S = 300
+"""A process elsewhere that was not heard of for so long is taken for dead."""
+ORPHAN_S = 10
+"""How long a trial on this machine may take to notice that its driver has gone."""
+PAUSE_S = 0.5
+
 
 def process_tags() -> dict[str, str]:
     """Which process a run belongs to, so that a later one can see whether it still lives."""
     started = psutil.Process().create_time()
-    return {tags.PROCESS: f"{socket.gethostname()} {os.getpid()} {started:.2f}"}
+    return {
+        tags.PROCESS: f"{socket.gethostname()} {os.getpid()} {started:.2f}",
+        tags.PLACE: process_place(),
+        tags.BEAT: f"{time.time():.0f}",
+    }
+
+
+def process_place() -> str:
+    """Where process ids mean the same: this start of the machine and this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def has_gone(found: Mapping[str, str]) -> bool:
+    """Whether the process of a run has gone, from the run's tags.
+
+    By its process where that can be seen from here, else when nothing was heard of it for long.
+    Runs that note no place are told by the name of their machine.
+    """
+    place = found.get(tags.PLACE)
+    if not place or place == process_place():
+        return is_dead(found.get(tags.PROCESS, ""))
+    beat = found.get(tags.BEAT, "")
+    return beat.isdigit() and time.time() - int(beat) > SILENT_S
+
+
+def await_trials(root_run_id: str, patience_s: float = math.inf) -> None:
+    """Waits while processes on this machine and elsewhere still run trials of a sweep.
+
+    Those of an earlier start end by themselves, once they notice that their driver has gone.
+    """
+    me = process_tags()[tags.PROCESS]
+    start = time.monotonic()
+    while time.monotonic() - start < patience_s:
+        running = [one.tags for one in read_trials(root_run_id) if one.status == "RUNNING"]
+        if all(found.get(tags.PROCESS) == me or has_gone(found) for found in running):
+            return
+        time.sleep(PAUSE_S)
 
 
 def is_dead(process: str) -> bool:
@@ -59,7 +106,7 @@ def reap_dead_runs(tracking: TrackingSettings) -> None:
     ended: list[str] = []
     for run in client.search_runs([experiment_id], asked, max_results=1000):
         found = run.data.tags
-        if not is_dead(found.get(tags.PROCESS, "")):
+        if not has_gone(found):
             continue
         whole = tags.WEIGHTS_SHA256 in found
         ended.append(f"{run.info.run_name} ({'it has its result' if whole else 'interrupted'})")

@@ -3,8 +3,10 @@
 Hydra turns a callback's exceptions into warnings, so refusals leave as SystemExit.
 """
 
+import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from prune_exp.settings.redaction import (
 from prune_exp.settings.schema import Settings
 from prune_exp.tracking.naming import sweep_name, trial_name
 
+ORPHAN_END_S = 20
 OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
 
 
@@ -37,6 +40,8 @@ class Lifecycle(Callback):
     def __init__(self) -> None:
         self.parent_run_id: str | None = None
         self.last_run_id: str | None = None
+        self.driver: Any = None
+        """The sweep's process, a `SweepDriver`; its trials end when it has gone."""
         self.swept: list[str] = []
         """Settings that the sweep varies."""
         self.lost = 0
@@ -76,11 +81,16 @@ class Lifecycle(Callback):
     ) -> dict[int, dict[str, float]] | None:
         """Ends runs that a killed driver left open; returns metrics of the finished ones."""
         from prune_exp.tracking import runs
-        from prune_exp.tracking.reaping import reap_dead_runs
+        from prune_exp.tracking.reaping import ORPHAN_S, await_trials, reap_dead_runs
+        from prune_exp.tracking.store import open_store
 
         del config
         with _Refusals():
-            reap_dead_runs(settings_of(first).tracking)
+            tracking = settings_of(first).tracking
+            open_store(tracking)
+            if runs.is_active(parent):
+                await_trials(parent, ORPHAN_S)
+            reap_dead_runs(tracking)
             return runs.finished_metrics(parent)
 
     def on_sweep_planned(
@@ -93,7 +103,7 @@ class Lifecycle(Callback):
         space: dict[str, str],
     ) -> str | None:
         """Opens the sweep's run, an earlier one when the study goes on; returns its id."""
-        from prune_exp.tracking import runs
+        from prune_exp.tracking import heartbeat, runs
         from prune_exp.tracking.reaping import reap_dead_runs
 
         with _Refusals():
@@ -115,6 +125,8 @@ class Lifecycle(Callback):
                 typed_in=config.hydra.runtime.cwd,
                 earlier=parent,
             )
+            self.driver = heartbeat.this_driver(self.parent_run_id)
+            heartbeat.start_beating(self.parent_run_id)
         return self.parent_run_id
 
     def on_trials_lost(self, config: Any, numbers: list[int], reason: str) -> None:
@@ -142,6 +154,14 @@ class Lifecycle(Callback):
         assert self.parent_run_id is not None
         found = read_trials(self.parent_run_id)
         return {trial.number: trial.run_id for trial in found if trial.number in numbers}
+
+    def on_launcher_broken(self, config: Any) -> None:
+        """Waits for trials that go on although their launcher has given up the batch."""
+        from prune_exp.tracking.reaping import await_trials
+
+        del config
+        if self.parent_run_id is not None:
+            await_trials(self.parent_run_id)
 
     def on_batch_broken(self, config: Any) -> dict[int, dict[str, float]]:
         """Metrics of the trials that had finished when a batch was cut off."""
@@ -181,7 +201,7 @@ class Lifecycle(Callback):
 
     def _open_run(self, config: Any, settings: Settings, folder: Path) -> None:
         """Opens the trial's run; in a sweep remembers why that cannot be done."""
-        from prune_exp.tracking import runs
+        from prune_exp.tracking import heartbeat, runs
 
         overrides = list(config.hydra.overrides.task)
         params = flatten_settings(settings)
@@ -202,11 +222,16 @@ class Lifecycle(Callback):
             if self.parent_run_id is None:
                 raise
             self.start_error = error
+            return
+        run_id = runs.active_run_id()
+        if run_id is not None:
+            heartbeat.start_beating(run_id, self.driver, lambda: end_orphan(run_id, folder))
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
         """Closes the trial's run."""
         from hydra.core.utils import JobStatus
 
+        from prune_exp.tracking.heartbeat import stop_beating
         from prune_exp.tracking.runs import active_run_id, end_trial, is_in_trial, leave_trial
 
         del config, kwargs
@@ -220,6 +245,7 @@ class Lifecycle(Callback):
         if not is_in_trial():
             return
         self.last_run_id = active_run_id()
+        stop_beating(self.last_run_id)
         try:
             end_trial(error)
         except Exception as fault:  # once all have ended, the store is told again
@@ -240,6 +266,7 @@ class Lifecycle(Callback):
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Reports on the sweep and registers its best model; exit code 1 if a trial failed."""
+        from prune_exp.tracking import heartbeat
         from prune_exp.tracking.reaping import settle_trials
 
         del kwargs
@@ -249,9 +276,25 @@ class Lifecycle(Callback):
         with _Refusals():
             settings = settings_of(config)
             settle_trials(self.parent_run_id)
+            heartbeat.stop_beating(self.parent_run_id)
             failed = report_and_register(settings, self.parent_run_id, folder)
         if failed or self.lost:
             raise SystemExit(1)
+
+
+def end_orphan(run_id: str, folder: Path) -> None:
+    """Ends this worker, whose sweep has gone, with its trial and what that has written."""
+    from prune_exp.model.export import discard_partial
+    from prune_exp.tracking.reaping import fail_run
+
+    print("prune_exp: the sweep's process has gone, so this trial ends", file=sys.stderr)
+    threading.Timer(ORPHAN_END_S, os._exit, args=[1]).start()  # whatever the store takes
+    try:
+        fail_run(run_id, "interrupted: the sweep's process was killed", interrupted=True)
+        discard_partial(folder / "model")
+        shutil.rmtree(folder / "model", ignore_errors=True)
+    finally:
+        os._exit(1)  # the kernel ends the trial's process with it
 
 
 def check_pickled(config: Any) -> None:

@@ -24,7 +24,7 @@ def study_for(tmp_path: Path) -> Any:
 
 
 def owner(process: str, *, silent_s: float = 0, here: bool = False) -> dict[str, Any]:
-    place = ownership._process_place() if here else "another boot pid:[1]"
+    place = ownership.process_place() if here else "another boot pid:[1]"
     return {"process": process, "place": place, "beat": time.time() - silent_s}
 
 
