@@ -50,6 +50,7 @@ class Driver:
         at_a_time: int,
         is_settled: Callable[[], bool] = lambda: False,
         look_up_runs: Callable[[list[int]], dict[int, str] | None] = lambda _: None,
+        await_running: Callable[[], None] = lambda: None,
     ) -> None:
         self.study = study
         self.space = space
@@ -58,6 +59,7 @@ class Driver:
         self.at_a_time = at_a_time
         self.is_settled = is_settled
         self.look_up_runs = look_up_runs
+        self.await_running = await_running
         self.launch = launch
         self.on_lost = on_lost
         self.confirm = confirm
@@ -97,7 +99,7 @@ class Driver:
         try:
             returns = self._launch_batch(points, numbers)
         except Exception as error:
-            left = self._keep_finished(numbers)
+            left = self._keep_finished(numbers, wait=True)
             lost = numbers if left is None else left
             for number in lost:
                 self._tell_trial(number, None, f"{type(error).__name__}: {error}")
@@ -152,12 +154,15 @@ class Driver:
         except Exception as error:
             print(f"prune_exp: the store was not told of failed trials: {error}", file=sys.stderr)
 
-    def _keep_finished(self, numbers: list[int]) -> list[int] | None:
+    def _keep_finished(self, numbers: list[int], *, wait: bool = False) -> list[int] | None:
         """Records those of a broken batch that the store has as finished; returns the others.
 
+        With `wait` those that still run may come to their end first.
         None where the store does not answer; the next start of the study then looks again.
         """
         try:
+            if wait:
+                self.await_running()
             finished = self.look_up_finished() or {}
         except Exception as error:
             print(f"prune_exp: what had finished cannot be looked up: {error}", file=sys.stderr)

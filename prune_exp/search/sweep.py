@@ -128,6 +128,7 @@ def _make_driver(
         look_up_finished=lambda: hydra.call_hooks("on_batch_broken"),
         check_ours=ours.check,
         at_a_time=at_a_time,
+        await_running=lambda: hydra.call_hooks("on_launcher_broken"),
         is_settled=lambda: is_study_settled(ours.study, space),
     )
 

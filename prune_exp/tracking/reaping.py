@@ -4,6 +4,8 @@ import math
 import os
 import socket
 import sys
+import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 

@@ -207,3 +207,15 @@ def test_texts_may_be_swept(swept: str, text_file: Path, tmp_path: Path) -> None
     assert len(configs) == 2
     assert settings_of(configs[0]).data.path == str(text_file)
     assert objectives_of(settings_of(configs[0]), searching=False)
+
+
+def test_trials_that_outlive_their_launcher_come_to_their_end(tmp_path: Path) -> None:
+    finished: Found = {0: {"cost": 1.0}}
+
+    def launch(*_: object) -> list[Any]:
+        raise RuntimeError("a worker died")
+
+    driver = driver_for(tmp_path, launch, look_up_finished=lambda: finished)
+    driver.await_running = lambda: finished.update({2: {"cost": 3.0}})
+    driver.run_rows(driver.space.rows)
+    assert states_of(driver) == ["COMPLETE", "FAIL", "COMPLETE"]
