@@ -112,10 +112,12 @@ class StaticCacheModel:
 
         with torch.no_grad():
             cache = self._emptied(len(ids))
-            found = [self._next(torch.tensor(ids, device=self._model.device), cache)]
+            tokens = self._next(torch.tensor(ids, device=self._model.device), cache)
+            found = [tokens.cpu()]  # waits for the device: a token has arrived once it is there
             arrived()
             for _ in range(new_tokens - 1):
-                found.append(self._step(found[-1], cache))
+                tokens = self._step(tokens, cache)
+                found.append(tokens.cpu())
                 arrived()
         return torch.cat(found, dim=1).tolist(), cache_bytes(cache)
 

@@ -149,6 +149,16 @@ def test_a_backend_says_the_same_tokens(backend: str, model_type: str, tmp_path:
     assert arrivals == [2 * NEW]
 
 
+def test_a_token_has_arrived_once_it_is_on_the_processor(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(tiny_folder, tiny_folder, cache="static")
+    fetch, events = torch.Tensor.cpu, []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda one: events.append("fetched") or fetch(one))
+    served.generate(PROMPTS, 3, lambda: events.append("arrived"))
+    assert events == ["fetched", "arrived"] * 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", EXPORTS)
 def test_a_trial_end_to_end(backend: str, tiny_args: list[str], tmp_path: Path) -> None:
