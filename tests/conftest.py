@@ -4,17 +4,35 @@ import os
 import random
 import shutil
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from support.cli import small_trial
+from support.empty_store import fill_stores_from_one
 from support.models import make_tiny
 from support.store import PLACES, Store, make_store
 from support.tokenizers import WORDS, make_tokenizer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and often several at once
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # our code is compiled once, not in each process
+sys.dont_write_bytecode = False
+
+
+@pytest.fixture(autouse=True)
+def _copied_stores() -> None:
+    """A new MLflow store takes seconds to make; all but the first are copies."""
+    if "mlflow" in sys.modules:
+        fill_stores_from_one()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what runs trials as a user does, which every such test gets its arguments for."""
+    for item in items:
+        if {"tiny_args", "tracked"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("trials")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from support.cli import command, runs_in
 from support.models import make_tiny
 from support.store import look_at
 from support.tokenizers import make_tokenizer
+from support.warm import start_module
 
 BAD = [
     ("sparsity=0", "sparsity=0 is not between 0 and 1"),
@@ -40,7 +41,7 @@ def test_bad_input_is_one_line(
     override: str, words: str, tiny_args: list[str], tmp_path: Path
 ) -> None:
     where = [] if "tracking.root" in override else ["hydra.run.dir=out"]
-    done = command(*tiny_args, *where, override, cwd=tmp_path)
+    done = command(*tiny_args, *where, override, cwd=tmp_path, cold=override == "sparsity=1")
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 1
     assert len(lines) == 1, done.stderr
@@ -129,20 +130,14 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
 
 def _is_rebuilt_from_the_store(client: Any, best: str, root: str, folder: Path) -> None:
     """The command makes the same report as the sweep did."""
-    done = subprocess.run(
-        [sys.executable, "-m", "prune_exp.report", f"run_id={root}", "output=again"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    again = (f"run_id={root}", "output=again")
+    done = command(*again, module="prune_exp.report", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.strip().splitlines()) == 1
     for name in ("report.json", "report.md", "report.html"):
         stored = Path(client.download_artifacts(best, name, str(folder)))
         assert (folder / "again" / name).read_bytes() == stored.read_bytes()
-    wrong = [sys.executable, "-m", "prune_exp.report", "run_id=nothing"]
-    done = subprocess.run(wrong, cwd=folder, capture_output=True, text=True, check=False)
+    done = command("run_id=nothing", module="prune_exp.report", cwd=folder)
     assert done.returncode == 1
     assert done.stderr.startswith("prune_exp.report: error: run_id=nothing is not in this store")
     assert len(done.stderr.strip().splitlines()) == 1
@@ -151,7 +146,8 @@ def _is_rebuilt_from_the_store(client: Any, best: str, root: str, folder: Path) 
 def test_runs_go_where_mlflows_variables_say(tiny_args: list[str], tmp_path: Path) -> None:
     team = f"sqlite:///{tmp_path / 'team.db'}"
     variables = {"MLFLOW_TRACKING_URI": team, "MLFLOW_EXPERIMENT_NAME": "prune_exp"}
-    done = command(*tiny_args, "benchmark=off", "quality=off", cwd=tmp_path, env=variables)
+    cheap = ("benchmark=off", "quality=off")
+    done = command(*tiny_args, *cheap, cwd=tmp_path, env=variables, cold=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("MLFLOW_TRACKING_URI") == 1, "said once, by the driver"
     assert len(runs_in(tmp_path, team)) == 1
@@ -185,22 +181,15 @@ def test_a_failing_trial_does_not_stop_the_others(tiny_args: list[str], tmp_path
 
 def interrupt(arguments: list[str], folder: Path, checkpoint: str) -> tuple[int, str]:
     """Sends Ctrl-C three seconds after a checkpoint appears: in the middle of its measurement."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prune_exp", *arguments],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    for _ in range(1200):
-        if list((folder / "mlruns").glob(checkpoint)) or process.poll() is not None:
-            break
-        time.sleep(0.1)
-    time.sleep(3)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    return process.returncode, errors
+    with start_module("prune_exp", *arguments, cwd=folder) as started:
+        for _ in range(1200):
+            if list((folder / "mlruns").glob(checkpoint)) or not started.process.is_alive():
+                break
+            time.sleep(0.1)
+        time.sleep(3)
+        os.killpg(started.process.pid, signal.SIGINT)
+        done = started.finish(60)
+    return done.returncode, done.stderr
 
 
 def test_interrupt_kills_the_run_and_leaves_130(tiny_args: list[str], tmp_path: Path) -> None:
@@ -223,20 +212,12 @@ def test_a_disk_that_is_full_fails_the_run_and_registers_nothing(
 ) -> None:
     make_tiny("llama", vocab=60_000).save_pretrained(tmp_path / "large")
     make_tokenizer().save_pretrained(tmp_path / "large")
-    limited = (
-        "import resource, runpy, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))\n"
-        "sys.argv[0] = 'prune_exp'\n"
-        "runpy.run_module('prune_exp', run_name='__main__')\n"
+    (tmp_path / "limits").mkdir()
+    (tmp_path / "limits" / "sitecustomize.py").write_text(
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))\n"
     )
     arguments = [*tiny_args, f"model.path={tmp_path / 'large'}", "sparsity=0.005"]
-    done = subprocess.run(
-        [sys.executable, "-c", limited, *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command(*arguments, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "limits")})
     assert done.returncode == 1
     assert "could not write the pruned model" in done.stderr.strip().splitlines()[-1]
     (run,) = runs_in(tmp_path)

@@ -18,7 +18,7 @@ from support.cli import runs_in, small_trial
 from support.faults import Fault
 from support.store import PLACES
 from support.studies import study_in
-from support.warm import Done, Warm
+from support.warm_sweeps import Done, Warm
 
 pytestmark = pytest.mark.kill
 POINTS = ["0.3", "0.5"]

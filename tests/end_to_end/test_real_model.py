@@ -38,6 +38,7 @@ def test_half_of_smollm2_is_gone_and_tracked(tmp_path: Path) -> None:
         cwd=tmp_path,
         timeout=1500,
         env=ALL_CORES,
+        cold=True,
     )
     assert done.returncode == 0, done.stderr
     from mlflow.tracking import MlflowClient
@@ -83,6 +84,7 @@ def test_gemma_without_rare_tokens_goes_the_whole_way(tmp_path: Path) -> None:
         cwd=tmp_path,
         timeout=1500,
         env=ALL_CORES,
+        cold=True,
     )
     assert done.returncode == 0, done.stderr
     (run,) = runs_in(tmp_path)

@@ -14,6 +14,7 @@ from prune_exp.registry.verification import verify_model
 from prune_exp.settings.command_schemas import VerifySettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
+from support.cli import command
 from support.hostile import SNITCH
 from support.store import Store
 
@@ -105,12 +106,6 @@ def test_files_swapped_after_the_promotion_are_noticed(
 
 
 def test_the_command_says_what_it_found(tracked: Store) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "prune_exp.verify", "version=1"],
-        cwd=tracked.root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command("version=1", module="prune_exp.verify", cwd=tracked.root)
     assert done.returncode == 0, done.stderr
     assert "pruned-tiny, version 1:\n  passed  integrity" in done.stdout

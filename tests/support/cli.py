@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from support.warm import run_module
+
 
 def small_trial(model: Path, text: Path, cache: Path) -> list[str]:
     """Overrides for a trial of a tiny model on a short text."""
@@ -29,11 +31,21 @@ def small_trial(model: Path, text: Path, cache: Path) -> list[str]:
 
 
 def command(
-    *args: str, cwd: Path, timeout: float = 300, env: dict[str, str] | None = None
+    *args: str,
+    cwd: Path,
+    module: str = "prune_exp",
+    timeout: float = 300,
+    env: dict[str, str] | None = None,
+    cold: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m prune_exp` as a user does."""
+    """Runs `python -m prune_exp`, or another module of ours, as a user does.
+
+    With `cold` by a Python that starts afresh, else by one with the large packages in it.
+    """
+    if not cold:
+        return run_module(module, *args, cwd=cwd, timeout=timeout, env=env)
     return subprocess.run(
-        [sys.executable, "-m", "prune_exp", *args],
+        [sys.executable, "-m", module, *args],
         cwd=cwd,
         capture_output=True,
         text=True,

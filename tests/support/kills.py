@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from support.cli import command
+
 KILLER = """
 import importlib.abc, importlib.machinery, os, signal, sys
 WHERE, WHOM, FLAG = (os.environ[name] for name in ("KILL_AT", "KILL_WHOM", "KILL_FLAG"))
@@ -85,15 +87,6 @@ def start(arguments: list[str], folder: Path, where: str, whom: str) -> tuple[in
     `whom` is self or driver, with `after` when the function is to run first, or `raise` for an
     error of MLflow's in place of the kill.
     """
-    process = subprocess.run(
-        [sys.executable, "-m", "prune_exp", *arguments],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env=_environment(folder, where, whom),
-        check=False,
-        timeout=300,
-    )
+    process = command(*arguments, cwd=folder, env=_environment(folder, where, whom))
     assert (folder / "killed").exists(), "nothing was killed"
     return process.returncode, process.stderr

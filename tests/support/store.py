@@ -3,7 +3,6 @@
 import os
 import sqlite3
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,15 +74,8 @@ class Store:
 
     def call(self, module: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Runs `python -m prune_exp.<module>` as a user does."""
-        return subprocess.run(
-            [sys.executable, "-m", f"prune_exp.{module}", *args, f"cache_dir={self.cache}"],
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=os.environ | env,
-            check=False,
-        )
+        cache = f"cache_dir={self.cache}"
+        return command(*args, cache, module=f"prune_exp.{module}", cwd=self.root, env=env)
 
     def promote(
         self, *, limits: dict[str, Any] | None = None, clocks: bool = False, **wanted: Any

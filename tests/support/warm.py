@@ -1,220 +1,184 @@
-"""Commands that start warm: a process that has imported everything forks them.
+"""Our commands in processes that need not import the large packages again.
 
-Each command is a process of its own with its own exit code, and so is each of its trials; only
-what they would import, seconds each time, is there already.
+A server imports what the commands need, but nothing of ours, and forks for each command; a command
+forks for the processes that it starts in turn, a trial's and a measured model's. They are real
+ones, with process ids, pipes, an environment and an end of their own, and our code is imported anew
+in each. A handful of tests start Python itself (`support.cli.command(..., cold=True)`).
 """
 
-import json
+import atexit
+import inspect
+import logging
+import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+import tempfile
+import traceback
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from support.faults import Fault, arm_fault
+import pytest
 
-HEAVY = (
-    "mlflow.transformers",
-    "mlflow.pyfunc",
-    "prune_exp.measurement.benchmark",
-    "prune_exp.promote",
-    "prune_exp.recovery.recover",
-    "prune_exp.registry.promotion",
-    "prune_exp.reporting.terminal",
-    "prune_exp.reporting.write",
-    "prune_exp.search.summary",
-    "prune_exp.search.sweep",
-    "prune_exp.search.sweeper",
-    "prune_exp.trial.app",
-    "prune_exp.trial.lifecycle",
-    "prune_exp.trial.run",
-    "transformers.models.llama.modeling_llama",
-)
-PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TQDM_DISABLE": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+OURS = "prune_exp"
+PRELOAD = "support.preload"
+TESTS = Path(__file__).parents[1]
+START = inspect.signature(subprocess.Popen._execute_child)
+"""What starting a process takes, by name."""
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([PRELOAD])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """A command that has ended."""
+@dataclass(frozen=True)
+class Started:
+    """A command under way, in a session of its own."""
 
-    code: int
-    """Exit code, or the negative signal that killed it."""
-    errors: str
-    output: str
+    process: Any
+    outputs: list[Path]
+    """What it prints, and what it says of errors."""
 
+    def finish(self, timeout: float) -> "subprocess.CompletedProcess[str]":
+        """What it has printed in the end, and its exit code.
 
-class Warm:
-    """The warm process, from the side that asks for commands."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.warm"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | PATIENCE,
-        )
-
-    def close(self) -> None:
-        """Ends it, and what it forked with it."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _ask(self, **request: Any) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def run(
-        self, module: str, arguments: list[str], folder: Path, fault: Fault | None = None
-    ) -> Done:
-        """Runs `python -m MODULE` in a folder, and waits for its end."""
-        out = folder / "out.txt"
-        err = folder / "err.txt"
-        code = self._ask(
-            do="run",
-            module=module,
-            arguments=arguments,
-            folder=str(folder),
-            out=str(out),
-            err=str(err),
-            fault=None if fault is None else fault.to_json(),
-        )
-        return Done(code=code, errors=err.read_text(), output=out.read_text())
-
-    def serve(self, database: Path, artifacts: Path, port: int) -> int:
-        """Starts an MLflow server; returns its process."""
-        return self._ask(do="serve", database=str(database), artifacts=str(artifacts), port=port)
+        Raises:
+            TimeoutError: it took longer, and was killed.
+        """
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.join()
+            raise TimeoutError(f"it took longer than {timeout} s")
+        said = [path.read_text(encoding="utf-8", errors="replace") for path in self.outputs]
+        return subprocess.CompletedProcess([], self.process.exitcode or 0, *said)
 
 
-class ForkedTrial:
-    """What stands in for the trial's `subprocess.Popen`: a fork of the driver."""
+@contextmanager
+def start_module(
+    module: str, *args: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> Iterator[Started]:
+    """Starts `python -m MODULE ARGS` in `cwd`; what it says is kept for the time of the body."""
+    _start_server()
+    surroundings = dict(os.environ) | dict(env or {})
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = [Path(scratch) / name for name in ("stdout", "stderr")]
+        place = (str(cwd), surroundings, *map(str, outputs))
+        process = CONTEXT.Process(target=_act, args=([module, *args], *place))
+        process.start()
+        yield Started(process, outputs)
 
-    def __init__(self, command: list[Any], **_how: Any) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._code: int | None = None
+
+def run_module(
+    module: str, *args: str, cwd: Path, timeout: float, env: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """What `python -m MODULE ARGS` in `cwd` prints, and its exit code."""
+    with start_module(module, *args, cwd=cwd, env=env) as started:
+        return started.finish(timeout)
+
+
+@cache
+def _start_server() -> None:
+    """Starts the server, which finds what it is to import by its environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
+        forkserver.ensure_running()
+
+
+def _act(arguments: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    """A command's side of `start_module`; how it ends is the process's end."""
+    os.setsid()
+    assert PRELOAD in sys.modules, "the server could not import what it was to"
+    for path, target in ((out, 1), (err, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, target)
+        os.close(file)
+    try:
+        _become(arguments, env, cwd)
+    finally:
+        atexit._run_exitfuncs()
+
+
+def _become(arguments: list[str], env: Mapping[str, str], cwd: str | None) -> None:
+    """Goes on as `python -m ARGUMENTS` would, in this process."""
+    os.environ.clear()
+    os.environ.update(env)
+    if cwd is not None:
+        os.chdir(cwd)
+    subprocess.Popen = ForkingPopen  # pyright: ignore[reportAttributeAccessIssue]
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+    logging.root.handlers.clear()
+    for name in [one for one in sys.modules if one.partition(".")[0] == OURS]:
+        del sys.modules[name]
+    _start_as_python_does()
+    sys.argv = ["", *arguments[1:]]
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+def _start_as_python_does() -> None:
+    """Puts the present folder and PYTHONPATH on the path, and runs a sitecustomize from there."""
+    folders = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
+    sys.path[:] = [os.getcwd(), *folders, *(one for one in sys.path if one not in folders)]
+    for folder in folders:
+        spec = spec_from_file_location("sitecustomize", Path(folder) / "sitecustomize.py")
+        if spec is not None and spec.loader is not None and os.path.exists(str(spec.origin)):
+            spec.loader.exec_module(module_from_spec(spec))
+
+
+class ForkingPopen(subprocess.Popen):  # pyright: ignore[reportMissingTypeArgument]
+    """Forks for a module of ours; anything else is started as ever."""
+
+    started: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
+    """Those that this process has started; their pipes are not for the next one."""
+
+    def _execute_child(self, *given: Any) -> None:
+        asked = START.bind(self, *given).arguments
+        arguments = [os.fspath(one) for one in asked["args"]]
+        if arguments[:2] != [sys.executable, "-m"] or not arguments[2].startswith(f"{OURS}."):
+            super()._execute_child(*given)
+            return
+        self.started.add(self)
         self.pid = os.fork()
         if self.pid == 0:
-            _be_trial([str(one) for one in command[3:]])
+            self._go_on(arguments[2:], asked)
+        self._child_created = True
+        names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(asked[name] for name in names))
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Its exit code; it is given no time limit."""
-        del timeout
-        if self._code is None:
-            _, status = os.waitpid(self.pid, 0)
-            self._code = os.waitstatus_to_exitcode(status)
-        return self._code
-
-    def kill(self) -> None:
-        """Kills it."""
-        if self._code is None:
-            os.kill(self.pid, signal.SIGKILL)
-
-
-def _be_trial(arguments: list[str]) -> None:
-    """Is the trial's process from here on."""
-    from prune_exp.trial import isolated
-
-    code = 1
-    try:
-        sys.argv = ["isolated", *arguments]
-        isolated.main()
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _be_command(asked: dict[str, Any]) -> None:
-    """Is a command from here on; returns or raises as that does."""
-    import importlib
-
-    from prune_exp.tracking import attempts
-    from prune_exp.trial import isolated
-
-    _end_with_parent()
-    os.chdir(asked["folder"])
-    for name, descriptor in (("out", 1), ("err", 2)):
-        target = os.open(asked[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(target, descriptor)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    attempts.PAUSES_S = (0.1, 0.2)
-    isolated.subprocess = ForkingSubprocess
-    sys.argv = [asked["module"], *asked["arguments"]]
-    module = importlib.import_module(asked["module"])
-    if asked["fault"] is not None:
-        arm_fault(Fault(**asked["fault"]))
-    module.main()
-
-
-class ForkingSubprocess:
-    """`subprocess` as `prune_exp.trial.isolated` knows it."""
-
-    Popen = ForkedTrial
-    DEVNULL = subprocess.DEVNULL
-    TimeoutExpired = subprocess.TimeoutExpired
-
-
-def _be_server(asked: dict[str, Any]) -> None:
-    """Is an MLflow server from here on."""
-    _end_with_parent()
-    silent = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(silent, descriptor)
-    os.environ |= {
-        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{asked['database']}",
-        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": asked["artifacts"],
-        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-    }
-    from mlflow.server import app
-
-    app.run(port=asked["port"], threaded=True)
-
-
-def _end_with_parent() -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def main() -> None:
-    """The warm process: a request a line on standard input, an answer a line on standard output."""
-    import importlib
-
-    for name in HEAVY:
-        importlib.import_module(name)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            become: Callable[[dict[str, Any]], None]
-            become = _be_command if asked["do"] == "run" else _be_server
-            with ExitStack() as stack:
-                stack.callback(sys.stdout.flush)
-                become(asked)
-            return
-        answer = child
-        if asked["do"] == "run":
-            answer = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    def _go_on(self, arguments: list[str], asked: dict[str, Any]) -> None:
+        """The new process, to its end."""
+        code = 1
+        try:
+            for number, name in enumerate(("p2cread", "c2pwrite", "errwrite")):
+                if asked[name] not in (-1, number):
+                    os.dup2(asked[name], number)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for process in [*self.started]:
+                for pipe in (process.stdin, process.stdout, process.stderr):
+                    if pipe is None or pipe.closed:
+                        continue
+                    # not closed: a thread that is not here any more may have it locked
+                    os.dup2(nothing, pipe.fileno())
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            env = dict(os.environ) if asked["env"] is None else asked["env"]
+            _become(arguments, env | {"TOKENIZERS_PARALLELISM": "false"}, asked["cwd"])
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)

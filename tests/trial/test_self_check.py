@@ -1,7 +1,5 @@
 """The self-check measures as a trial does and judges as it says."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +8,7 @@ import pytest
 from prune_exp.measurement.records import Interval
 from prune_exp.trial import self_check
 from prune_exp.trial.self_check import least_containing, sum_up
+from support.cli import command
 from support.models import make_tiny
 from support.tokenizers import make_tokenizer
 
@@ -20,13 +19,7 @@ def test_the_self_check_goes_the_way_of_a_trial(tmp_path: Path) -> None:
     arguments = ["--repetitions", "1", "model=folder", f"model.path={tmp_path / 'm'}"]
     arguments += [f"cache_dir={tmp_path}", "benchmark.prompts=4", "benchmark.new_tokens=3"]
     arguments += ["benchmark.max_rounds=2", "benchmark.min_pairs=6", "benchmark.threads=1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "prune_exp.self_check", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command(*arguments, module="prune_exp.self_check", cwd=tmp_path)
     assert done.returncode in (0, 1)
     first, last = done.stdout.strip().splitlines()
     assert first.startswith("1: ratio ")
@@ -38,13 +31,7 @@ def test_the_self_check_goes_the_way_of_a_trial(tmp_path: Path) -> None:
 
 
 def test_a_wrong_override_of_the_self_check_is_one_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "prune_exp.self_check", "benchmark.thread=2"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command("benchmark.thread=2", module="prune_exp.self_check", cwd=tmp_path)
     assert done.returncode == 1
     assert "did you mean benchmark.threads?" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
