@@ -18,13 +18,27 @@ def memory_mib(field: str, process: str = "self") -> float:
     raise RuntimeError(f"the kernel does not report {field}")
 
 
-def reset_peak() -> bool:
+def reset_peak(device: str = "cpu") -> bool:
     """Sets the recorded peak to the present level; false where the kernel does not allow it."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return True
     try:
         Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
     except OSError:
         return False
     return True
+
+
+def peak_mib(device: str = "cpu") -> float:
+    """Of a device since `reset_peak`: the GPU's allocations, or the process's resident memory."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    return memory_mib("VmHWM")
 
 
 class PeakMemory:
@@ -33,19 +47,14 @@ class PeakMemory:
     def __init__(self, device: str) -> None:
         """Takes the level; everything that any model needs must have been loaded by now."""
         self._device = device
+        reset_peak(device)
         if device == "cuda":
             import torch
 
-            torch.cuda.reset_peak_memory_stats()
             self.level_mib = torch.cuda.memory_allocated() / 2**20
         else:
             self.level_mib = memory_mib("VmRSS")
-            reset_peak()
 
     def measure_mib(self) -> float:
         """Of the device: the GPU's allocations, or the resident memory of the process."""
-        if self._device == "cuda":
-            import torch
-
-            return torch.cuda.max_memory_allocated() / 2**20 - self.level_mib
-        return memory_mib("VmHWM") - self.level_mib
+        return peak_mib(self._device) - self.level_mib

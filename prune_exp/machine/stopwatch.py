@@ -5,25 +5,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from prune_exp.machine.memory import memory_mib, reset_peak
+from prune_exp.machine.device import wait_for_device
+from prune_exp.machine.memory import peak_mib, reset_peak
 
 
 @dataclass
 class Stopwatch:
-    """Wall seconds and peak resident memory of this process, by phase."""
+    """Wall seconds and peak memory by phase, of what a device was asked to do in it."""
 
+    device: str = "cpu"
     seconds: dict[str, float] = field(default_factory=dict)
     peak_mib: dict[str, float] = field(default_factory=dict)
-    """Empty where the kernel does not tell (elsewhere than on Linux)."""
+    """The GPU's allocations, or the resident memory of this process; empty where the kernel does
+    not tell (elsewhere than on Linux)."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Times the body as `name`; phases do not nest."""
-        counted = reset_peak()
+        wait_for_device(self.device)
+        counted = reset_peak(self.device)
         start = time.perf_counter()
         try:
             yield
         finally:
+            wait_for_device(self.device)
             self.seconds[name] = time.perf_counter() - start
             if counted:
-                self.peak_mib[name] = memory_mib("VmHWM")
+                self.peak_mib[name] = peak_mib(self.device)

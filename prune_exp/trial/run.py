@@ -37,11 +37,12 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
         MeasurementError: a measured process died.
     """
     fit_threads()
-    watch = Stopwatch()
+    device = choose_device(settings.device)
+    watch = Stopwatch(device)
     with watch.phase("load"):
         inputs = prepare_trial(settings)
         dense = inputs.dense
-        model = loading.load_model(dense.source.folder, device=choose_device(settings.device))
+        model = loading.load_model(dense.source.folder, device=device)
     target = folder / "model"
     pruned, recovered, judged = _prune_and_judge(settings, inputs, model, target, watch)
     del model  # the measured processes need the memory
