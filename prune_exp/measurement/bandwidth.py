@@ -1,6 +1,6 @@
 """What the machine's memory and arithmetic allow, measured in a process of its own.
 
-Started as `python -m prune_exp.measurement.bandwidth THREADS DEVICE`; prints one JSON object.
+Started as `python -m prune_exp.measurement.bandwidth THREADS DEVICE DTYPE`; prints one JSON object.
 After STREAM (McCalpin, "Memory Bandwidth and Machine Balance in Current High Performance
 Computers", 1995): buffers far beyond all last-level caches, the best of several repetitions, and a
 copy counts its bytes twice.
@@ -26,8 +26,12 @@ SQUARES = {"cpu": 1024, "cuda": 8192}
 """Side of the matrices whose product tells the arithmetic's peak."""
 
 
-def measure_bandwidth(threads: int, timeout_s: float, device: str = "cpu") -> dict[str, float]:
+def measure_bandwidth(
+    threads: int, timeout_s: float, device: str = "cpu", dtype: str = "float32"
+) -> dict[str, float]:
     """Runs this module in a fresh process with so many threads, for the memory of a device.
+
+    The arithmetic's peak is that of products in `dtype`.
 
     Raises:
         MeasurementError: the process failed or took longer than the timeout.
@@ -36,7 +40,7 @@ def measure_bandwidth(threads: int, timeout_s: float, device: str = "cpu") -> di
 
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "prune_exp.measurement.bandwidth", str(threads), device],
+            [sys.executable, "-m", "prune_exp.measurement.bandwidth", str(threads), device, dtype],
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -99,8 +103,8 @@ def best_rate(work: Callable[[], object], amount: float, repetitions: int = REPE
     return amount / min(times)
 
 
-def measure_rates(threads: int, device: str = "cpu") -> dict[str, float]:
-    """Read and copy bandwidth in GB/s, a matrix product's GFLOP/s, and the buffers' size.
+def measure_rates(threads: int, device: str = "cpu", dtype: str = "float32") -> dict[str, float]:
+    """Read and copy bandwidth in GB/s, GFLOP/s of a product in `dtype`, and the buffers' size.
 
     Reading is the faster of a sum and a matrix-vector product, which is what decoding does.
     """
@@ -117,7 +121,7 @@ def measure_rates(threads: int, device: str = "cpu") -> dict[str, float]:
     matrix = torch.ones(size * MIB // 4 // ROW, ROW, device=device)
     other = torch.empty_like(matrix)
     vector = torch.ones(ROW, device=device)
-    square = torch.ones(side, side, device=device)
+    square = torch.rand(side, side, device=device).to(getattr(torch, dtype))
     amount = matrix.numel() * 4 / 1e9
 
     def rate(work: Callable[[], object], amount: float) -> float:
@@ -136,4 +140,4 @@ def measure_rates(threads: int, device: str = "cpu") -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure_rates(int(sys.argv[1]), sys.argv[2])))
+    print(json.dumps(measure_rates(int(sys.argv[1]), *sys.argv[2:])))

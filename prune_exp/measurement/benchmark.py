@@ -70,7 +70,8 @@ def _measure_samples(
     threads = served["dense"].threads
     with take_turn():
         load = load_at_start()
-        roof = measure_bandwidth(threads, settings.timeout_s, served["dense"].device)
+        how = served["dense"]
+        roof = measure_bandwidth(threads, settings.timeout_s, how.device, how.dtype)
         with ExitStack() as stack:
             workers, starts = _start_in_turn(stack, served, settings)
             first = {

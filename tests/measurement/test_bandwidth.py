@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from prune_exp.measurement import bandwidth
 
@@ -62,3 +63,11 @@ def test_rates_take_the_best_repetition(monkeypatch: pytest.MonkeyPatch) -> None
     times = iter([0.0, 4.0, 10.0, 12.0, 20.0, 23.0])
     monkeypatch.setattr(bandwidth.time, "perf_counter", lambda: next(times))
     assert bandwidth.best_rate(lambda: None, 10.0, repetitions=3) == 5.0
+
+
+def test_the_arithmetics_peak_is_that_of_the_served_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+    monkeypatch.setattr(torch, "mm", lambda one, _: seen.append(one.dtype))
+    monkeypatch.setattr(bandwidth, "buffer_mib", lambda *_: 16)
+    bandwidth.measure_rates(1, "cpu", "bfloat16")
+    assert set(seen) == {torch.bfloat16}
