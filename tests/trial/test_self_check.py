@@ -1,5 +1,6 @@
 """The self-check measures as a trial does and judges as it says."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
