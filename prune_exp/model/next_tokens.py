@@ -60,7 +60,7 @@ class NextTokens:
         states = self._states(rows)
         by_token = (self.head @ states.T).float().softmax(0)  # [vocab, chunk]: rows are summed fast
         summed = by_token.new_zeros(self.merged.count, len(states))
-        summed.index_add_(0, self.merged.places, by_token)
+        summed.index_add_(0, self.merged.places.to(by_token.device), by_token)
         return summed.clamp_min_(TINY).log_().T
 
     def _states(self, rows: slice) -> torch.Tensor:

@@ -1,13 +1,11 @@
-"""A trial on a GPU; skipped where there is none."""
+"""A whole trial on a GPU, where Hydra and MLflow are installed."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from prune_exp.measurement.worker_client import ModelProcess
 from support.cli import command, runs_in
-from support.serving import eager_serving
 
 GPU = torch.cuda.is_available()
 
@@ -31,13 +29,3 @@ def test_a_trial_on_a_gpu(tiny_args: list[str], tmp_path: Path) -> None:
     assert run.data.tags["device"].startswith("cuda (")
     assert run.data.metrics["dense/peak_memory_mib"] >= run.data.metrics["dense/weights_mib"]
     assert run.data.metrics["dense/share_of_bandwidth"] < 1
-
-
-@pytest.mark.skipif(not GPU, reason="needs a GPU")
-def test_both_devices_say_the_same(tiny_folder: Path) -> None:
-    said = []
-    for device in ("cpu", "cuda"):
-        with ModelProcess(eager_serving(tiny_folder, device), 120) as process:
-            process.receive()
-            said.append(process.ask(do="generate", ids=[[5, 6, 7]], new_tokens=4)["ids"])
-    assert said[0] == said[1]

@@ -1,0 +1,125 @@
+"""A GPU gives what the processor gives: plans, weights, tokens, trainings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prune_exp.machine.memory import PeakMemory
+from prune_exp.machine.stopwatch import Stopwatch
+from prune_exp.measurement.backends.transformers import StaticCacheModel
+from prune_exp.measurement.worker_client import ModelProcess
+from prune_exp.model import loading
+from prune_exp.model.next_tokens import MergedTokens, NextTokens, sum_divergence
+from prune_exp.pruning.pruner import Pruned, prune_model
+from prune_exp.recovery import checkpoints
+from prune_exp.recovery.training import train
+from prune_exp.trial.prepare import prepare_trial, pruning_request
+from support.lessons import make_lessons, make_settings, make_student
+from support.models import make_tiny
+from support.serving import eager_serving
+from support.settings import settings_for
+from support.tokenizers import make_tokenizer
+
+pytestmark = pytest.mark.gpu
+VOTERS = ["magnitude", "gradient", "wanda", "fluctuation", "obs", "similarity", "random"]
+
+
+def prune_on(device: str, folder: Path, text: Path, cache: Path, **pruning: Any) -> Pruned:
+    settings = settings_for(folder, text, cache, calibration="documents")
+    settings.device, settings.sparsity = device, 0.3
+    settings.pruning.voters, settings.pruning.refit_dtype = VOTERS, "float32"
+    vars(settings.pruning).update(pruning)
+    inputs = prepare_trial(settings).dense
+    model = loading.load_model(folder, device=device)
+    return prune_model(pruning_request(settings), inputs, model, Stopwatch(device))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt2"])
+@pytest.mark.parametrize("pruning", [{}, {"rehearse": [0.0]}], ids=["vote", "rehearsal"])
+def test_plans_and_logits_are_those_of_the_processor(
+    kind: str, pruning: dict[str, Any], device: str, text_file: Path, tmp_path: Path
+) -> None:
+    make_tiny(kind).save_pretrained(tmp_path / "m")
+    make_tokenizer().save_pretrained(tmp_path / "m")
+    found = {
+        where: prune_on(where, tmp_path / "m", text_file, tmp_path / f"{i}", **pruning)
+        for i, where in enumerate(("cpu", device))
+    }
+    ours, theirs = found[device], found["cpu"]
+    for part in ("layers", "heads", "channels", "tokens", "allocation"):
+        assert getattr(ours.plan, part) == getattr(theirs.plan, part)
+    assert {one.device.type for one in ours.model.parameters()} == {device}
+    ids = torch.arange(1, 25)[None]
+    logits = [one.model(ids.to(one.model.device)).logits.cpu() for one in (ours, theirs)]
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
+
+
+def test_removed_tokens_are_counted_where_the_model_is(device: str) -> None:
+    merged = MergedTokens(places=torch.tensor([0, 1, 1, 2]), count=3)
+    hidden, head = torch.randn(5, 8), torch.randn(4, 8)
+    student = torch.randn(3, 8)
+    found = []
+    for where in ("cpu", device):
+        dense = NextTokens(hidden=hidden, head=head.to(where), merged=merged)
+        found.append(sum_divergence(dense, NextTokens(hidden=hidden, head=student.to(where))))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_peaks_are_the_devices(device: str) -> None:
+    watch = Stopwatch(device)
+    with watch.phase("large"):
+        torch.ones(64, 2**18, device=device)
+    with watch.phase("small"):
+        torch.ones(1, device=device)
+    assert watch.peak_mib["large"] - watch.peak_mib["small"] > 48
+    peak = PeakMemory(device)
+    torch.ones(64, 2**18, device=device)
+    assert peak.measure_mib() > 48
+
+
+def test_a_training_that_was_cut_goes_on_there(
+    device: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons, chosen = make_lessons(tiny_folder, tmp_path / "cache"), make_settings()
+    teacher = lessons.teacher
+    object.__setattr__(teacher, "head", teacher.head.to(device))
+    whole = make_student(tiny_folder).to(device)
+    expected = train(whole, lessons, chosen, tmp_path / "whole")
+    save = checkpoints.save_state
+
+    def cut(folder: Path, facts: dict[str, Any], *rest: Any) -> None:
+        save(folder, facts, *rest)
+        if facts["step"] == 30:
+            raise InterruptedError
+
+    again = make_student(tiny_folder).to(device)
+    monkeypatch.setattr(checkpoints, "save_state", cut)
+    with pytest.raises(InterruptedError):
+        train(again, lessons, chosen, tmp_path / "cut")
+    monkeypatch.setattr(checkpoints, "save_state", save)
+    again = make_student(tiny_folder).to(device)
+    found = train(again, lessons, chosen, tmp_path / "cut")
+    assert found.step == expected.step == 60
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        assert one.device.type == other.device.type == device
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_both_devices_say_the_same(device: str, tiny_folder: Path) -> None:
+    said = []
+    for where in ("cpu", device):
+        with ModelProcess(eager_serving(tiny_folder, where), 120) as process:
+            process.receive()
+            said.append(process.ask(do="generate", ids=[[5, 6, 7]], new_tokens=4)["ids"])
+    assert said[0] == said[1]
+
+
+def test_a_preallocated_cache_says_the_same(device: str, tiny_folder: Path) -> None:
+    said = []
+    for where in ("cpu", device):
+        model = loading.load_model(tiny_folder, device=where)
+        served = StaticCacheModel(model, eager_serving(tiny_folder, where))
+        said.append(served.generate([[5, 6, 7], [8, 9, 10]], 4, lambda: None)[0])
+    assert said[0] == said[1]
