@@ -26,7 +26,7 @@ def test_parallel_launchers_track_as_the_basic_one_does(
     arguments = ["-m", *tiny_args, f"hydra/launcher={launcher}", "search.study_name=X"]
     arguments += ["search.parallel=2"]  # also where there is one core
     arguments += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    done = command(*arguments, "benchmark=off", "sparsity=0.3,0.5", cwd=tmp_path)
+    done = command(*arguments, "benchmark=off", "sparsity=0.3,0.5", cwd=tmp_path, cold=True)
     assert done.returncode == 0, done.stderr
     parent, *children = runs_in(tmp_path)
     assert [run.data.params["sparsity"] for run in children] == ["0.3", "0.5"]
@@ -156,7 +156,7 @@ def test_two_ray_nodes_an_mlflow_server_and_postgresql(
             *("-m", "experiment=cluster", *tiny_args, "benchmark=off", "search.study_name=X"),
             *("search.parallel=2", f"tracking.root={tmp_path / 'mlruns'}", "sparsity=0.3,0.5"),
         ]
-        done = command(*arguments, cwd=tmp_path, env=surroundings, timeout=500)
+        done = command(*arguments, cwd=tmp_path, env=surroundings, timeout=500, cold=True)
         assert done.returncode == 0, done.stderr
         parent, *children = runs_in(tmp_path, mlflow_server)
         assert children, done.stdout + done.stderr
