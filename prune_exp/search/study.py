@@ -55,6 +55,8 @@ UNCOMPARED = frozenset(
     }
 )
 """Settings that change no trial's result."""
+UNSET = "None"
+"""How a setting that is null is noted."""
 SPACE = "space of "
 """Before a swept setting in a fingerprint."""
 KNOWN_BY_DIGEST = {
@@ -219,6 +221,8 @@ def _check_same(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
 def _comparable(fingerprint: Mapping[str, str]) -> dict[str, str]:
     """What must be the same: of an enumeration which settings it lists, but not their values."""
     kept = {key: value for key, value in fingerprint.items() if key not in UNCOMPARED}
+    if kept.get("tracking.uri", UNSET) != UNSET:
+        kept.pop("tracking.root", None)  # the runs are elsewhere: it only holds a driver's outputs
     spaces = [key for key in kept if key.startswith(SPACE)]
     if any("interval(" in kept[key] for key in spaces):
         return kept

@@ -96,6 +96,19 @@ def test_a_study_of_other_settings_is_refused_with_the_difference(tmp_path: Path
         studies.open_study(SearchSettings(), tmp_path, "s", {"cost": "minimize"}, {"a": "2"})
 
 
+@pytest.mark.parametrize("uri", ["None", "http://team"])
+def test_drivers_of_one_store_may_have_folders_of_their_own(uri: str, tmp_path: Path) -> None:
+    first = {"tracking.uri": uri, "tracking.root": "here"}
+    reopened(tmp_path, first)
+    if uri == "None":
+        with pytest.raises(SettingError, match=r"tracking.root was here and is there"):
+            reopened(tmp_path, first | {"tracking.root": "there"})
+    else:
+        reopened(tmp_path, first | {"tracking.root": "there"})
+        with pytest.raises(SettingError, match=r"tracking.uri was http://team and is None"):
+            reopened(tmp_path, {"tracking.uri": "None", "tracking.root": "here"})
+
+
 def test_a_list_may_become_longer_and_only_what_is_new_is_left(tmp_path: Path) -> None:
     fixed = {"a": "1", "cache_dir": "here", "tracking.log_models": "all"}
 
