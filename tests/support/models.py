@@ -21,8 +21,13 @@ EXTRA: dict[str, dict[str, Any]] = {
 """What families call by other names."""
 
 
-def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0, vocab: int = 300) -> Any:
-    """A randomly initialised decoder: 4 layers, 4 query heads on 2 key/value heads."""
+def make_tiny(
+    model_type: str, *, tie: bool = True, seed: int = 0, vocab: int = 300, **larger: int
+) -> Any:
+    """A randomly initialised decoder: 4 layers, 4 query heads on 2 key/value heads.
+
+    `larger` are sizes by the config's names.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -42,7 +47,7 @@ def make_tiny(model_type: str, *, tie: bool = True, seed: int = 0, vocab: int = 
     }
     if model_type in GROUPED:
         sizes |= {"num_key_value_heads": 2, "head_dim": 8}
-    config = AutoConfig.for_model(model_type, **sizes | EXTRA.get(model_type, {}))
+    config = AutoConfig.for_model(model_type, **sizes | EXTRA.get(model_type, {}) | larger)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval().requires_grad_(False)
 
