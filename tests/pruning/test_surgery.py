@@ -1,5 +1,6 @@
 """A pruned model is the dense model without some units."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -54,31 +55,34 @@ def test_pruned_logits_equal_silenced_dense(model_type: str, kind: str, tmp_path
     assert torch.allclose(again(IDS).logits, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_stock_loading_and_cached_generation_in_a_fresh_process(
-    model_type: str, tmp_path: Path
-) -> None:
-    plan = plan_for("group")
-    if model_type not in GROUPED:
-        plan = replace(plan, heads=dict.fromkeys(plan.heads, ()))
-    pruned = surgery.carry_out_plan(make_tiny(model_type), plan, None)
-    loading.save_model(pruned, make_tokenizer(), tmp_path / "pruned")
+def test_stock_loading_and_cached_generation_in_a_fresh_process(tmp_path: Path) -> None:
+    expected = {}
+    for model_type in MODEL_TYPES:
+        plan = plan_for("group")
+        if model_type not in GROUPED:
+            plan = replace(plan, heads=dict.fromkeys(plan.heads, ()))
+        pruned = surgery.carry_out_plan(make_tiny(model_type), plan, None)
+        loading.save_model(pruned, make_tokenizer(), tmp_path / model_type)
+        expected[model_type] = float(pruned(torch.arange(1, 9)[None]).logits.double().sum())
     script = (
-        "import sys, torch\n"
+        "import json, sys, torch\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        "m = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()\n"
-        "x = torch.arange(1, 9)[None]\n"
-        "a = m.generate(x, max_new_tokens=6, do_sample=False, use_cache=True)\n"
-        "b = m.generate(x, max_new_tokens=6, do_sample=False, use_cache=False)\n"
-        "assert torch.equal(a, b), (a, b)\n"
-        "print(f'{float(m(x).logits.double().sum()):.6f}')\n"
+        "sums = {}\n"
+        "for name in sys.argv[1:]:\n"
+        "    m = AutoModelForCausalLM.from_pretrained(name).eval()\n"
+        "    x = torch.arange(1, 9)[None]\n"
+        "    a = m.generate(x, max_new_tokens=6, do_sample=False, use_cache=True)\n"
+        "    b = m.generate(x, max_new_tokens=6, do_sample=False, use_cache=False)\n"
+        "    assert torch.equal(a, b), (name, a, b)\n"
+        "    sums[name] = float(m(x).logits.double().sum())\n"
+        "print(json.dumps(sums))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "pruned")],
+        [sys.executable, "-c", script, *MODEL_TYPES],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    expected = float(pruned(torch.arange(1, 9)[None]).logits.double().sum())
-    assert float(done.stdout) == pytest.approx(expected, abs=1e-3)
+    assert json.loads(done.stdout) == pytest.approx(expected, abs=1e-3)
