@@ -10,6 +10,7 @@ from prune_exp.machine.device import bfloat16_on
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.model.architectures import head_of
 from prune_exp.model.sources import ModelSource
+from prune_exp.recovery.readings import read_alike
 from prune_exp.recovery.teacher import Teacher
 from prune_exp.recovery.training import Lessons, train
 from prune_exp.settings.groups import RecoverySettings
@@ -26,7 +27,6 @@ def recover_shape(name: str, device: str, scratch: Path, report: Any) -> None:
     teacher = Teacher(
         source=ModelSource(folder=folder, digest=name),
         head=head_of(dense).weight.to(device=device, dtype=getattr(torch, dtype)),
-        kept=None,
         merged=None,
         dtype=dtype,
         cache_dir=scratch,
@@ -34,7 +34,9 @@ def recover_shape(name: str, device: str, scratch: Path, report: Any) -> None:
     ids = torch.randint(
         2, dense.config.vocab_size, (blocks, context), generator=torch.Generator().manual_seed(0)
     )
-    lessons = Lessons(training=ids[2:], validation=ids[:2], teacher=teacher, seed=0)
+    lessons = Lessons(
+        training=read_alike(ids[2:]), validation=read_alike(ids[:2]), teacher=teacher, seed=0
+    )
     del dense
     watch = Stopwatch(device)
     with watch.phase("teach"):

@@ -29,7 +29,11 @@ def adds_less_than(mib: float) -> Iterator[None]:
 
 
 def make_model(layers: int) -> Any:
-    sizes = {"hidden_size": 512, "intermediate_size": WIDTH, "num_hidden_layers": layers}
+    sizes: dict[str, Any] = {
+        "hidden_size": 512,
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": layers,
+    }
     return make_tiny("llama", **sizes, head_dim=128)
 
 

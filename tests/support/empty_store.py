@@ -31,7 +31,7 @@ def fill_stores_from_one() -> None:
 
     fill.__module__ = __name__
     utils._initialize_tables = fill
-    sqlalchemy_store._initialize_tables = fill
+    sqlalchemy_store._initialize_tables = fill  # pyright: ignore[reportPrivateImportUsage]
 
 
 def make_empty_store() -> None:

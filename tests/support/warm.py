@@ -32,7 +32,8 @@ import pytest
 OURS = "prune_exp"
 PRELOAD = "support.preload"
 TESTS = Path(__file__).parents[1]
-START = inspect.signature(subprocess.Popen._execute_child)
+POPEN: Any = subprocess.Popen
+START = inspect.signature(POPEN._execute_child)
 """What starting a process takes, by name."""
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([PRELOAD])
@@ -144,7 +145,7 @@ class ForkingPopen(subprocess.Popen):  # pyright: ignore[reportMissingTypeArgume
         asked = START.bind(self, *given).arguments
         arguments = [os.fspath(one) for one in asked["args"]]
         if arguments[:2] != [sys.executable, "-m"] or not arguments[2].startswith(f"{OURS}."):
-            super()._execute_child(*given)
+            POPEN._execute_child(self, *given)
             return
         self.started.add(self)
         self.pid = os.fork()
@@ -152,7 +153,7 @@ class ForkingPopen(subprocess.Popen):  # pyright: ignore[reportMissingTypeArgume
             self._go_on(arguments[2:], asked)
         self._child_created = True
         names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-        self._close_pipe_fds(*(asked[name] for name in names))
+        POPEN._close_pipe_fds(self, *(asked[name] for name in names))
 
     def _go_on(self, arguments: list[str], asked: dict[str, Any]) -> None:
         """The new process, to its end."""

@@ -116,9 +116,11 @@ def test_a_driver_elsewhere_has_gone_when_it_is_silent_or_another_took_over(
     client = MlflowClient()
     driver = SweepDriver(process="far 12 1.00", place=FAR, run_id=sweep)
     watch = Watch(driver)
-    assert not look(
-        watch, clock, 1000, lambda: client.set_tag(sweep, tags.BEAT, f"{clock.now:.0f}")
-    )
+
+    def beat() -> None:
+        client.set_tag(sweep, tags.BEAT, f"{clock.now:.0f}")
+
+    assert not look(watch, clock, 1000, beat)
     assert look(watch, clock, 1000, lambda: None)
     other = Watch(driver)
     client.set_tag(sweep, tags.PROCESS, "far 13 2.00")
