@@ -36,11 +36,13 @@ class TextFile:
     """Its share of the calibration text, among those of all files; 1 when it is the only one."""
     stretch: int | None = None
     """As `data.stretch_characters`, of this file."""
+    called: str | None = None
+    """Another name than the file's own, which was taken."""
 
     @property
     def name(self) -> str:
         """What its kind of text is called: the file's name without the ending."""
-        return self.path.stem
+        return self.called or self.path.stem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,9 @@ def list_judged_files(data: DataSettings, quality: QualitySettings) -> list[Judg
             continue
         path = find_text_file(entry, None, "quality.domains")
         if path.resolve() not in known:
-            files.append(TextFile(path=path, stretch=STRETCH_CHARACTERS))
+            taken = package and path.stem in [file.name for file in files]
+            called = f"{path.stem}-{package}" if taken else None  # a user's own file has its name
+            files.append(TextFile(path=path, stretch=STRETCH_CHARACTERS, called=called))
             known.add(path.resolve())
     names = [file.name for file in files]
     _check_names(names, quality)

@@ -173,3 +173,11 @@ def test_shares_are_dealt_out_whole(count: int, weights: list[float]) -> None:
     dealt = share_out(count, shares)
     assert sum(dealt) == count
     assert all(abs(got - count * share) < 1 for got, share in zip(dealt, shares, strict=True))
+
+
+def test_a_file_of_the_users_may_be_called_as_a_packages(tmp_path: Path) -> None:
+    (tmp_path / "code.txt").write_text("def f(): ...", encoding="utf-8")
+    data = DataSettings(path=str(tmp_path / "code.txt"))
+    quality = QualitySettings(domains=["pkg://exllamav2/code.utf8"])
+    found = [(one.file.name, one.kept) for one in list_judged_files(data, quality)]
+    assert found == [("code", True), ("code-exllamav2", False)]
