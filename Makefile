@@ -50,7 +50,7 @@ test: $(STAMP) ## the fast tests
 
 test-units: $(STAMP) ## those of the fast tests that run no trials
 	@$(BIN)/python --version
-	$(BIN)/python -m pytest -m 'not trials and not real_model and not cluster and not slow and not peer'
+	$(BIN)/python -m pytest -m 'not trials and not real_model and not cluster and not slow and not peer and not kill'
 
 test-slow: $(STAMP) ## promotion, stored models, kills and launchers, on a tiny model
 	$(BIN)/python -m pytest -m slow
