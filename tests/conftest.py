@@ -5,6 +5,7 @@ import random
 import shutil
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ from support.tokenizers import WORDS, make_tokenizer
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and often several at once
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # our code is compiled once, not in each process
 sys.dont_write_bytecode = False
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_its_own() -> Iterator[None]:
+    """What a command run in this process sets is gone before the next test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

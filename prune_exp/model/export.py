@@ -40,8 +40,9 @@ def export_model(model: Any, tokenizer: Any, target: Path, dtype: str = "float32
     except Exception as error:
         raise ExportError(f"could not write the pruned model to {target}: {error}") from error
     finally:
-        _convert_weights(model, "float32")
         shutil.rmtree(scratch, ignore_errors=True)
+        for weight in model.parameters():
+            weight.data = weight.data.float()
     return target
 
 

@@ -26,6 +26,10 @@ class Moments:
     def summary(self, prefix: str) -> dict[str, torch.Tensor]:
         """Mean, mean square and the diagonal of the damped inverse."""
         moment = (self.gram / self.count).double()
+        if not bool(torch.isfinite(moment).all()):
+            raise ArithmeticError(
+                f"what the {prefix} units say to the calibration text is no numbers"
+            )
         square = moment.diagonal().clone()
         moment.diagonal().add_(INVERSE_DAMPING * square.mean().clamp_min(1e-12))
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment)).diagonal()

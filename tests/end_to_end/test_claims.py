@@ -14,7 +14,7 @@ ROWS = [
 ]
 
 
-def tests_in(file: Path) -> set[str]:
+def names_in(file: Path) -> set[str]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     return {one.name for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)}
 
@@ -25,7 +25,7 @@ def test_the_tests_of_a_promise_exist(row: list[str]) -> None:
     assert len(named) == row[2].count("::"), "a test is named in another way"
     for file, name in named:
         assert (TESTS / file).is_file(), file
-        assert name in tests_in(TESTS / file), f"{file}::{name}"
+        assert name in names_in(TESTS / file), f"{file}::{name}"
 
 
 def test_every_room_makes_promises() -> None:

@@ -193,14 +193,14 @@ def interrupt(arguments: list[str], folder: Path, checkpoint: str) -> tuple[int,
 
 
 def test_interrupt_kills_the_run_and_leaves_130(tiny_args: list[str], tmp_path: Path) -> None:
-    arguments = [*tiny_args, "benchmark.prompts=20", "benchmark.new_tokens=200"]
+    arguments = [*tiny_args, "benchmark.prompts=20", "benchmark.new_tokens=120"]
     code, errors = interrupt(arguments, tmp_path, "outputs/*/*/model")
     assert code == 130, errors
     assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED"]
 
 
 def test_interrupt_in_a_sweep_keeps_finished_trials(tiny_args: list[str], tmp_path: Path) -> None:
-    arguments = ["-m", *tiny_args, "benchmark.prompts=20", "benchmark.new_tokens=2,200"]
+    arguments = ["-m", *tiny_args, "benchmark.prompts=20", "benchmark.new_tokens=2,120"]
     code, errors = interrupt(arguments, tmp_path, "sweeps/*/*/1/model")
     assert code == 130, errors
     assert errors.strip().splitlines()[-1].startswith("prune_exp: interrupted")

@@ -147,6 +147,7 @@ def test_adapters_without_their_package_are_refused(
 
 def test_too_little_text_is_one_line(tiny_args: list[str], tmp_path: Path) -> None:
     arguments = ["recovery=distill", "recovery.validation_blocks=1000", "benchmark=off"]
+    arguments.append("recovery.context_tokens=32")
     done = command(*tiny_args, *arguments, cwd=tmp_path)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert done.returncode == 1
