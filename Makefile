@@ -38,7 +38,7 @@ run: $(STAMP) ## prune SmolLM2-135M at three sparsities, measure, report, regist
 	@$(BIN)/python --version
 	$(BIN)/python -m prune_exp -m sparsity=0.3,0.5,0.7
 
-headline: $(VENV)/.gemma ## prune Gemma 3 270M by 40 %, measure, report, promote
+headline: $(VENV)/.gemma ## prune Gemma 3 270M by 28 %, measure, report, promote
 	$(BIN)/python -m prune_exp model=gemma3_270m experiment=headline
 
 kept: $(STAMP) ## find, train, measure and promote the largest cut of SmolLM2-135M that keeps quality
