@@ -27,6 +27,12 @@ def one_line(text: str, most: int) -> str:
     return clip_text(" ".join(plain_text(text).split()), most)
 
 
+def last_words(error: Exception, most: int = 300) -> str:
+    """The end of an error's words on one line: where several are nested, the inmost reason."""
+    words = " ".join(plain_text(str(error)).split())
+    return words if len(words) <= most else f"…{words[-most:].lstrip()}"
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's words, or its kind when it has none."""
     lines = str(error).strip().splitlines()

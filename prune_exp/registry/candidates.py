@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from prune_exp.machine.display import first_line
+from prune_exp.machine.display import last_words
 from prune_exp.registry.signing import SIGNATURE
 from prune_exp.registry.stored_models import known_version, registered_name
 from prune_exp.registry.wrapper import CHECKPOINT
@@ -219,11 +219,11 @@ def _fetch_checkpoint(uri: str, scratch: Path) -> Path:
     try:
         root = Path(download_artifacts(artifact_uri=uri, dst_path=str(target)))
     except (MlflowException, OSError) as error:
-        raise SettingError(
-            f"{uri} cannot be fetched: {first_line(error)}{_ask_for_place(uri)}"
-        ) from None
+        reason = _ask_for_place(uri) or f": {last_words(error)}"
+        raise SettingError(f"{uri} cannot be fetched{reason}") from None
     if not (root / CHECKPOINT).is_dir():
-        raise SettingError(f"{uri} holds no model folder{_ask_for_place(uri)}")
+        reason = _ask_for_place(uri) or ", so prune_exp did not store it"
+        raise SettingError(f"{uri} holds no model folder{reason}")
     (root / ADDED_BY_MLFLOW).unlink(missing_ok=True)
     if (root / SIGNATURE).is_file():  # it is about all files, and none of them
         (root / SIGNATURE).rename(_signature_of(root))
@@ -231,7 +231,7 @@ def _fetch_checkpoint(uri: str, scratch: Path) -> Path:
 
 
 def _ask_for_place(uri: str) -> str:
-    """Where a model's files should be, when that is a folder which is not there."""
+    """Where a model's files should be, when that is a folder which is not there; else nothing."""
     try:
         place = _place_of(uri)
     except (MlflowException, OSError):
@@ -241,7 +241,7 @@ def _ask_for_place(uri: str) -> str:
             f": its files are not at {local_file_uri_to_path(place)}; was the store moved? Put it"
             " back there, or link that folder to where it is now"
         )
-    return ", so prune_exp did not store it"
+    return ""
 
 
 def _place_of(uri: str) -> str:

@@ -23,7 +23,7 @@ def test_trials_end_when_their_driver_is_killed(
     trial = kill_driver(arguments, tmp_path, "prune_exp.pruning.surgery:carry_out_plan")
     while psutil.pid_exists(trial):  # the test's own limit ends this
         time.sleep(0.2)
-    done = command(*arguments, cwd=tmp_path)
+    done = command(*arguments, cwd=tmp_path, cold=True)
     assert done.returncode == 0, done.stderr
     parent, *children = runs_in(tmp_path)
     assert {run.info.status for run in (parent, *children)} <= {"FINISHED", "FAILED"}
