@@ -34,6 +34,7 @@ HEAVY = (
     "prune_exp.trial.run",
     "transformers.models.llama.modeling_llama",
 )
+TESTS = Path(__file__).parents[1]
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -57,12 +58,13 @@ class Warm:
     """The warm process, from the side that asks for commands."""
 
     def __init__(self) -> None:
+        path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "support.warm_sweeps"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | PATIENCE,
+            env=os.environ | PATIENCE | {"PYTHONPATH": path},
         )
 
     def close(self) -> None:
