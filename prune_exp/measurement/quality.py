@@ -1,7 +1,7 @@
 """How much of the dense model's language is left, on held-out text."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from prune_exp.measurement.records import DomainQuality, Quality, QualityCompari
 from prune_exp.model.architectures import decoder_of, head_of
 from prune_exp.model.next_tokens import NextTokens, divergence, split_tokens, token_losses
 from prune_exp.text.corpus import TokenBlocks
+from prune_exp.text.token_bytes import Reencode
 
 VERSION = 3
 
@@ -52,10 +53,6 @@ def dense_baseline(
     key = digest_of(VERSION, model_digest, text.digest, *cache_key(model.device))
     folder = cached_folder(cache_dir / "quality" / key, build)
     return DenseBaseline(head=head, **load_file(folder / "baseline.safetensors"))
-
-
-Reencode = Callable[[torch.Tensor], torch.Tensor]
-"""The dense tokenizer's ids [tokens] to another's, for the same bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,14 @@ from prune_exp.pruning.cutting import keep_channels, keep_heads
 from prune_exp.pruning.layer_stream import LayerStream, watch_modules
 from prune_exp.pruning.least_squares import LeastSquares
 from prune_exp.pruning.plan import PruningPlan
-from prune_exp.pruning.targets import LayerTrace, Wanted, aim_at_dense, aim_normed, trace_layer
+from prune_exp.pruning.targets import (
+    LayerTrace,
+    Wanted,
+    aim_at_dense,
+    aim_normed,
+    trace_layer,
+    weigh_tokens,
+)
 from prune_exp.settings.groups import PruningSettings
 
 StatesAt = Callable[[int], torch.Tensor]
@@ -131,6 +138,7 @@ class _LayerFit:
     """The dense stream before the next layer [blocks, tokens, hidden]; None where it has to be
     computed."""
     wanted: list[Wanted] = field(default_factory=list)
+    """Of every span, where heads go; elsewhere a span has been counted once it was seen."""
     mlp: LeastSquares = field(default_factory=LeastSquares)
     seen: tuple[torch.Tensor, torch.Tensor] | None = None
     """The last span's channels that stay, and what joins what the MLP makes of them."""
@@ -143,12 +151,14 @@ class _LayerFit:
         run = self.run
         trace = run.trace(self.layer, self.index, following, run.pruned[span])
         dense_middle, dense_end = self._follow_dense(span, following)
-        wanted = aim_normed(trace)
-        if not self.layer.family.post_norm:
+        if self.layer.family.post_norm:
+            wanted = aim_normed(trace)
+        else:
             share = _dense_share(run, self.layer, self.index)
-            wanted = aim_at_dense(trace, run.pruned[span], dense_middle, dense_end, share)
-        self.wanted.append(wanted)
-        if not run.plan.heads[self.index]:
+            wanted = aim_at_dense(trace, dense_middle, dense_end, share)
+        if run.plan.heads[self.index]:
+            self.wanted.append(wanted)
+        else:
             kept = kept_units(self.layer.width, run.plan.channels[self.index])
             self._add_channels(wanted, trace.channels[..., kept], trace.middle)
         return dense_end
@@ -168,9 +178,7 @@ class _LayerFit:
 
     def _add_channels(self, wanted: Wanted, channels: torch.Tensor, middle: torch.Tensor) -> None:
         """Counts a span's channels [blocks, tokens, width], with the stream that they add to."""
-        post_norm = self.layer.family.post_norm
-        target = wanted.mlp if post_norm else wanted.mlp - middle
-        self._add(self.mlp, self.layer.mlp_out, channels, target, wanted.mlp_weights)
+        self._add(self.mlp, self.layer.mlp_out, channels, wanted.mlp, middle)
         self.seen = (channels, middle)
 
     def _add(
@@ -178,10 +186,13 @@ class _LayerFit:
         fit: LeastSquares,
         projection: Any,
         x: torch.Tensor,
-        target: torch.Tensor,
-        weights: torch.Tensor,
+        aim: torch.Tensor,
+        before: torch.Tensor,
     ) -> None:
+        """Counts what a projection reads on a span, `before` being the stream that it adds to."""
         bias = 0 if projection.bias is None else projection.bias
+        target = aim if self.layer.family.post_norm else aim - before
+        weights = weigh_tokens(aim)
         fit.add(x * weights, (target - bias) * weights)
 
     def refit_attention(self) -> None:
@@ -189,7 +200,8 @@ class _LayerFit:
         fit = LeastSquares()
         for span, wanted in zip(self.spans, self.wanted, strict=True):
             heads, _, _ = self._inputs_on(span)
-            self._add(fit, self.layer.heads_out, heads, wanted.attention, wanted.attention_weights)
+            before = self.run.pruned[span]
+            self._add(fit, self.layer.heads_out, heads, wanted.attention, before)
         self._solve(fit, self.layer.heads_out)
 
     def see_channels(self) -> None:

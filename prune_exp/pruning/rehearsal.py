@@ -23,9 +23,8 @@ from prune_exp.pruning.refit import (
     pair_kept_layers,
     refit_layer,
 )
+from prune_exp.text.token_bytes import Reencode
 
-Respell = Callable[[torch.Tensor], torch.Tensor]
-"""Another vocabulary's ids for some of the dense model's [tokens], for the same bytes."""
 BLOCKS = 8
 """Blocks of text to refit on, and as many others to judge by."""
 
@@ -72,7 +71,7 @@ def plain_text(ids: torch.Tensor, states_at: StatesAt) -> RehearsalText:
 def respelled_text(
     fit: torch.Tensor,
     dense: torch.Tensor,
-    respell: Respell,
+    respell: Reencode,
     kept: Sequence[int],
     *,
     room: int | None = None,

@@ -60,39 +60,25 @@ def trace_layer(
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a layer's two projections into the residual stream should give on a span of text.
+    """What a layer should come to on a span of text [blocks, tokens, hidden].
 
-    All [blocks, tokens, hidden]; weights [blocks, tokens, 1] say what each token counts.
+    The residual stream, or what a projection adds to it in a layer that normalizes that.
     """
 
     attention: torch.Tensor
-    attention_weights: torch.Tensor
+    """After attention."""
     mlp: torch.Tensor
-    """Where the stream is aimed at, together with attention's output."""
-    mlp_weights: torch.Tensor
+    """After the MLP and the removed layers."""
 
 
 def aim_at_dense(
-    trace: LayerTrace,
-    hidden: torch.Tensor,
-    dense_middle: torch.Tensor | None,
-    dense_end: torch.Tensor,
-    share: float,
+    trace: LayerTrace, dense_middle: torch.Tensor | None, dense_end: torch.Tensor, share: float
 ) -> Wanted:
-    """A blend of the dense stream and of what the untouched layer makes of the pruned one.
-
-    `hidden` is that one before the layer [blocks, tokens, hidden].
-    """
+    """A blend of the dense stream and of what the untouched layer makes of the pruned one."""
     middle = trace.middle
     if dense_middle is not None:
         middle = middle.lerp(dense_middle, share)
-    end = trace.end.lerp(dense_end, share)
-    return Wanted(
-        attention=middle - hidden,
-        attention_weights=_weigh_tokens(middle),
-        mlp=end,
-        mlp_weights=_weigh_tokens(end),
-    )
+    return Wanted(attention=middle, mlp=trace.end.lerp(dense_end, share))
 
 
 def aim_normed(trace: LayerTrace) -> Wanted:
@@ -101,15 +87,10 @@ def aim_normed(trace: LayerTrace) -> Wanted:
     The residual stream is no linear function of these projections, so neither the dense stream
     nor removed layers can be aimed at.
     """
-    return Wanted(
-        attention=trace.attention,
-        attention_weights=_weigh_tokens(trace.attention),
-        mlp=trace.mlp,
-        mlp_weights=_weigh_tokens(trace.mlp),
-    )
+    return Wanted(attention=trace.attention, mlp=trace.mlp)
 
 
-def _weigh_tokens(target: torch.Tensor) -> torch.Tensor:
+def weigh_tokens(target: torch.Tensor) -> torch.Tensor:
     """Weight of each token [blocks, tokens, 1]: its residual norm to the power -1/2.
 
     Layers normalize what they read, so errors matter relative to the token's norm; unweighted, a

@@ -13,7 +13,6 @@ from prune_exp.measurement.intervals import ratio_over_documents
 from prune_exp.measurement.prompts import list_prompts, read_prompts, tokenize_prompts
 from prune_exp.measurement.quality import (
     DocumentLosses,
-    Reencode,
     losses_by_document,
     split_block,
 )
@@ -28,7 +27,7 @@ from prune_exp.settings.groups import BenchmarkSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.text.corpus import TokenBlocks, load_reserved
 from prune_exp.text.records import FEWEST_DOCUMENTS
-from prune_exp.text.token_bytes import make_reencoder
+from prune_exp.text.token_bytes import Reencode, make_reencoder
 from prune_exp.text.tokenizer import read_vocabulary
 
 FEWEST_ROUNDS = 2

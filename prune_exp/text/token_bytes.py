@@ -12,6 +12,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from prune_exp.text.tokenizer import BYTES, SPACE, backend_spec, falls_back, flatten_steps
 
+Reencode = Callable[[torch.Tensor], torch.Tensor]
+"""One tokenizer's ids [tokens] to another's, for the same bytes."""
 STRAY_BYTE = re.compile("([\udc80-\udcff])")
 
 
@@ -120,7 +122,7 @@ def first_pieces(old: Any, new: Any, kept: Sequence[int], size: int) -> torch.Te
     return place
 
 
-def make_reencoder(old: Any, new: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def make_reencoder(old: Any, new: Any) -> Reencode:
     """Turns ids [tokens] of one tokenizer into another's, for the same bytes."""
     theirs = recoder_of(old)
     ours = recoder_of(new)
