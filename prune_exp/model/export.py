@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 
-from prune_exp.machine.cache import digest_of, file_sha256
+from prune_exp.machine.cache import PARTIAL, digest_of, file_sha256, partial_folders
 from prune_exp.model import loading
 from prune_exp.settings.choices import EXPORT_DTYPES
-
-PARTIAL = ".partial"
 
 
 class ExportError(RuntimeError):
@@ -70,7 +68,7 @@ def choose_export_dtype(wanted: str, dense: Path) -> str:
 
 def discard_partial(target: Path) -> None:
     """Removes what an export to `target` left that was killed."""
-    for folder in target.parent.glob(f".{target.name}-*{PARTIAL}"):
+    for folder in partial_folders(target):
         shutil.rmtree(folder, ignore_errors=True)
 
 

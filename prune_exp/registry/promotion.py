@@ -81,9 +81,17 @@ def _evidence_of(
 
 
 def _audit_champion(settings: PromoteSettings, candidate: Candidate) -> int:
-    """Judges the champion again where that is asked for; nothing moves and nothing is written."""
+    """Judges the champion again where that is asked for; nothing moves.
+
+    What a kill kept its promotion from writing is written first, unless nothing may be.
+    """
+    left = "" if settings.dry_run else _complete_promotion(settings, candidate)
     if not (settings.dry_run or settings.gates):
-        return _stay_champion(settings, candidate)
+        print(
+            f"{candidate.name} version {candidate.version} is the champion already; nothing"
+            f" moves{left} (dry_run=true judges it again)."
+        )
+        return 0
     asked = settings.gates or asked_by_default(settings.limits)
     others = [name for name in asked if name != "champion"]
     if not others:
@@ -92,20 +100,15 @@ def _audit_champion(settings: PromoteSettings, candidate: Candidate) -> int:
     passed = all(verdict.passed for verdict in verdicts)
     print(f"{_describe_candidate(candidate)}, the champion:")
     show_verdicts(verdicts)
-    print(f"It {'still passes' if passed else 'no longer passes'}; nothing moves.")
+    print(f"It {'still passes' if passed else 'no longer passes'}; nothing moves{left}.")
     return 0 if passed else 1
 
 
-def _stay_champion(settings: PromoteSettings, candidate: Candidate) -> int:
-    """What is left to do for a champion: what a kill kept its promotion from writing."""
+def _complete_promotion(settings: PromoteSettings, candidate: Candidate) -> str:
+    """Finishes what a kill left undone of the champion's promotion; what to say of that."""
     with lock_aliases(settings.tracking):
         finished = _finish_move(candidate.name)
-    left = "; its promotion, which had been cut off, is complete now" if finished else ""
-    print(
-        f"{candidate.name} version {candidate.version} is the champion already; nothing moves{left}"
-        " (dry_run=true judges it again)."
-    )
-    return 0
+    return "; its promotion, which had been cut off, is complete now" if finished else ""
 
 
 def _check_wanted(settings: PromoteSettings) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 from mlflow.tracking import MlflowClient
 
-from prune_exp.machine.cache import remove_below
+from prune_exp.machine.cache import partial_folders, remove_below
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
@@ -117,8 +117,9 @@ def reap_dead_runs(tracking: TrackingSettings) -> None:
             continue
         fail_run(run.info.run_id, "interrupted: the process was killed", interrupted=True)
         if found.get(tags.ROLE) == "trial" and found.get(tags.FOLDER):
-            root = Path(tracking.root).expanduser()
-            remove_below(Path(found[tags.FOLDER]) / "model", [root])
+            model = Path(found[tags.FOLDER]) / "model"
+            for left in (model, *partial_folders(model)):
+                remove_below(left, [Path(tracking.root).expanduser()])
     if ended:
         print(
             f"note: ended what a killed process left running: {', '.join(ended)}", file=sys.stderr

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from prune_exp.machine.cache import PARTIAL
 from prune_exp.machine.device import choose_device
 from prune_exp.machine.limits import fit_threads
 from prune_exp.machine.packages import installed_version
 from prune_exp.model import loading
 from prune_exp.model.export import (
-    PARTIAL,
     choose_export_dtype,
     discard_partial,
     export_model,

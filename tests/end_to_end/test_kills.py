@@ -123,7 +123,7 @@ class Lab:
     def close(self) -> None:
         """Leaves nothing behind."""
         if self.mounted:
-            subprocess.run(["umount", str(self.mounted)], check=True)
+            subprocess.run(["umount", "--lazy", str(self.mounted)], check=True)
         if self.server:
             os.kill(self.server, 9)
 

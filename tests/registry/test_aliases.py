@@ -1,6 +1,7 @@
 """Aliases move so that a kill loses no version that could be put back."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,3 +129,16 @@ def test_a_promotion_is_marked_as_such_once_its_alias_has_moved(tracking: Tracki
     MlflowClient().set_model_version_tag(NAME, "3", "promotion", "passed")
     _move_champion(NAME, "3", "2")
     assert tags_of("3")["promotion"] == "promoted"
+
+
+@pytest.mark.parametrize("gates", [[], ["integrity"]])
+def test_a_champion_asked_for_again_gets_what_a_kill_left_undone(
+    gates: list[str], tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after("champion", monkeypatch, "3", "2")
+    monkeypatch.setattr(promotion, "judge_candidate", lambda _evidence, _asked: [])
+    monkeypatch.setattr(promotion, "_describe_candidate", lambda _candidate: NAME)
+    candidate: Any = SimpleNamespace(name=NAME, version="3")
+    settings = PromoteSettings(tracking=tracking, gates=gates)
+    assert promotion._audit_champion(settings, candidate) == 0
+    assert aliases() == ("3", "2")

@@ -167,10 +167,10 @@ CELLS = [
         "NaN",
         ("calibration", f"{PRUNING}.calibration:_read_layer", {"kept": 1, "cold": True}),
         ("vote", f"{PRUNING}.voters:wanda", {"kept": 1}),
-        ("refit", f"{PRUNING}.refit:solve_least_squares", {"kept": 1}),
+        ("refit", f"{PRUNING}.least_squares:LeastSquares.solve", {"kept": 1}),
         (
             "refit",
-            f"{PRUNING}.refit:solve_least_squares",
+            f"{PRUNING}.least_squares:LeastSquares.solve",
             {"kept": 1, "call": 2, "extra": ("quality=off",)},
         ),
         (

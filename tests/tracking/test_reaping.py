@@ -44,11 +44,14 @@ def test_a_killed_trial_fails_and_what_it_left_goes(
     tracking: TrackingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = checkpoint_in(Path(tracking.root) / "outputs" / "1")
+    half_written = model.parent / ".model-x1.partial" / "model"
+    half_written.mkdir(parents=True)
     run_id = left_running(tracking, FOLDER=str(model.parent))
     reap_dead_runs(tracking)
     assert run_of(run_id).info.status == "FAILED"
     assert tags.INTERRUPTED in run_of(run_id).data.tags
     assert not model.exists()
+    assert not half_written.parent.exists()
     told = capsys.readouterr().err
     assert f"ended what a killed process left running: {run_of(run_id).info.run_name} (int" in told
     reap_dead_runs(tracking)
