@@ -145,8 +145,7 @@ class Driver:
     def _note_runs(self, numbers: list[int]) -> None:
         """Notes which run of the store each trial is, for people who look at the study."""
         with suppress(Exception):  # nothing depends on it
-            for number, run_id in (self.look_up_runs(numbers) or {}).items():
-                studies.note_run(self.study, number, run_id)
+            studies.note_runs(self.study, self.look_up_runs(numbers) or {})
 
     def _report_lost(self, numbers: list[int], reason: str) -> None:
         try:
@@ -167,6 +166,7 @@ class Driver:
         except Exception as error:
             print(f"prune_exp: what had finished cannot be looked up: {error}", file=sys.stderr)
             return None
+        self._note_runs(numbers)
         for number in numbers:
             if number in finished:
                 self._tell_trial(number, finished[number], "")

@@ -37,7 +37,7 @@ INTERRUPTED = "interrupted"
 ERROR = "error"
 RUN = "mlflow_run"
 POINT = "point"
-"""What a trial of an enumeration was given; Optuna's own lists could never become longer."""
+"""Of what lists give a trial the words as typed, from which its config is composed."""
 UNCOMPARED = frozenset(
     {
         "cache_dir",
@@ -242,12 +242,40 @@ def make_sampler(search: SearchSettings, *, seen: int) -> BaseSampler:
     return made[search.sampler]()
 
 
-def distributions_of(space: Space) -> dict[str, BaseDistribution]:
-    """Optuna's form of a space."""
-    made: dict[str, BaseDistribution] = {
-        key: CategoricalDistribution(values) for key, values in space.listed.items()
-    }
+def distributions_of(study: optuna.Study, space: Space) -> dict[str, BaseDistribution]:
+    """Optuna's form of a space. Lists of numbers are numbers, so that plots have an axis for them.
+
+    Studies of earlier versions hold them as words, and go on with words. Lists of other things are
+    Optuna's only beside an interval: Optuna's own lists could never become longer.
+    """
+    words = _keys_held_as_words(study)
+    made: dict[str, BaseDistribution] = {}
+    for key, values in space.listed.items():
+        numbers = None if key in words else read_numbers(values)
+        if numbers is not None:
+            made[key] = FloatDistribution(min(numbers), max(numbers))
+        elif space.searched:
+            made[key] = CategoricalDistribution(values)
     return made | {key: _distribution_of(one) for key, one in space.searched.items()}
+
+
+def read_numbers(values: Iterable[str]) -> list[float] | None:
+    """The numbers of a list, or None where it holds anything else."""
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def _keys_held_as_words(study: optuna.Study) -> set[str]:
+    """Settings that a study's trials have as one word of several."""
+    return {
+        key
+        for trial in study.get_trials(deepcopy=False)
+        for key, one in trial.distributions.items()
+        if isinstance(one, CategoricalDistribution)
+    }
 
 
 def _distribution_of(one: SearchRange) -> BaseDistribution:
@@ -276,11 +304,12 @@ def remaining_rows(study: optuna.Study, space: Space, n_trials: int) -> list[dic
 def _points_cut_off(study: optuna.Study, space: Space) -> list[dict[str, Any]]:
     """Points of a search whose trials were all interrupted: what they left is used once more."""
     keys = space.listed.keys() | space.searched.keys()
-    tried = [t.params for t in study.trials if INTERRUPTED not in t.user_attrs]
+    tried = [point_of(t) for t in study.trials if INTERRUPTED not in t.user_attrs]
     found: list[dict[str, Any]] = []
     for trial in study.trials:
-        point = trial.params
-        cut_off = INTERRUPTED in trial.user_attrs and point.keys() == keys
+        point = point_of(trial)
+        whole = point.keys() == keys and {key: point[key] for key in space.listed} in space.rows
+        cut_off = INTERRUPTED in trial.user_attrs and whole
         if cut_off and point not in tried and point not in found:
             found.append(point)
     return found
@@ -288,37 +317,45 @@ def _points_cut_off(study: optuna.Study, space: Space) -> list[dict[str, Any]]:
 
 def ask_trials(study: optuna.Study, space: Space, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
     """One Optuna trial for each row, its intervals sampled from what trials of that row found."""
-    if not space.searched:
-        return [_ask_for_point(study, row) for row in rows]
-    distributions = distributions_of(space)
-    return [_choose_values(study, space, row).ask(distributions) for row in rows]
+    distributions = distributions_of(study, space)
+    return [_ask_for_row(study, space, row, distributions) for row in rows]
 
 
-def _choose_values(study: optuna.Study, space: Space, row: Mapping[str, Any]) -> optuna.Study:
-    """The study with a sampler for a row, or for a whole point, which leaves nothing to choose."""
-    if space.searched.keys() <= row.keys():
-        sampler = samplers.PartialFixedSampler(dict(row), samplers.RandomSampler())
-        return optuna.Study(study.study_name, study._storage, sampler=sampler)
-    return _within_row(study, row)
-
-
-def _ask_for_point(study: optuna.Study, row: Mapping[str, str]) -> Any:
-    """A trial whose values are given; Optuna samples none of them, so a list may grow."""
-    asked = study.ask()
-    asked.set_user_attr(POINT, dict(row))
+def _ask_for_row(
+    study: optuna.Study,
+    space: Space,
+    row: Mapping[str, Any],
+    distributions: dict[str, BaseDistribution],
+) -> Any:
+    """A trial whose listed values are given, as Optuna's parameters where it can hold them."""
+    fixed = {
+        key: float(value) if isinstance(distributions[key], FloatDistribution) else value
+        for key, value in row.items()
+        if key in distributions
+    }
+    asked = _choose_values(study, space, row, fixed).ask(distributions)
+    listed = {key: value for key, value in row.items() if key in space.listed}
+    if listed:
+        asked.set_user_attr(POINT, listed)
     return asked
 
 
-def _within_row(study: optuna.Study, row: Mapping[str, str]) -> optuna.Study:
+def _choose_values(
+    study: optuna.Study, space: Space, row: Mapping[str, Any], fixed: dict[str, Any]
+) -> optuna.Study:
     """The study as it looks from one listed point: its own trials, its own values fixed.
 
-    A trial is made in one step. Enqueued first and asked for then, it would be left waiting by a
-    kill in between, and be the answer to the next question, about another row.
+    A whole point leaves nothing to choose. A trial is made in one step. Enqueued first and asked
+    for then, it would be left waiting by a kill in between, and be the answer to the next question,
+    about another row.
     """
+    if space.searched.keys() <= row.keys():
+        sampler = samplers.PartialFixedSampler(fixed, samplers.RandomSampler())
+        return optuna.Study(study.study_name, study._storage, sampler=sampler)
     if not row:
         return study
     storage: Any = _RowStorage(study._storage, row)
-    sampler = samplers.PartialFixedSampler(dict(row), study.sampler)
+    sampler = samplers.PartialFixedSampler(fixed, study.sampler)
     return optuna.Study(study.study_name, storage, sampler=sampler)
 
 
@@ -340,7 +377,7 @@ class _RowStorage:
         """Trials of the row."""
         trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
         wanted = self._row.items()
-        return [one for one in trials if all(one.params.get(key) == text for key, text in wanted)]
+        return [one for one in trials if wanted <= point_of(one).items()]
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """What samplers noted for the row."""
@@ -354,8 +391,8 @@ class _RowStorage:
 
 
 def point_of(trial: Any) -> dict[str, Any]:
-    """What a trial, finished or not, was given of the space."""
-    return trial.user_attrs.get(POINT, trial.params)
+    """What a trial, finished or not, was given of the space, of lists as it was typed."""
+    return trial.params | trial.user_attrs.get(POINT, {})
 
 
 def _open_trial(study: optuna.Study, number: int) -> optuna.Trial:
@@ -386,9 +423,10 @@ def tell_trial(
     return ""
 
 
-def note_run(study: optuna.Study, number: int, run_id: str) -> None:
-    """Notes the MLflow run that a trial is; only before the trial is told."""
-    _open_trial(study, number).set_user_attr(RUN, run_id)
+def note_runs(study: optuna.Study, runs: Mapping[int, str]) -> None:
+    """Notes which MLflow run each trial is, by number; only before the trials are told."""
+    for number, run_id in runs.items():
+        _open_trial(study, number).set_user_attr(RUN, run_id)
 
 
 def describe_unusable(metrics: Mapping[str, float], wanted: Iterable[str]) -> str:

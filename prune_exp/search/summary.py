@@ -63,11 +63,12 @@ def print_front(study: optuna.Study, objectives: list[str]) -> None:
         return
     title = "Pareto front: no trial beats these in every objective" if several else "Best trial"
     table = Table(title=title, padding=(0, 0))
-    params = list(dict.fromkeys(key for trial in front for key in trial.params))
+    points = {trial.number: point_of(trial) for trial in front}
+    params = list(dict.fromkeys(key for point in points.values() for key in point))
     for name in ["Trial", *params, *objectives]:
         table.add_column(name, overflow="fold")
     for trial in sorted(front, key=lambda one: one.values):
-        shown = [_shorten(trial.params.get(key, "")) for key in params]
+        shown = [_shorten(points[trial.number].get(key, "")) for key in params]
         table.add_row(str(trial.number), *shown, *(_shorten(value) for value in trial.values))
     console.print(table)
 

@@ -5,6 +5,7 @@ stopped.
 """
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -154,6 +155,30 @@ def _describe_cut_off(cut_off: list[int], lost: list[int]) -> str:
     )
 
 
+def _tell_cut_off(
+    hydra: HydraSide,
+    study: optuna.Study,
+    finished: dict[int, dict[str, float]],
+    settings: Settings,
+    directions: dict[str, str],
+) -> None:
+    """Tells the study of trials that a killed driver had asked for; `finished` has the results."""
+    cut_off = studies.running_trials(study)
+    if not cut_off:
+        return
+    with suppress(Exception):  # nothing depends on it
+        parent = study.user_attrs[studies.PARENT]
+        studies.note_runs(study, hydra.call_hooks("on_runs_wanted", cut_off, parent) or {})
+    lost = [number for number in cut_off if number not in finished]
+    for number in cut_off:
+        if number in lost:
+            studies.interrupt_trial(study, number)
+        else:
+            metrics = finished[number]
+            studies.tell_trial(study, number, metrics, directions, settings.search.limits)
+    print(f"note: {_describe_cut_off(cut_off, lost)}", file=sys.stderr)
+
+
 def _resume_study(
     hydra: HydraSide,
     study: optuna.Study,
@@ -167,18 +192,8 @@ def _resume_study(
     `first` is the config of the sweep's first point.
     """
     parent = study.user_attrs.get(studies.PARENT)
-    cut_off = studies.running_trials(study)
     found = hydra.call_hooks("on_study_resumed", first, parent) if parent else None
-    lost: list[int] = []
-    for number in cut_off:
-        metrics = (found or {}).get(number)
-        if metrics is None:
-            studies.interrupt_trial(study, number)
-            lost.append(number)
-        else:
-            studies.tell_trial(study, number, metrics, directions, settings.search.limits)
-    if cut_off:
-        print(f"note: {_describe_cut_off(cut_off, lost)}", file=sys.stderr)
+    _tell_cut_off(hydra, study, found or {}, settings, directions)
     rows = studies.remaining_rows(study, space, settings.search.n_trials)
     opened = hydra.call_hooks(
         "on_sweep_planned", first, parent, study.study_name, len(rows), space.describe()

@@ -146,13 +146,16 @@ class Lifecycle(Callback):
         assert self.parent_run_id is not None
         return settle_trials(self.parent_run_id, numbers)
 
-    def on_runs_wanted(self, config: Any, numbers: list[int]) -> dict[int, str]:
-        """The runs of some trials."""
+    def on_runs_wanted(
+        self, config: Any, numbers: list[int], parent: str | None = None
+    ) -> dict[int, str]:
+        """The runs of some trials of this sweep, or of that of an earlier start."""
         from prune_exp.tracking.read import read_trials
 
         del config
-        assert self.parent_run_id is not None
-        found = read_trials(self.parent_run_id)
+        root = self.parent_run_id or parent
+        assert root is not None
+        found = read_trials(root)
         return {trial.number: trial.run_id for trial in found if trial.number in numbers}
 
     def on_launcher_broken(self, config: Any) -> None:

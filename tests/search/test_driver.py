@@ -1,7 +1,9 @@
 """The driver tells Optuna what trials came to, whatever becomes of their batch."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,6 +146,44 @@ def test_while_the_store_does_not_answer_nothing_is_told(tmp_path: Path) -> None
     driver.run_rows(driver.space.rows)
     assert states_of(driver) == ["RUNNING"] * 3
     assert studies.running_trials(driver.study) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_trials_of_a_broken_batch_name_their_runs_too(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    def launch(*_: object) -> list[Any]:
+        raise error
+
+    driver = driver_for(tmp_path, launch, look_up_finished=lambda: {1: {"cost": 2.0}})
+    driver.look_up_runs = lambda numbers: {number: f"run {number}" for number in numbers}
+    with suppress(KeyboardInterrupt):
+        driver.run_rows(driver.space.rows)
+    assert states_of(driver) == ["FAIL", "COMPLETE", "FAIL"]
+    found = [trial.user_attrs.get(studies.RUN) for trial in driver.study.trials]
+    assert found == ["run 0", "run 1", "run 2"]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_trials_that_a_killed_driver_left_name_their_runs_too(
+    answers: bool, tmp_path: Path
+) -> None:
+    from prune_exp.search.sweep import _tell_cut_off
+
+    def look_up(hook: str, numbers: list[int], parent: str) -> dict[int, str]:
+        assert (hook, parent) == ("on_runs_wanted", "earlier")
+        if not answers:
+            raise ConnectionError("no answer")
+        return {number: f"run {number}" for number in numbers}
+
+    driver = driver_for(tmp_path, good_batch)
+    driver.study.set_user_attr(studies.PARENT, "earlier")
+    studies.ask_trials(driver.study, driver.space, driver.space.rows)
+    hydra: Any = SimpleNamespace(call_hooks=look_up)
+    _tell_cut_off(hydra, driver.study, {1: {"cost": 2.0}}, Settings(), COST)
+    assert states_of(driver) == ["FAIL", "COMPLETE", "FAIL"]
+    found = [trial.user_attrs.get(studies.RUN) for trial in driver.study.trials]
+    assert found == ([f"run {number}" for number in range(3)] if answers else [None] * 3)
 
 
 def searching_for(text_file: Path, **changes: Any) -> Settings:

@@ -1,5 +1,6 @@
 """A study knows what is left, keeps to its space, and refuses other settings."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_a_search_counts_all_trials_but_interrupted_ones_and_deals_lists_in_turn
     rows = studies.remaining_rows(study, mixed, n_trials=5)
     assert [row["seed"] for row in rows] == ["0", "1", "0", "1", "0"]
     first, second, third = studies.ask_trials(study, mixed, rows[:3])
-    assert [t.params["seed"] for t in (first, second, third)] == ["0", "1", "0"]
+    assert [studies.point_of(t)["seed"] for t in (first, second, third)] == ["0", "1", "0"]
     assert all(0.1 <= t.params["sparsity"] <= 0.9 for t in (first, second, third))
     studies.tell_trial(study, first.number, {"cost": 1.0}, {"cost": "minimize"}, {})
     studies.tell_trial(study, second.number, None, {"cost": "minimize"}, {}, "it broke")
@@ -139,13 +140,69 @@ def test_a_list_may_become_longer_and_only_what_is_new_is_left(tmp_path: Path) -
         opened({"sparsity": ("0.3",)}, a="2")
 
 
-def test_points_of_studies_that_kept_them_as_optunas_own_are_known(tmp_path: Path) -> None:
-    grid = space({"sparsity": ("0.3", "0.5")})
+@pytest.mark.parametrize("searched", [(), ("vote_threshold",)])
+def test_studies_that_hold_numbers_as_words_go_on_with_words(
+    searched: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As earlier versions wrote them: one word of a list, without what was typed beside it."""
+    from optuna.distributions import CategoricalDistribution
+
+    grid = space({"sparsity": ("0.3", "0.5")}, *searched)
     study = new_study(tmp_path)
     study.enqueue_trial({"sparsity": "0.3"})
-    old = study.ask(studies.distributions_of(grid))
+    old = study.ask({"sparsity": CategoricalDistribution(grid.listed["sparsity"])})
     studies.tell_trial(study, old.number, {"cost": 1.0}, {"cost": "minimize"}, {})
-    assert studies.remaining_rows(study, grid, 1) == [{"sparsity": "0.5"}]
+    study = new_study(tmp_path)
+    left = studies.remaining_rows(study, grid, 2)
+    assert left == [{"sparsity": "0.5"}]
+    (new,) = studies.ask_trials(study, grid, left)
+    assert studies.point_of(new)["sparsity"] == "0.5"
+    assert new.params.get("sparsity") == ("0.5" if searched else None)
+    studies.tell_trial(study, new.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    assert studies.remaining_rows(new_study(tmp_path), grid, 2) == []
+
+
+@pytest.mark.parametrize("searched", [(), ("vote_threshold",)])
+def test_lists_of_numbers_are_numbers_to_optuna_and_as_typed_to_hydra(
+    searched: tuple[str, ...], tmp_path: Path
+) -> None:
+    grid = space({"sparsity": ("0.30", "5e-1"), "seed": ("0", "1"), "pruning": ("a", "b")})
+    grid = replace(grid, searched=space({}, *searched).searched)
+    study = new_study(tmp_path)
+    for trial in studies.ask_trials(study, grid, studies.remaining_rows(study, grid, 8)):
+        point = studies.point_of(trial)
+        assert {f"sparsity={point['sparsity']}", f"seed={point['seed']}"} <= set(
+            grid.overrides(point)
+        )
+        assert point["sparsity"] in grid.listed["sparsity"]
+        assert point["seed"] in grid.listed["seed"]
+        cost = {"cost": trial.params["sparsity"]}
+        studies.tell_trial(study, trial.number, cost, {"cost": "minimize"}, {})
+    found = new_study(tmp_path).trials
+    assert {trial.params["sparsity"] for trial in found} == {0.3, 0.5}
+    assert {trial.params["seed"] for trial in found} == {0, 1}
+    kinds = {type(trial.distributions["sparsity"]).__name__ for trial in found}
+    assert kinds == {"FloatDistribution"}
+    assert {trial.params.get("pruning") for trial in found} == ({"a", "b"} if searched else {None})
+    assert studies.remaining_rows(study, grid, 8) == []
+
+
+def test_a_list_of_numbers_may_get_a_longer_range_or_a_word(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    listed: list[tuple[str, ...]] = [("1",), ("1", "2.5"), ("1", "2.5", "null"), ("7",)]
+    for values in listed:
+        grid = space({"k": values})
+        rows = studies.remaining_rows(study, grid, 1)
+        assert rows == [{"k": values[-1]}]
+        (trial,) = studies.ask_trials(study, grid, rows)
+        studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    assert [trial.params.get("k") for trial in study.trials] == [1.0, 2.5, None, 7.0]
+
+
+def test_what_is_no_finite_number_is_a_word() -> None:
+    assert studies.read_numbers(["1", "0.5", "1e-3"]) == [1, 0.5, 0.001]
+    for other in ("true", "null", "wanda", "nan", "inf", "1e999", "'1'", ""):
+        assert studies.read_numbers(["1", other]) is None
 
 
 def test_one_driver_at_a_time(tmp_path: Path) -> None:
@@ -184,7 +241,7 @@ def test_every_sampler_takes_lists_with_intervals(sampler: str, tmp_path: Path) 
         study = new_study(tmp_path, sampler=sampler)
         rows = [{"seed": "0"}, {"seed": "1"}] * 3
         for row, trial in zip(rows, studies.ask_trials(study, mixed, rows), strict=True):
-            assert trial.params["seed"] == row["seed"]
+            assert studies.point_of(trial)["seed"] == row["seed"]
             seen[row["seed"]].add(trial.params["sparsity"])
             studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
     assert {seed: len(values) for seed, values in seen.items()} == {"0": 6, "1": 6}
@@ -271,17 +328,31 @@ def test_a_point_that_was_cut_off_in_a_search_is_asked_for_again(tmp_path: Path)
     studies.tell_trial(study, first.number, {"cost": 1.0}, {"cost": "minimize"}, {})
     studies.interrupt_trial(study, second.number)
     rows = studies.remaining_rows(study, mixed, n_trials=4)
-    assert rows == [second.params, {"seed": "0"}, {"seed": "1"}]
+    point = studies.point_of(second)
+    assert rows == [point, {"seed": "0"}, {"seed": "1"}]
     again, fresh, _ = studies.ask_trials(study, mixed, rows)
+    assert studies.point_of(again) == point
     assert again.params == second.params
     assert fresh.params != first.params
     studies.interrupt_trial(study, again.number)
-    assert studies.remaining_rows(study, mixed, n_trials=4)[0] == second.params
-    (third,) = studies.ask_trials(study, mixed, [second.params])
+    assert studies.remaining_rows(study, mixed, n_trials=4)[0] == point
+    (third,) = studies.ask_trials(study, mixed, [point])
     studies.tell_trial(study, third.number, None, {"cost": "minimize"}, {}, "it broke")
     rows = studies.remaining_rows(study, mixed, n_trials=5)
-    assert second.params not in rows, "it had its turn"
+    assert point not in rows, "it had its turn"
     assert studies.remaining_rows(study, mixed, n_trials=1) == []
+
+
+def test_a_point_that_was_cut_off_before_it_was_noted_is_not_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    """Killed between asking and noting what was typed: 1.0 might be no seed."""
+    mixed = space({"seed": ("0", "1")}, "sparsity")
+    study = new_study(tmp_path)
+    asked = study.ask(studies.distributions_of(study, mixed))
+    studies.interrupt_trial(study, asked.number)
+    rows = studies.remaining_rows(study, mixed, n_trials=2)
+    assert rows == [{"seed": "0"}, {"seed": "1"}]
 
 
 def test_what_has_its_digest_may_lie_elsewhere(tmp_path: Path) -> None:
