@@ -1,6 +1,7 @@
 """MLflow runs: one parent a sweep, one nested run a trial, everything a trial found logged."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -302,12 +303,16 @@ def _log_error(error: BaseException) -> None:
 
 
 def log_best(root_run_id: str, best: Choice) -> None:
-    """Gives a sweep's own run the figures of its best trial, so that sweeps can be compared."""
+    """Gives a sweep's own run the figures of its best trial, so that sweeps can be compared.
+
+    What an earlier best trial had and this one has not is no number: MLflow keeps every metric.
+    """
     wanted = (*(figure.key for figure in KEY_FIGURES), "params_pruned_pct", "quality_maintained")
-    found = {key: best.trial.metrics[key] for key in wanted if key in best.trial.metrics}
     client = MlflowClient()
-    for key, value in found.items():
-        client.log_metric(root_run_id, key, value)
+    known = client.get_run(root_run_id).data.metrics
+    for key in wanted:
+        if key in best.trial.metrics or key in known:
+            client.log_metric(root_run_id, key, best.trial.metrics.get(key, math.nan))
     client.set_tag(root_run_id, tags.BEST_RUN, best.trial.run_id)
 
 

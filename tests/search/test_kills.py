@@ -60,6 +60,7 @@ def test_a_killed_driver_loses_nothing_that_had_finished(
     before = {run.info.run_id: run for run in runs_in(tmp_path)}
     done = command(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert ("nothing is left to run" in done.stderr) is (finished == 2)
     parent, *children = runs_in(tmp_path)
     assert parent.info.run_id in before
     assert "RUNNING" not in {run.info.status for run in (parent, *children)}

@@ -55,6 +55,7 @@ def test_a_search_goes_on_where_it_stopped(tiny_args: list[str], tmp_path: Path)
     first = runs_in(tmp_path)
     done = command(*arguments, "search.n_trials=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "nothing is left to run" not in done.stderr
     parent, *children = runs_in(tmp_path)
     assert parent.info.run_id == first[0].info.run_id
     assert sparsities(children)[:2] == sparsities(first[1:])
@@ -62,6 +63,10 @@ def test_a_search_goes_on_where_it_stopped(tiny_args: list[str], tmp_path: Path)
     assert states(tmp_path, "X") == ["COMPLETE"] * 3
     plots = {path.name for path in (tmp_path / "mlruns" / "sweeps").glob("*/*/optuna/*.png")}
     assert {"pareto_front.png", "history_weights_read_ratio.png"} <= plots
+    done = command(*arguments, "search.n_trials=3", cwd=tmp_path)
+    assert "every point has a result; nothing is left to run" in done.stderr
+    assert done.returncode == 0
+    assert len(runs_in(tmp_path)) == 4
     done = command(*arguments, "search.n_trials=3", "seed=1", cwd=tmp_path)
     assert "seed was 0 and is 1" in done.stderr
     assert done.returncode == 1

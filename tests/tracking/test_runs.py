@@ -1,5 +1,6 @@
 """What every run says of where it comes from."""
 
+import math
 import subprocess
 from pathlib import Path
 
@@ -8,9 +9,10 @@ from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import runs, tags
-from prune_exp.tracking.read import read_trials
+from prune_exp.tracking.read import Choice, read_trials
 from prune_exp.tracking.reaping import fail_run
 from prune_exp.tracking.store import open_store
+from support.made_up_runs import store_sweep, trial
 
 
 def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,3 +104,18 @@ def test_runs_are_left_where_the_store_cannot_be_told(
     monkeypatch.setattr("mlflow.tracking.fluent.MlflowClient.set_terminated", refuse)
     runs.leave_open_runs("FAILED")
     assert mlflow.active_run() is None
+
+
+def test_a_sweeps_run_has_the_figures_of_its_best_trial(tmp_path: Path) -> None:
+    few = {"params_pruned_pct": 20.0, "perplexity_ratio": 1.1}
+    made = [trial(0, 0.3), trial(1, 0.5), trial(2, 0.2, metrics=few)]
+    root, ids = store_sweep(tmp_path, made)
+    for place in (1, 2):
+        (best,) = [one for one in read_trials(root) if one.run_id == ids[place]]
+        runs.log_best(root, Choice(trial=best, rule="the best quality"))
+    found = MlflowClient().get_run(root).data
+    assert found.tags[tags.BEST_RUN] == ids[2]
+    assert few.items() <= found.metrics.items()
+    left = {value for key, value in found.metrics.items() if key not in few}
+    assert left
+    assert all(map(math.isnan, left)), "another trial's speed is not its own"
