@@ -17,13 +17,18 @@ def _show_interval(m: Metrics, key: str, form: str) -> str:
     return f"95 % interval {found.low:{form}} to {found.high:{form}}"
 
 
+def show_percent(share: float) -> str:
+    """A share as per cent, so that a small one is not nothing."""
+    return f"{100 * share:.0f}" if share >= 0.1 or not share else f"{100 * share:.2g}"
+
+
 def tell_speed(m: Metrics) -> str | None:
     """Faster or slower only when the interval of the ratio excludes 1."""
     if "speedup" not in m:
         return "Speed was not measured, so nothing is claimed about it."
     where = _show_interval(m, "speedup", ".2f")
     if Interval.read(m, "speedup").low > 1:
-        return f"One request is {m['speedup']:.2f}x faster than with the dense model ({where})."
+        return f"One request is faster: {m['speedup']:.2f}x the dense model's speed ({where})."
     if Interval.read(m, "speedup").high < 1:
         return f"One request is slower: {m['speedup']:.2f}x the dense model's speed ({where})."
     return f"No difference in speed was shown: ratio {m['speedup']:.2f} ({where} includes 1)."
@@ -87,10 +92,14 @@ def tell_share_of_limit(m: Metrics) -> str | None:
     """How much of what memory bandwidth allows was reached."""
     if "share_of_limit" not in m:
         return None
-    return (
-        f"Reading fewer weights allows at most {m['bandwidth_limit_speedup']:.2f}x where memory"
-        f" bandwidth is the limit; {100 * m['share_of_limit']:.0f} % of that was reached."
-    )
+    allowed = f"{m['bandwidth_limit_speedup']:.2f}x where memory bandwidth is the limit"
+    share = f"{show_percent(m['share_of_limit'])} % of that was reached"
+    if m["share_of_limit"] > 1:
+        return (
+            f"Reading fewer weights alone would allow {allowed}; {share}, so other work became less"
+            " too."
+        )
+    return f"Reading fewer weights allows at most {allowed}; {share}."
 
 
 def tell_where_memory_goes(m: Metrics) -> str | None:
@@ -106,12 +115,13 @@ def tell_bandwidth(m: Metrics) -> str | None:
     """How near decoding comes to the machine's own limit."""
     if "dense/share_of_bandwidth" not in m:
         return None
-    shares = [100 * m[f"{side}/share_of_bandwidth"] for side in ("dense", "pruned")]
+    shares = [m[f"{side}/share_of_bandwidth"] for side in ("dense", "pruned")]
+    dense, pruned = map(show_percent, shares)
     sentence = (
-        f"Decoding reads memory at {shares[0]:.0f} % (dense) and {shares[1]:.0f} % (pruned) of the"
+        f"Decoding reads memory at {dense} % (dense) and {pruned} % (pruned) of the"
         f" {m['machine/read_bandwidth_gb_per_s']:.1f} GB/s that this machine was measured to read."
     )
-    if max(shares) > 100:
+    if max(shares) > 1:
         sentence += " More than 100 % means that the bandwidth was measured too low."
     return sentence
 

@@ -9,10 +9,9 @@ import pytest
 
 from prune_exp.pruning.plan import Rehearsed
 from prune_exp.reporting.document.content import compose_document
-from prune_exp.reporting.document.elements import (
-    Cards,
-)
+from prune_exp.reporting.document.elements import Cards, Paragraph
 from prune_exp.reporting.document.note import sweep_note
+from prune_exp.tracking import tags as keys
 from prune_exp.tracking.read import Choice
 from support import made_up_runs as made_up
 from support.made_up_runs import findings, trial
@@ -30,6 +29,46 @@ def test_a_card_is_good_or_bad_only_where_its_interval_says_so() -> None:
     assert tones["Memory saved"] == "bad"
     assert tones["Latency reduction"] == "good"
     assert tones["Perplexity ratio"] == "bad"
+
+
+def test_what_was_not_measured_takes_no_room() -> None:
+    untimed = findings([trial(number, metrics=made_up.figures(speed=False)) for number in (0, 1)])
+    cards, missing = compose_document(untimed, DRAWN).sections[1].elements
+    assert isinstance(cards, Cards)
+    assert [card.label for card in cards.cards] == ["Perplexity ratio"]
+    assert isinstance(missing, Paragraph)
+    assert missing.text.startswith("Not measured: speedup, latency reduction, memory saved")
+    table = section(untimed, "All trials")
+    assert "| Trial | Status | Pruned | Bits per byte | Perplexity ratio | Quality main" in table
+    assert "Holm" in table
+    nothing = findings([trial(0, metrics=made_up.figures(speed=False, quality=False))])
+    (said,) = compose_document(nothing, DRAWN).sections[1].elements
+    assert isinstance(said, Paragraph)
+    assert "| Trial | Status | Pruned |\n" in section(nothing, "All trials")
+    assert "Holm" not in section(nothing, "All trials")
+    assert "Not measured" not in section(findings(), "Key performance indicators")
+
+
+def test_why_trials_failed_stands_below_the_table_in_the_report_and_in_the_note() -> None:
+    why = "TrialDied: the trial's process was killed, perhaps for its memory"
+    died = trial(1, status="FAILED", metrics={}, tags={keys.ERROR: why}, name="s=0.70")
+    found = findings([trial(0), died])
+    for text in (section(found, "All trials"), sweep_note(found.trials, found.best)):
+        (row,) = [line for line in text.splitlines() if line.startswith("| s=0.70")]
+        assert set(row.split(" | ")[2:]) <= {"-", "- |"}
+        assert f"- s=0.70: {why}" in text
+
+
+def test_a_model_that_wrote_nothing_is_said_to_have_written_nothing() -> None:
+    told = section(findings(samples=made_up.samples([" \n"])), "Sample outputs")
+    assert "(nothing to see:" in told
+    assert "(nothing to see:" not in section(findings(), "Sample outputs")
+
+
+def test_a_small_share_of_the_bandwidth_is_not_nothing() -> None:
+    found = findings()
+    found.metrics.update({"dense/share_of_bandwidth": 0.37, "pruned/share_of_bandwidth": 0.0042})
+    assert "| Share of the bandwidth | 37 % | 0.42 % |" in section(found, "The limit")
 
 
 @pytest.mark.parametrize(

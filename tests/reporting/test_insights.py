@@ -71,7 +71,7 @@ def test_nothing_measured_nothing_claimed() -> None:
     bare = {"sparsity_requested": 0.5, "params_pruned_pct": 50.0}
     text = " ".join(list_insights(bare)) + conclude(bare)
     assert "not measured" in text
-    assert "x faster" not in text
+    assert "One request is" not in text
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,12 @@ OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
     (
         "tell_share_of_limit",
         {"share_of_limit": 0.8, "bandwidth_limit_speedup": 2.0},
-        "80 % of that was reached",
+        "allows at most 2.00x where memory bandwidth is the limit; 80 % of that was reached",
+    ),
+    (
+        "tell_share_of_limit",
+        {"share_of_limit": 1.45, "bandwidth_limit_speedup": 2.0},
+        "alone would allow 2.00x where memory bandwidth is the limit; 145 % of that was reached",
     ),
     ("tell_where_memory_goes", {}, None),
     (
@@ -153,6 +158,11 @@ OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
         "tell_bandwidth",
         {"dense/share_of_bandwidth": 1.2, "pruned/share_of_bandwidth": 0.9},
         "measured too low",
+    ),
+    (
+        "tell_bandwidth",
+        {"dense/share_of_bandwidth": 0.004, "pruned/share_of_bandwidth": 0.00021},
+        "0.4 % (dense) and 0.021 % (pruned)",
     ),
     (
         "tell_sparsity",

@@ -142,7 +142,7 @@ def samples(texts: Sequence[str] = ("Once", "Twice", "Thrice")) -> list[dict[str
             "prompt": i,
             "round": 0,
             "prompt_text": text,
-            "text": f"{text} {model}",
+            "text": f"{text} {model}" if text.strip() else text,
             "total_ms": 10.0 + i + (model == "dense"),
         }
         for i, text in enumerate(texts)

@@ -6,6 +6,7 @@ from prune_exp.reporting.document.trials import (
     LONGEST_NAME,
     NOTED,
     TRIAL_HEAD,
+    list_reasons,
     place_of,
     trial_rows,
 )
@@ -33,7 +34,9 @@ def sweep_note(trials: list[TrackedTrial], best: Choice | None) -> str:
         kept = marked if marked is not None and marked < shown else None
         left = len(rows) - shown
         more = f"\n\n{left} more trials are in report.md." if left else ""
-        text = f"{lead}\n\n{render_table(head, rows[:shown], kept)}{more}\n"
+        reasons = "".join(f"\n- {escape_inline(one)}" for one in list_reasons(trials[:shown]))
+        why = f"\n{reasons}" if reasons else ""
+        text = f"{lead}\n\n{render_table(head, rows[:shown], kept)}{why}{more}\n"
         if len(text) <= LONGEST:
             return text
     return f"{lead}\n"

@@ -15,8 +15,15 @@ from prune_exp.reporting.document.elements import (
     Table,
 )
 from prune_exp.reporting.document.findings import Findings, Metrics
-from prune_exp.reporting.document.trials import TRIAL_HEAD, place_of, show_value, trial_rows
-from prune_exp.reporting.insights import SUMMARY, conclude, list_insights
+from prune_exp.reporting.document.trials import (
+    NO_FIGURE,
+    TRIAL_HEAD,
+    list_reasons,
+    place_of,
+    show_value,
+    trial_rows,
+)
+from prune_exp.reporting.insights import SUMMARY, conclude, list_insights, show_percent
 from prune_exp.tracking.domains import read_domains
 from prune_exp.tracking.figures import HEADLINE, KEY_FIGURES, Figure, key_figures
 from prune_exp.tracking.read import describe_correction
@@ -43,16 +50,19 @@ MEMORY = (
     ("Buffers: the rest of the peak", "buffers_mib"),
     ("Peak above the level before the load", "peak_memory_mib"),
 )
+SHARE = "share"
+"""In place of a format: per cent of it, with two digits where it is small."""
 LIMITS = (
     ("Read per token (MiB)", "mib_read_per_token", ".1f"),
     ("Limit by bandwidth (tokens/s)", "bandwidth_limit_tokens_per_s", ".1f"),
     ("Attained (tokens/s)", "throughput_tokens_per_s", ".1f"),
-    ("Share of the bandwidth", "share_of_bandwidth", ".0%"),
+    ("Share of the bandwidth", "share_of_bandwidth", SHARE),
     ("FLOP per byte", "decode_flop_per_byte", ".2f"),
     ("GFLOP/s", "decode_gflop_per_s", ".1f"),
 )
 OUTPUTS = 3
 LONGEST_OUTPUT = 600
+NO_OUTPUT = "(nothing to see: it ended at once, or wrote only spaces)"
 CAPTIONS = {
     "dashboard_overview.png": "Overview: the key figures of the dense and the pruned model",
     "detailed_comparison.png": "Details: distributions, memory, throughput, improvements with 95 %"
@@ -69,7 +79,7 @@ def show_summary(found: Findings) -> list[Element]:
     rows = [
         ["Speedup", show_value(m, "speedup", ".2f", "x")],
         ["Pruned", show_value(m, "params_pruned_pct", ".1f", " %")],
-        ["Active", show_value(m, "params_active_pct", ".1f", " %")],
+        ["Active (parameters that stay)", show_value(m, "params_active_pct", ".1f", " %")],
     ]
     said = [*list_insights(m, SUMMARY), describe_correction(found.trials, found.best.trial)]
     return [Table(["Figure", "Value"], rows), Paragraph(" ".join(filter(None, said)))]
@@ -77,12 +87,14 @@ def show_summary(found: Findings) -> list[Element]:
 
 def show_indicators(found: Findings) -> list[Element]:
     """One card a figure, with its interval, and its verdict where the interval gives one."""
-    return [Cards([_make_card(found.metrics, figure) for figure in CARDS])]
+    m = found.metrics
+    cards = [_make_card(m, figure) for figure in CARDS if figure.key in m]
+    missing = [figure.short_name for figure in CARDS if figure.key not in m]
+    shown: list[Element] = [Cards(cards)] if cards else []
+    return shown + ([Paragraph(f"Not measured: {', '.join(missing)}.")] if missing else [])
 
 
 def _make_card(m: Metrics, figure: Figure) -> Card:
-    if figure.key not in m:
-        return Card(figure.name, "not measured")
     interval = Interval.read(m, figure.key)
     if figure.key == "perplexity_ratio":
         tone = "good" if m["quality_maintained"] else "bad"
@@ -108,10 +120,14 @@ def show_details(found: Findings) -> list[Element]:
 def _rows_of_both(m: Metrics, wanted: Sequence[tuple[str, str, str]]) -> list[list[str]]:
     """Rows of what was measured of both models."""
     return [
-        [name, f"{m[f'dense/{key}']:{form}}", f"{m[f'pruned/{key}']:{form}}"]
+        [name, *(_show_figure(m[f"{side}/{key}"], form) for side in ("dense", "pruned"))]
         for name, key, form in wanted
         if f"dense/{key}" in m
     ]
+
+
+def _show_figure(value: float, form: str) -> str:
+    return f"{show_percent(value)} %" if form == SHARE else f"{value:{form}}"
 
 
 def show_improvements(found: Findings) -> list[Element]:
@@ -126,7 +142,15 @@ def show_improvements(found: Findings) -> list[Element]:
             rows.append([figure.name, value, figure.show_ends(interval)])
     if not rows:
         return [Paragraph("Nothing was measured.")]
-    return [Table(["Change", "Value", "95 % interval"], rows)]
+    shown: list[Element] = [Table(["Change", "Value", "95 % interval"], rows)]
+    if "speedup" in m:
+        shown.append(
+            Paragraph(
+                "Ratios of times are the middle of the pairs' ratios, each pair being one prompt"
+                " asked of both models; they need not be the quotient of the averages above."
+            )
+        )
+    return shown
 
 
 def show_domains(found: Findings) -> list[Element]:
@@ -209,16 +233,29 @@ def show_insights(found: Findings) -> list[Element]:
 
 
 def show_trials(found: Findings, drawn: dict[str, str]) -> list[Element]:
-    """The sweep as a table and as a plot."""
+    """The sweep as a table and as a plot, without columns that no trial has a figure for."""
     marked = place_of(found.trials, found.best)
-    return [
-        Table(TRIAL_HEAD, trial_rows(found.trials), marked=marked),
-        Paragraph(
-            "Quality maintained: yes with Holm's correction for the number of trials that were"
-            " judged; by itself: only without it."
-        ),
-        show_picture(drawn, "pareto.png"),
+    rows = trial_rows(found.trials)
+    known = [
+        place for place in range(len(TRIAL_HEAD)) if any(row[place] != NO_FIGURE for row in rows)
     ]
+    shown: list[Element] = [
+        Table(
+            [TRIAL_HEAD[place] for place in known],
+            [[row[place] for place in known] for row in rows],
+            marked=marked,
+        )
+    ]
+    if reasons := list_reasons(found.trials):
+        shown.append(Bullets(reasons))
+    if any("quality_maintained" in trial.metrics for trial in found.trials):
+        shown.append(
+            Paragraph(
+                "Quality maintained: yes with Holm's correction for the number of trials that were"
+                " judged; by itself: only without it."
+            )
+        )
+    return [*shown, show_picture(drawn, "pareto.png")]
 
 
 def show_outputs(found: Findings) -> list[Element]:
@@ -226,7 +263,7 @@ def show_outputs(found: Findings) -> list[Element]:
     texts = {(s["prompt"], s["model"]): s["text"] for s in found.samples if s["round"] == 0}
     rows = [
         [
-            clip_text(one, LONGEST_OUTPUT)
+            clip_text(one, LONGEST_OUTPUT) if one.strip() else NO_OUTPUT
             for one in (s["prompt_text"], *_answers_to(texts, s["prompt"]))
         ]
         for s in found.samples

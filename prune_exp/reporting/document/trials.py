@@ -17,7 +17,8 @@ TRIAL_HEAD = [
 ]
 NOTED = (0, 1, 2, 3, 7, 8)
 """Columns that a narrow place shows."""
-LONGEST_REASON = 120
+LONGEST_REASON = 300
+NO_FIGURE = "-"
 LONGEST_NAME = 80
 
 
@@ -27,21 +28,34 @@ def show_value(metrics: dict[str, float], key: str, form: str, unit: str = "") -
 
 
 def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
-    """One row a trial, failed ones with their reason."""
+    """One row a trial; why some failed is in `list_reasons`."""
     kept = kept_after_correction(trials)
     return [
         [
             one_line(trial.name, LONGEST_NAME),
             status_of(trial),
-            show_value(trial.metrics, "params_pruned_pct", ".1f", " %"),
-            show_value(trial.metrics, "speedup", ".2f", "x"),
-            show_value(trial.metrics, "memory_reduction_pct", ".1f", " %"),
-            show_value(trial.metrics, "throughput_gain_pct", ".1f", " %"),
-            show_value(trial.metrics, "pruned/bits_per_byte", ".3f"),
-            show_value(trial.metrics, "perplexity_ratio", ".2f", "x"),
+            _show_figure(trial, "params_pruned_pct", ".1f", " %"),
+            _show_figure(trial, "speedup", ".2f", "x"),
+            _show_figure(trial, "memory_reduction_pct", ".1f", " %"),
+            _show_figure(trial, "throughput_gain_pct", ".1f", " %"),
+            _show_figure(trial, "pruned/bits_per_byte", ".3f"),
+            _show_figure(trial, "perplexity_ratio", ".2f", "x"),
             _describe_quality(trial, corrected=trial.run_id in kept),
         ]
         for trial in trials
+    ]
+
+
+def _show_figure(trial: TrackedTrial, key: str, form: str, unit: str = "") -> str:
+    return show_value(trial.metrics, key, form, unit) if key in trial.metrics else NO_FIGURE
+
+
+def list_reasons(trials: list[TrackedTrial]) -> list[str]:
+    """Why trials failed, a line each."""
+    return [
+        f"{one_line(trial.name, LONGEST_NAME)}: {one_line(trial.error, LONGEST_REASON)}"
+        for trial in trials
+        if trial.error
     ]
 
 
@@ -51,10 +65,8 @@ def status_of(trial: TrackedTrial) -> str:
 
 
 def _describe_quality(trial: TrackedTrial, *, corrected: bool) -> str:
-    if trial.error:
-        return one_line(trial.error, LONGEST_REASON)
     if "quality_maintained" not in trial.metrics:
-        return "not measured"
+        return NO_FIGURE
     if list_too_few(trial.metrics):
         return "no verdict: too few documents"
     if trial.maintained:

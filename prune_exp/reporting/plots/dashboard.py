@@ -65,17 +65,25 @@ def _draw_cards(axis: Any, metrics: Metrics) -> None:
 
 
 def _draw_gauge(axis: Any, metrics: Metrics) -> None:
-    """How much is gone; of zeroed weights, which are all there, how many were zeroed."""
+    """What stays and what is gone, each in its slice's colour; of zeroed weights none is gone."""
     zeroed = metrics.get("weights_zeroed_pct", 0.0)
-    gone, word = (zeroed, "set to zero") if zeroed else (metrics["params_pruned_pct"], "pruned")
+    gone, words = (
+        (zeroed, ("not zero", "set to zero"))
+        if zeroed
+        else (metrics["params_pruned_pct"], ("active", "pruned"))
+    )
     axis.pie(
         [gone, 100 - gone],
         colors=[PALE, PRUNED],
         startangle=90,
         counterclock=False,
-        wedgeprops={"width": 0.35},
+        wedgeprops={"width": 0.3},
     )
-    axis.text(0, 0, f"{gone:.1f} %\n{word}", ha="center", va="center", fontsize=14, color=INK)
+    shares = zip((100 - gone, gone), words, (PRUNED, INK), (0.14, -0.14), strict=True)
+    for share, word, colour, height in shares:
+        axis.text(
+            0, height, f"{share:.1f} % {word}", ha="center", va="center", fontsize=11, color=colour
+        )
     active = metrics["params_active"]
     shown = f"{active / 1e6:,.1f} M" if active >= 1e6 else f"{active:,.0f}"
     axis.set_title(f"Parameters: {shown} active")
