@@ -5,7 +5,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow.data.numpy_dataset import from_numpy  # pyright: ignore[reportMissingImports]
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -22,10 +23,10 @@ from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
 from prune_exp.tracking.attempts import try_again
-from prune_exp.tracking.figures import KEY_FIGURES
 from prune_exp.tracking.metrics import flatten_result
 from prune_exp.tracking.naming import remember_overrides
-from prune_exp.tracking.read import Choice, TrackedTrial, read_trials
+from prune_exp.tracking.outcome import OF_THE_BEST, sweep_outcome
+from prune_exp.tracking.read import Choice, TrackedTrial, choose_best, read_trials
 from prune_exp.tracking.reaping import process_tags
 from prune_exp.tracking.result import TrialResult
 from prune_exp.tracking.store import open_store
@@ -302,18 +303,34 @@ def _log_error(error: BaseException) -> None:
         mlflow.log_text(redact("\n".join(notes)), "traceback.txt")
 
 
-def log_best(root_run_id: str, best: Choice) -> None:
-    """Gives a sweep's own run the figures of its best trial, so that sweeps can be compared.
+def log_outcome(root_run_id: str, trials: Sequence[TrackedTrial], best: Choice | None) -> None:
+    """Gives a sweep's own run what it has come to, so that sweeps can be compared.
 
-    What an earlier best trial had and this one has not is no number: MLflow keeps every metric.
+    The step is the number of trials that have ended, so that its charts show how the sweep went.
+    What is the same as before is not written again. What an earlier best trial had and this one
+    has not is no number from then on: MLflow keeps every metric.
     """
-    wanted = (*(figure.key for figure in KEY_FIGURES), "params_pruned_pct", "quality_maintained")
     client = MlflowClient()
     known = client.get_run(root_run_id).data.metrics
-    for key in wanted:
-        if key in best.trial.metrics or key in known:
-            client.log_metric(root_run_id, key, best.trial.metrics.get(key, math.nan))
-    client.set_tag(root_run_id, tags.BEST_RUN, best.trial.run_id)
+    found = sweep_outcome(trials, best)
+    changed = {key: value for key, value in found.items() if known.get(key) != value}
+    for key in OF_THE_BEST:
+        if key not in found and math.isfinite(known.get(key, math.nan)):
+            changed[key] = math.nan
+    ended = sum(trial.status != "RUNNING" for trial in trials)
+    now = int(1000 * time.time())
+    if changed:
+        metrics = [Metric(key, value, now, ended) for key, value in changed.items()]
+        client.log_batch(root_run_id, metrics=metrics)
+    if best is not None:
+        client.set_tag(root_run_id, tags.BEST_RUN, best.trial.run_id)
+
+
+def show_outcome(root_run_id: str, rule: str) -> None:
+    """The same while the sweep goes on; a store that does not answer hears of it at the end."""
+    with suppress(Exception):
+        trials = read_trials(root_run_id)
+        log_outcome(root_run_id, trials, choose_best(trials, rule))
 
 
 def log_file(run_id: str, path: Path, artifact_path: str | None = None) -> None:

@@ -141,10 +141,12 @@ class Lifecycle(Callback):
     def on_batch_ended(self, config: Any, numbers: list[int]) -> dict[int, dict[str, float]]:
         """Metrics of those trials that the store has as finished, told now where it was not."""
         from prune_exp.tracking.reaping import settle_trials
+        from prune_exp.tracking.runs import show_outcome
 
-        del config
         assert self.parent_run_id is not None
-        return settle_trials(self.parent_run_id, numbers)
+        finished = settle_trials(self.parent_run_id, numbers)
+        show_outcome(self.parent_run_id, str(config.tracking.best))
+        return finished
 
     def on_runs_wanted(
         self, config: Any, numbers: list[int], parent: str | None = None
@@ -388,8 +390,8 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
     if best is not None:
         name = _store_models(settings, trials, best)
         write_report(root_run_id, trials, best, folder)
-        if root_run_id != best.trial.run_id:
-            runs.log_best(root_run_id, best)
+    if root_run_id not in [trial.run_id for trial in trials]:
+        runs.log_outcome(root_run_id, trials, best)
     write_note(root_run_id, trials, best)
     for plot in sorted((folder / "optuna").glob("*.png")):
         runs.log_file(root_run_id, plot, "optuna")

@@ -9,6 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import runs, tags
+from prune_exp.tracking.outcome import OF_THE_BEST
 from prune_exp.tracking.read import Choice, read_trials
 from prune_exp.tracking.reaping import fail_run
 from prune_exp.tracking.store import open_store
@@ -111,11 +112,12 @@ def test_a_sweeps_run_has_the_figures_of_its_best_trial(tmp_path: Path) -> None:
     made = [trial(0, 0.3), trial(1, 0.5), trial(2, 0.2, metrics=few)]
     root, ids = store_sweep(tmp_path, made)
     for place in (1, 2):
-        (best,) = [one for one in read_trials(root) if one.run_id == ids[place]]
-        runs.log_best(root, Choice(trial=best, rule="the best quality"))
+        trials = read_trials(root)
+        (best,) = [one for one in trials if one.run_id == ids[place]]
+        runs.log_outcome(root, trials, Choice(trial=best, rule="the best quality"))
     found = MlflowClient().get_run(root).data
     assert found.tags[tags.BEST_RUN] == ids[2]
     assert few.items() <= found.metrics.items()
-    left = {value for key, value in found.metrics.items() if key not in few}
+    left = {found.metrics[key] for key in OF_THE_BEST if key in found.metrics and key not in few}
     assert left
     assert all(map(math.isnan, left)), "another trial's speed is not its own"
