@@ -21,8 +21,8 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.settings.surroundings import SQLITE
-from prune_exp.tracking import tags
 from prune_exp.tracking.read import DATABASE, store_uri
+from prune_exp.tracking.views import EXPERIMENT_TAGS, show_experiment
 
 DATABASES = ("postgresql", "mysql", "mssql")
 """How the URIs of databases begin that several machines may use, and that hold no files."""
@@ -30,12 +30,6 @@ SQLITE_KINDS = ("sqlite:", "sqlite+")
 DATABASE_TIMEOUT_S = 30
 IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """For the first question; MLflow's own patience comes to minutes."""
-EXPERIMENT_TAGS = {
-    tags.EXPERIMENT_KIND: "custom_model_development",
-    tags.NOTE: "Pruned language models against their dense ones. Every sweep is a run"
-    " with its trials below it, a note and a report (artifact report.html).",
-}
-"""What the experiment's page says; the kind tells MLflow that models are developed here."""
 
 
 def open_store(tracking: TrackingSettings) -> str:
@@ -209,5 +203,8 @@ def _experiment_id(name: str, artifacts: str | None) -> str:
             " tracking.experiment=NAME"
         )
     if found is not None:
+        show_experiment(found.experiment_id, found.tags)
         return found.experiment_id
-    return mlflow.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
+    made = mlflow.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
+    show_experiment(made, EXPERIMENT_TAGS)
+    return made

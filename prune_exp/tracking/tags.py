@@ -82,6 +82,12 @@ PARENT_RUN = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 """What MLflow's pages show as a run's or an experiment's description."""
 EXPERIMENT_KIND = "mlflow.experimentKind"
+VIEW_NAME = "prune_exp"
+"""What a page's address calls our view of an experiment."""
+VIEW = f"mlflow.sharedViewState.{VIEW_NAME}"
+"""Of an experiment: a view that MLflow's pages know, which columns there are and in what order."""
+PRIMARY_METRIC = "mlflow.experiment.primaryMetric.name"
+"""Of an experiment: what its charts show first."""
 DATASET_ROLE = "mlflow.data.context"
 
 LONGEST = 5000

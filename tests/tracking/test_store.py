@@ -216,6 +216,7 @@ def test_an_experiment_elsewhere_gets_no_place_on_this_machine(
         "create_experiment",
         lambda _, **given: made.append(given["artifact_location"]) or "1",
     )
+    monkeypatch.setattr(store, "show_experiment", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     assert open_store(TrackingSettings(uri=uri)) == "1"
     assert made == [None]
@@ -235,7 +236,8 @@ def test_a_database_is_not_given_a_folder_of_this_machine(
     with pytest.raises(SettingError, match=r"experiments create -n prune_exp -l PLACE") as refused:
         open_store(TrackingSettings(uri=uri))
     assert "secret" not in str(refused.value)
-    known[0] = SimpleNamespace(experiment_id="7", lifecycle_stage="active")
+    known[0] = SimpleNamespace(experiment_id="7", lifecycle_stage="active", tags={})
+    monkeypatch.setattr(store, "show_experiment", lambda *_: None)
     assert open_store(TrackingSettings(uri=uri)) == "7"
     assert not list(tmp_path.iterdir())
 
