@@ -17,7 +17,7 @@ from prune_exp.reporting.plots.gallery import PLOTS, draw_plots
 from prune_exp.settings.command_schemas import ReportSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.tracking.read import LATEST, Choice, TrackedTrial, find_latest, read_run
-from prune_exp.tracking.runs import log_file, set_note
+from prune_exp.tracking.runs import address_of_report, log_file, set_note
 from prune_exp.tracking.store import use_store
 
 PAGES = ("report.md", "report.html", "report.json")
@@ -57,7 +57,8 @@ def write_report(
 
 def write_note(root_run_id: str, trials: list[TrackedTrial], best: Choice | None) -> None:
     """Describes a sweep, or a trial alone, on its page in the MLflow UI."""
-    set_note(root_run_id, sweep_note(trials, best))
+    link = "" if best is None else f"\n[Open the report]({address_of_report(root_run_id)}).\n"
+    set_note(root_run_id, f"{sweep_note(trials, best)}{link}")
 
 
 def make_report(found: Findings, folder: Path) -> list[Path]:

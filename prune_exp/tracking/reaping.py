@@ -17,6 +17,7 @@ from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
 from prune_exp.tracking.attempts import try_again
+from prune_exp.tracking.notes import end_note
 from prune_exp.tracking.read import read_trials
 from prune_exp.tracking.store import open_store
 
@@ -130,6 +131,8 @@ def fail_run(run_id: str, reason: str, *, interrupted: bool = False) -> None:
     """Marks a run as FAILED from outside, with the reason in a tag."""
     client = MlflowClient()
     client.set_tag(run_id, tags.ERROR, redact(reason)[: tags.LONGEST])
+    if client.get_run(run_id).data.tags.get(tags.ROLE) == "trial":
+        client.set_tag(run_id, tags.NOTE, end_note(run_id, {}, redact(reason)))
     if interrupted:
         client.set_tag(run_id, tags.INTERRUPTED, "true")
     client.set_terminated(run_id, "FAILED")

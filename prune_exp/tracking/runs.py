@@ -25,11 +25,13 @@ from prune_exp.tracking import tags
 from prune_exp.tracking.attempts import try_again
 from prune_exp.tracking.metrics import flatten_result
 from prune_exp.tracking.naming import remember_overrides
+from prune_exp.tracking.notes import describe_start, end_note, plain_words
 from prune_exp.tracking.outcome import OF_THE_BEST, sweep_outcome
 from prune_exp.tracking.read import Choice, TrackedTrial, choose_best, read_trials
 from prune_exp.tracking.reaping import process_tags
 from prune_exp.tracking.result import TrialResult
 from prune_exp.tracking.store import open_store
+from prune_exp.tracking.views import page_of_report
 
 INPUT_ATTEMPTS = 5
 
@@ -55,6 +57,7 @@ def start_sweep(
         tags.STUDY: study,
         tags.OVERRIDES: remember_overrides(overrides),
         tags.TYPED_IN: typed_in,
+        tags.NOTE: f"A sweep over {plain_words(name)}. It runs.",
         **process_tags(),
         **environment_tags(),
     }
@@ -133,6 +136,7 @@ def start_trial(
         tags.TYPED_IN: typed_in,
         tags.JOB_NUMBER: str(number),
         tags.DEVICE: device,
+        tags.NOTE: describe_start(params),
         **process_tags(),
         **environment_tags(),
     }
@@ -233,6 +237,7 @@ def _log_result(result: TrialResult, folder: Path) -> None:
             tags.RESERVED_DIGEST: result.reserved_digest,
             tags.CHECKPOINT: str(folder / "model"),
             tags.WEIGHTS_SHA256: result.weights_sha256,
+            tags.NOTE: end_note(_active_run_id(), flat),
         }
     )
 
@@ -276,8 +281,7 @@ def end_trial(error: BaseException | None) -> None:
     Raises:
         Exception: the store could not be told; for this process the run is closed all the same.
     """
-    run_id = active_run_id()
-    assert run_id is not None
+    run_id = _active_run_id()
     try:
         if error is not None:
             try_again(lambda: _log_error(error))
@@ -297,7 +301,9 @@ def _status_of(error: BaseException | None) -> str:
 
 
 def _log_error(error: BaseException) -> None:
-    mlflow.set_tag(tags.ERROR, redact(f"{type(error).__name__}: {error}")[: tags.LONGEST])
+    reason = redact(f"{type(error).__name__}: {error}")
+    note = end_note(_active_run_id(), {}, reason)
+    mlflow.set_tags({tags.ERROR: reason[: tags.LONGEST], tags.NOTE: note})
     notes = getattr(error, "__notes__", [])
     if notes:
         mlflow.log_text(redact("\n".join(notes)), "traceback.txt")
@@ -357,6 +363,17 @@ def active_run_id() -> str | None:
     return run.info.run_id if run else None
 
 
+def _active_run_id() -> str:
+    run_id = active_run_id()
+    assert run_id is not None
+    return run_id
+
+
 def set_note(run_id: str, text: str) -> None:
     """Writes the description that a run has on its page in the MLflow UI."""
     MlflowClient().set_tag(run_id, tags.NOTE, text)
+
+
+def address_of_report(run_id: str) -> str:
+    """Where MLflow's pages show a run's report, after the address of its server."""
+    return page_of_report(MlflowClient().get_run(run_id).info.experiment_id, run_id)

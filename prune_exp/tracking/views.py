@@ -25,6 +25,8 @@ COLUMNS = (
     FAILED,
 )
 """The metrics that tell sweeps and trials apart, in the order in which they are shown."""
+MODE = "workflowType=machine_learning"
+"""In an address: the pages have what belongs to training models beside them, not to agents."""
 OLD_NOTES = (
     "Pruned language models against their dense ones. Every sweep is a run with its trials below"
     " it, a note and a report (artifact report.html).",
@@ -46,20 +48,20 @@ def view_state() -> str:
 
 def page_of_experiment(experiment_id: str) -> str:
     """The address of an experiment's runs in our view, after that of MLflow's server."""
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={tags.VIEW_NAME}"
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={tags.VIEW_NAME}&{MODE}"
 
 
 def page_of_report(experiment_id: str, run_id: str) -> str:
     """The address of a run's report, shown among its artifacts."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/report.html"
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/report.html?{MODE}"
 
 
 def describe_experiment(experiment_id: str) -> str:
     """The experiment's note."""
     return (
-        "Pruned language models against their dense ones. Every sweep is a run with its trials"
-        f" below it, a note and a report. [Show the figures that matter"
-        f"]({page_of_experiment(experiment_id)})."
+        f"[The figures that matter]({page_of_experiment(experiment_id)}) of pruned language models"
+        " against their dense ones. Every sweep is a run with its trials below it, a note and a"
+        " report."
     )
 
 
