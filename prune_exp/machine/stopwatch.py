@@ -21,7 +21,7 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times the body as `name`; phases do not nest."""
+        """Times the body as `name`; phases do not nest, and those of one name add up."""
         wait_for_device(self.device)
         counted = reset_peak(self.device)
         start = time.perf_counter()
@@ -29,6 +29,6 @@ class Stopwatch:
             yield
         finally:
             wait_for_device(self.device)
-            self.seconds[name] = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             if counted:
-                self.peak_mib[name] = peak_mib(self.device)
+                self.peak_mib[name] = max(self.peak_mib.get(name, 0.0), peak_mib(self.device))

@@ -37,6 +37,12 @@ class MeanOverDocuments:
             Interval(value=self.value, low=self.value - half, high=self.value + half)
         )
 
+    def low_end(self, chance: float) -> float:
+        """What the true mean is below with at most this chance: the end of a one-sided interval."""
+        from scipy.stats import t
+
+        return self.value - float(t.ppf(1 - chance, self.freedom)) * self.error
+
     def chance_beyond(self, limit: float) -> float:
         """How likely so small a ratio is where the truth is the limit: a one-sided p-value.
 

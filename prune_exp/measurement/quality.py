@@ -1,7 +1,7 @@
 """How much of the dense model's language is left, on held-out text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from prune_exp.machine.cache import cached_folder, digest_of
 from prune_exp.machine.device import cache_key
+from prune_exp.measurement.early_looks import EarlyLooks, watch_limits
 from prune_exp.measurement.intervals import LARGEST_LOG, ratio_over_documents
 from prune_exp.measurement.records import DomainQuality, Quality, QualityComparison
 from prune_exp.model.architectures import decoder_of, head_of
@@ -83,6 +84,7 @@ def compare_quality(
     *,
     max_perplexity_ratio: float,
     reencode: Reencode | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> QualityComparison:
     """Measures a pruned model against the dense one on the same blocks [blocks, tokens].
 
@@ -90,11 +92,15 @@ def compare_quality(
     With `reencode` the pruned model has a vocabulary of its own: it reads the same bytes as its
     own tokens, its loss is still counted per token of the dense model's, and distributions over
     different vocabularies are not compared.
+
+    Raises:
+        SurelyBeyond: one of the `limits`, by metric, is surely not met; the rest was not read.
     """
+    looks = watch_limits(limits or {}, text, dense.losses)
     if reencode is None:
-        judged = _judge_blocks(pruned, dense, text)
+        judged = _judge_blocks(pruned, dense, text, looks)
     else:
-        judged = _Judged(by_document=losses_by_document(pruned, text, reencode))
+        judged = _Judged(by_document=losses_by_document(pruned, text, reencode, looks))
     both = _BothModels(
         dense=_sum_by_document(text, dense.losses),
         pruned=judged.by_document,
@@ -157,26 +163,21 @@ class _BothModels:
         )
 
 
-def _judge_blocks(pruned: Any, dense: DenseBaseline, text: TokenBlocks) -> _Judged:
+def _judge_blocks(
+    pruned: Any, dense: DenseBaseline, text: TokenBlocks, looks: EarlyLooks
+) -> _Judged:
     """A pruned model that has the dense one's vocabulary."""
-    losses = []
-    divergences = []
-    agreed = []
-    blocks = zip(text.ids, dense.hidden, strict=True)
-    for ids, hidden in tqdm(blocks, "quality", total=len(text.ids), unit="block"):
-        expected = NextTokens(hidden=hidden, head=dense.head)
-        loss, apart, same = compare_block(pruned, ids, expected)
-        losses.append(loss)
-        divergences.append(apart)
-        agreed.append(same)
+    losses = torch.zeros(dense.losses.shape, dtype=torch.float64)
+    divergences = torch.zeros(len(text.ids), dtype=torch.float64)
+    agreed = torch.zeros(len(text.ids), dtype=torch.long)
+    for row in tqdm(looks.order, "quality", unit="block"):
+        expected = NextTokens(hidden=dense.hidden[row], head=dense.head)
+        losses[row], divergences[row], agreed[row] = compare_block(pruned, text.ids[row], expected)
+        looks.note_block(row, text.owners[row, 1:], losses[row])
     by_document = DocumentLosses(
-        losses=_sum_by_document(text, torch.stack(losses)), own_tokens=text.count_predicted()
+        losses=_sum_by_document(text, losses), own_tokens=text.count_predicted()
     )
-    return _Judged(
-        by_document=by_document,
-        divergence=torch.tensor(divergences, dtype=torch.float64),
-        agreed=torch.tensor(agreed),
-    )
+    return _Judged(by_document=by_document, divergence=divergences, agreed=agreed)
 
 
 def _sum_by_document(text: TokenBlocks, losses: torch.Tensor) -> torch.Tensor:
@@ -186,7 +187,10 @@ def _sum_by_document(text: TokenBlocks, losses: torch.Tensor) -> torch.Tensor:
 
 
 def losses_by_document(
-    model: Any, text: TokenBlocks, reencode: Reencode | None = None
+    model: Any,
+    text: TokenBlocks,
+    reencode: Reencode | None = None,
+    looks: EarlyLooks | None = None,
 ) -> DocumentLosses:
     """A model's summed loss of each document and the tokens of its own that are predicted.
 
@@ -195,11 +199,15 @@ def losses_by_document(
     documents = len(text.count_predicted())
     losses = torch.zeros(documents, dtype=torch.float64)
     own_tokens = torch.zeros(documents, dtype=torch.long)
-    for block, owners in tqdm(zip(text.ids, text.owners, strict=True), "quality", unit="block"):
-        first, ids, of = split_block(block, owners, reencode)
+    order = range(len(text.ids)) if looks is None else looks.order
+    for row in tqdm(order, "quality", unit="block"):
+        first, ids, of = split_block(text.ids[row], text.owners[row], reencode)
         after = NextTokens(hidden=_final_hidden(model, ids), head=head_of(model).weight)
-        losses.index_add_(0, of, token_losses(after, ids[first:], start=first - 1))
+        found = token_losses(after, ids[first:], start=first - 1)
+        losses.index_add_(0, of, found)
         own_tokens += torch.bincount(of, minlength=documents)
+        if looks is not None:
+            looks.note_block(row, of, found)
     return DocumentLosses(losses=losses, own_tokens=own_tokens)
 
 

@@ -72,6 +72,11 @@ def discard_partial(target: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def weights_bytes(checkpoint: Path) -> int:
+    """Size of all weights files of a checkpoint."""
+    return sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+
+
 def weights_sha256(checkpoint: Path) -> str:
     """One digest for all weights files of a checkpoint; the file's own when there is one."""
     digests = [file_sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))]

@@ -60,6 +60,25 @@ def allocate_budget(shape: ModelShape, sparsity: float, pruning: PruningSettings
     return chosen.allocation
 
 
+def shape_after(shape: ModelShape, gone: Allocation) -> ModelShape:
+    """The sizes of the model that is left, known before anything is cut."""
+    queries = gone.kv_groups * shape.queries_per_group
+    queries += (shape.kv_heads - gone.kv_groups) * gone.queries_per_group
+    heads = queries * shape.params_query_head + gone.kv_groups * shape.params_kv_head
+    vocab = shape.vocab - gone.tokens
+    return replace(
+        shape,
+        layers=shape.layers - gone.layers,
+        width=shape.width - gone.channels,
+        query_heads=shape.query_heads - queries,
+        kv_heads=shape.kv_heads - gone.kv_groups,
+        vocab=vocab,
+        params_total=shape.params_total - gone.params_removed,
+        params_layer=shape.params_layer - heads - gone.channels * shape.params_channel,
+        params_embedding_only=shape.params_embedding_only * vocab // shape.vocab,
+    )
+
+
 def _choose_free_width(
     shape: ModelShape, sparsity: float, pruning: PruningSettings
 ) -> tuple[_Option | None, list[float]]:

@@ -1,5 +1,6 @@
 """From a dense model to a pruned one, by the configured method."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from prune_exp.pruning import surgery, weight_masks
 from prune_exp.pruning.allocation import NOTHING, allocate_budget
 from prune_exp.pruning.calibration import Calibration, ReadingSettings, calibrate_model
 from prune_exp.pruning.inputs import Inputs, PruningRequest
-from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.plan import Allocation, PruningPlan
 from prune_exp.pruning.plan_choice import choose_rehearsed
 from prune_exp.pruning.refit import refit_settings
 from prune_exp.pruning.token_statistics import count_scripts, describe_tokens
@@ -34,8 +35,18 @@ class Pruned:
     """The dense model's ids of the tokens that are left, in order; None when all are."""
 
 
-def prune_model(request: PruningRequest, inputs: Inputs, model: Any, watch: Stopwatch) -> Pruned:
-    """Prunes `model`, which is used up; phases are timed by `watch`."""
+def prune_model(
+    request: PruningRequest,
+    inputs: Inputs,
+    model: Any,
+    watch: Stopwatch,
+    *,
+    approve: Callable[[Allocation], None] = lambda _: None,
+) -> Pruned:
+    """Prunes `model`, which is used up; phases are timed by `watch`.
+
+    `approve` sees what is to go before anything is cut, and may raise.
+    """
     if request.pruning.method != "structured":
         with watch.phase("prune"):
             return _mask_weights(request, inputs, model)
@@ -47,6 +58,7 @@ def prune_model(request: PruningRequest, inputs: Inputs, model: Any, watch: Stop
     if request.pruning.rehearse or request.pruning.rehearse_vocab:
         with watch.phase("rehearse"):
             plan = choose_rehearsed(request, inputs, model, plan, calibration, decided)
+    approve(plan.allocation)
     with watch.phase("prune"):
         plan = _note_scripts(plan, inputs)
         return _carry_out(request, inputs, model, plan, calibration)

@@ -53,7 +53,9 @@ def print_summary(
     said = [f"{name}: {LEGEND[name]}" for name in names if name in LEGEND]
     lines = [f"{'; '.join(said)}; t: vote_threshold."] if said else []
     lines += [
-        f"{trial.name}: {one_line(trial.error, LONGEST_REASON)}" for trial in trials if trial.error
+        f"{trial.name}: {one_line(why, LONGEST_REASON)}"
+        for trial in trials
+        if (why := trial.error or trial.stopped)
     ]
     if best is None:
         lines.append("No trial finished, so there is no report and no model.")

@@ -30,10 +30,13 @@ from prune_exp.search.space import SearchRange, Space
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
 from prune_exp.settings.redaction import redact
+from prune_exp.tracking.metrics import AT_LEAST, describe_stop, is_stopped
 
 FINGERPRINT = "fingerprint"
 PARENT = "mlflow_parent"
 INTERRUPTED = "interrupted"
+STOPPED = "stopped"
+"""Which constraint a trial could not meet, of one that was ended for that."""
 ERROR = "error"
 RUN = "mlflow_run"
 POINT = "point"
@@ -46,6 +49,7 @@ UNCOMPARED = frozenset(
         "search.parallel",
         "search.max_failures",
         "search.space",
+        "search.stop",
         "tracking.best",
         "tracking.log_models",
         "tracking.promote",
@@ -291,9 +295,9 @@ def remaining_rows(study: optuna.Study, space: Space, n_trials: int) -> list[dic
     interrupted, up to `n_trials`, dealt to the listed points in turn; points that were cut off come
     first, whole.
     """
-    told = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.FAIL)]
+    told = [t for t in study.trials if t.state.is_finished()]
     if not space.searched:
-        done = [point_of(t) for t in told if t.state == TrialState.COMPLETE]
+        done = [point_of(t) for t in told if t.state != TrialState.FAIL]
         return [row for row in space.rows if row not in done]
     used = sum(INTERRUPTED not in t.user_attrs for t in told)
     rows = space.rows
@@ -407,8 +411,15 @@ def tell_trial(
     constraints: Mapping[str, float],
     error: str = "",
 ) -> str:
-    """Records how a trial went; returns why it failed, or an empty string."""
+    """Records how a trial went; returns why it failed, or an empty string.
+
+    One that was ended early is no failure: it is told as infeasible, and as PRUNED where not all
+    objectives are known. Samplers learn from its constraint that far.
+    """
     trial = _open_trial(study, number)
+    if metrics is not None and is_stopped(metrics) and not error:
+        _tell_stopped(study, trial, metrics, directions, constraints)
+        return ""
     reason = error or describe_unusable(metrics or {}, [*directions, *constraints])
     if metrics is None or reason:
         trial.set_user_attr(ERROR, reason or "no result")
@@ -421,6 +432,27 @@ def tell_trial(
             trial.set_user_attr(metric, value)
     study.tell(number, [metrics[metric] for metric in directions])
     return ""
+
+
+def _tell_stopped(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    metrics: Mapping[str, float],
+    directions: Mapping[str, str],
+    constraints: Mapping[str, float],
+) -> None:
+    for metric, most in constraints.items():
+        found = metrics.get(f"{AT_LEAST}{metric}", metrics.get(metric, math.nan))
+        if not math.isnan(found):
+            trial.set_constraint(metric, found - most)
+    for metric, value in metrics.items():
+        if math.isfinite(value):
+            trial.set_user_attr(metric, value)
+    trial.set_user_attr(STOPPED, describe_stop(metrics, constraints))
+    if describe_unusable(metrics, directions):
+        study.tell(trial.number, state=TrialState.PRUNED)
+    else:
+        study.tell(trial.number, [metrics[metric] for metric in directions])
 
 
 def note_runs(study: optuna.Study, runs: Mapping[int, str]) -> None:

@@ -14,7 +14,7 @@ from optuna.visualization import matplotlib as plots
 from rich.console import Console
 from rich.table import Table
 
-from prune_exp.search.study import ERROR, is_feasible, point_of
+from prune_exp.search.study import ERROR, STOPPED, is_feasible, point_of
 
 
 def describe_trial(study: optuna.Study, number: int, objectives: list[str]) -> str:
@@ -22,6 +22,10 @@ def describe_trial(study: optuna.Study, number: int, objectives: list[str]) -> s
     trial = study.trials[number]
     params = " ".join(f"{key}={_shorten(value)}" for key, value in point_of(trial).items())
     head = f"trial {number}: {params}"
+    if STOPPED in trial.user_attrs:
+        return (
+            f"{head} | stopped: {trial.user_attrs[STOPPED]} | {_describe_best(study, objectives)}"
+        )
     if not trial.values:
         return f"{head} | failed: {trial.user_attrs.get(ERROR, 'no reason recorded')}"
     values = " ".join(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from prune_exp.settings.choices import UNITS
+from prune_exp.settings.choices import LARGEST_KEPT, UNITS
 from prune_exp.settings.errors import SettingError
 
 
@@ -277,6 +277,9 @@ class SearchSettings:
     """Metrics to minimize, or to maximize as in `speedup:maximize`; several give a Pareto front."""
     constraints: list[str] = field(default_factory=list)
     """Metrics and the most they may be in a feasible trial, as in `perplexity_ratio:5`."""
+    stop: bool = True
+    """End a trial of a sweep as soon as it surely breaks a constraint: it is neither trained nor
+    timed. Not under largest_kept, which learns from every trial."""
     space: list[str] = field(default_factory=list)
     """Sweeps in Hydra's grammar, such as `sparsity=interval(0.2, 0.7)`; used by `-m` alone."""
 
@@ -295,6 +298,11 @@ class SearchSettings:
                 f"search.constraints={','.join(self.constraints)} is not metric:most; try"
                 " search.constraints=[perplexity_ratio:5]"
             ) from None
+
+    @property
+    def stopping_limits(self) -> dict[str, float]:
+        """The constraints that end a trial which cannot meet them."""
+        return self.limits if self.stop and self.sampler != LARGEST_KEPT else {}
 
     @property
     def directions(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The one flattening of a result, and the keys that it will have."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -12,9 +12,13 @@ from prune_exp.measurement.records import (
     SpeedComparison,
 )
 from prune_exp.model.shape import ModelShape
-from prune_exp.tracking.result import TrialResult
+from prune_exp.tracking.result import StoppedTrial, TrialResult
 
 EVERY_TRIALS_PHASES = ("load", "prune", "export")
+STOPPED = "stopped/after_blocks"
+"""Of trials that were ended early: held-out blocks that were judged, 0 where none was needed."""
+AT_LEAST = "stopped/at_least/"
+"""Before the metric that cannot be within its limit: what it surely is."""
 
 
 def metric_keys(
@@ -65,9 +69,15 @@ def _any_value(plain: Any) -> Any:
 
 def flatten_result(result: TrialResult) -> dict[str, float]:
     """The one flattening of a result: the same keys in MLflow, in the report and in JSON."""
-    flat = _size_metrics(result)
+    flat = size_metrics(result.dense_shape, result.pruned_shape)
+    flat |= {
+        "sparsity_requested": result.plan.sparsity_requested,
+        "weights_zeroed_pct": 100 * result.plan.weights_zeroed / result.dense_shape.params_total,
+    }
+    if result.file_bytes:
+        flat["file_mib"] = result.file_bytes / 2**20
     if result.quality is not None:
-        flat |= _quality_metrics(result.quality)
+        flat |= quality_metrics(result.quality)
     if result.speed is not None:
         flat |= result.speed.metrics()
     if result.quality is not None and result.speed is not None:
@@ -80,23 +90,51 @@ def flatten_result(result: TrialResult) -> dict[str, float]:
     return {key: float(value) for key, value in flat.items()}
 
 
-def _size_metrics(result: TrialResult) -> dict[str, float]:
-    dense = result.dense_shape
-    pruned = result.pruned_shape
+def flatten_stopped(stopped: StoppedTrial) -> dict[str, float]:
+    """What is known of a trial that was ended early, and why it was."""
+    flat = stopped.known | {
+        STOPPED: stopped.blocks,
+        f"{AT_LEAST}{stopped.metric}": stopped.at_least,
+    }
+    flat |= {f"seconds/{phase}": value for phase, value in stopped.seconds.items()}
+    flat |= {f"peak_memory_mib/{phase}": value for phase, value in stopped.peak_mib.items()}
+    return {key: float(value) for key, value in flat.items()}
+
+
+def is_stopped(metrics: Mapping[str, float]) -> bool:
+    """Whether these are those of a trial that was ended early."""
+    return STOPPED in metrics
+
+
+def describe_stop(metrics: Mapping[str, float], limits: Mapping[str, float]) -> str:
+    """Which constraint a trial could not meet; empty where it was not ended early."""
+    if not is_stopped(metrics):
+        return ""
+    blocks = int(metrics[STOPPED])
+    after = f" after {blocks} held-out blocks" if blocks else ""
+    found = {key.removeprefix(AT_LEAST): value for key, value in metrics.items() if AT_LEAST in key}
+    return "; ".join(
+        f"{metric} is{'' if metrics.get(metric) == value else ' at least'} {value:.4g}{after}"
+        + (f" and may be at most {limits[metric]:g}" if metric in limits else "")
+        for metric, value in found.items()
+    )
+
+
+def size_metrics(dense: ModelShape, pruned: ModelShape) -> dict[str, float]:
+    """What follows from the sizes of both models alone."""
+    gone = 1 - pruned.params_total / dense.params_total
     return {
-        "sparsity_requested": result.plan.sparsity_requested,
-        "sparsity_achieved": result.sparsity,
+        "sparsity_achieved": gone,
         "params_total": dense.params_total,
         "params_active": pruned.params_total,
         "params_pruned": dense.params_total - pruned.params_total,
-        "params_pruned_pct": 100 * result.sparsity,
-        "params_active_pct": 100 * (1 - result.sparsity),
+        "params_pruned_pct": 100 * gone,
+        "params_active_pct": 100 * (1 - gone),
         "pruned/layers": pruned.layers,
         "pruned/query_heads": pruned.query_heads,
         "pruned/kv_heads": pruned.kv_heads,
         "pruned/mlp_width": pruned.width,
         "pruned/vocabulary": pruned.vocab,
-        "weights_zeroed_pct": 100 * result.plan.weights_zeroed / dense.params_total,
         "weights_read_ratio": _params_read(pruned) / _params_read(dense),
     } | removed_by_kind(dense, pruned)
 
@@ -125,7 +163,8 @@ def _text_metrics(quality: QualityComparison, speed: SpeedComparison) -> dict[st
     return speed.speedup.scaled(share).metrics("text_speedup")
 
 
-def _quality_metrics(quality: QualityComparison) -> dict[str, float]:
+def quality_metrics(quality: QualityComparison) -> dict[str, float]:
+    """What both models make of the held-out text."""
     flat: dict[str, float] = {}
     for side, one in (("dense", quality.dense), ("pruned", quality.pruned)):
         flat |= {f"{side}/{key}": value for key, value in asdict(one).items() if key != "tokens"}

@@ -20,11 +20,18 @@ def describe_start(params: Mapping[str, str]) -> str:
     return f"{_what_it_is(params)}\n\nIt runs; the tag `phase` says how far it is."
 
 
-def end_note(run_id: str, metrics: Mapping[str, float], error: str | None = None) -> str:
-    """The description of a trial that ends, from its run."""
+def end_note(
+    run_id: str, metrics: Mapping[str, float], error: str | None = None, *, stopped: str = ""
+) -> str:
+    """The description of a trial that ends, from its run.
+
+    `stopped` is the constraint that it could not meet, where it was ended for that.
+    """
     run = MlflowClient().get_run(run_id)
     root = run.data.tags.get(tags.PARENT_RUN, run_id)
     page = page_of_report(run.info.experiment_id, root)
+    if stopped:
+        return f"{_what_it_is(run.data.params)}\n\n**It was stopped:** {plain_words(stopped)}"
     return describe_end(run.data.params, metrics, error, page)
 
 

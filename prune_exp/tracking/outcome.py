@@ -15,6 +15,8 @@ OF_THE_BEST = (
 """Figures that a sweep has from its best trial."""
 FINISHED = "trials_finished"
 STOPPED = "trials_stopped"
+"""Ended early, since they could not meet a constraint."""
+INTERRUPTED = "trials_interrupted"
 """Interrupted, or cut off with their process."""
 FAILED = "trials_failed"
 """Ended without a result on their own account."""
@@ -23,10 +25,15 @@ HYPERVOLUME = "hypervolume"
 
 def sweep_outcome(trials: Sequence[TrackedTrial], best: Choice | None) -> dict[str, float]:
     """The figures of a sweep: how its trials ended, its best one's, and its whole front's."""
-    done = [trial for trial in trials if trial.status == "FINISHED"]
+    done = [trial for trial in trials if trial.has_result]
     failed = [trial for trial in trials if trial.failed and trial.status == "FAILED"]
-    stopped = [t for t in trials if t.status in ("FAILED", "KILLED") and t not in failed]
-    found = {FINISHED: len(done), STOPPED: len(stopped), FAILED: len(failed)}
+    cut_off = [t for t in trials if t.status in ("FAILED", "KILLED") and t not in failed]
+    found = {
+        FINISHED: len(done),
+        STOPPED: sum(bool(trial.stopped) for trial in trials),
+        INTERRUPTED: len(cut_off),
+        FAILED: len(failed),
+    }
     if best is not None:
         metrics = best.trial.metrics
         found |= {key: metrics[key] for key in OF_THE_BEST if key in metrics}

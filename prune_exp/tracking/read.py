@@ -18,6 +18,7 @@ from prune_exp.settings.groups import SearchSettings, TrackingSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.settings.surroundings import SQLITE
 from prune_exp.tracking import tags
+from prune_exp.tracking.metrics import STOPPED
 
 DATABASE = "mlflow.db"
 """The database of a local store."""
@@ -57,6 +58,16 @@ class TrackedTrial:
     def maintained(self) -> bool:
         """True when quality was measured and is within the limit."""
         return self.metrics.get("quality_maintained", 0.0) == 1.0
+
+    @property
+    def stopped(self) -> str:
+        """Which constraint it could not meet, if it was ended for that."""
+        return self.tags.get(tags.STOPPED, "")
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it ran to its end."""
+        return self.status == "FINISHED" and not self.stopped
 
     @property
     def failed(self) -> bool:
@@ -138,7 +149,8 @@ def find_latest(tracking: TrackingSettings, *, trial: bool = False) -> str:
     if known is not None:
         where = [known.experiment_id]
         asked = done if trial else ours
-        runs = client.search_runs(where, asked, max_results=1, order_by=order)
+        runs = client.search_runs(where, asked, max_results=1000 if trial else 1, order_by=order)
+        runs = [run for run in runs if not trial or tags.STOPPED not in run.data.tags]
     if not runs:
         kind = "finished trial" if trial else "run"
         raise SettingError(
@@ -256,7 +268,11 @@ def describe_correction(trials: Sequence[TrackedTrial], trial: TrackedTrial) -> 
 
 
 def _judged(trials: Sequence[TrackedTrial]) -> list[TrackedTrial]:
-    return [t for t in trials if t.status == "FINISHED" and "quality_maintained" in t.metrics]
+    return [
+        t
+        for t in trials
+        if t.status == "FINISHED" and ("quality_maintained" in t.metrics or t.metrics.get(STOPPED))
+    ]
 
 
 def _p_value(trial: TrackedTrial) -> float:
@@ -269,7 +285,7 @@ def choose_best(trials: list[TrackedTrial], rule: str) -> Choice | None:
 
     Those that meet `search.constraints` come before all others.
     """
-    done = [trial for trial in trials if trial.status == "FINISHED"]
+    done = [trial for trial in trials if trial.has_result]
     feasible = [trial for trial in done if trial.feasible]
     choice = _choose_among(feasible or done, rule, trials)
     if choice is None or not any(trial.limits for trial in done):

@@ -26,6 +26,8 @@ SILENT_S = 300
 ORPHAN_S = 10
 """How long a trial on this machine may take to notice that its driver has gone."""
 PAUSE_S = 0.5
+LAST_TAGS = (tags.WEIGHTS_SHA256, tags.STOPPED)
+"""Written last: whoever finds one of them knows that what the trial found is whole."""
 
 
 def process_tags() -> dict[str, str]:
@@ -111,7 +113,7 @@ def reap_dead_runs(tracking: TrackingSettings) -> None:
         found = run.data.tags
         if not has_gone(found):
             continue
-        whole = tags.WEIGHTS_SHA256 in found
+        whole = not found.keys().isdisjoint(LAST_TAGS)
         ended.append(f"{run.info.run_name} ({'it has its result' if whole else 'interrupted'})")
         if whole:
             client.set_terminated(run.info.run_id, "FINISHED")
@@ -153,7 +155,7 @@ def settle_trials(
     ]
     finished: dict[int, dict[str, float]] = {}
     for trial in asked:
-        whole = tags.WEIGHTS_SHA256 in trial.tags and tags.ERROR not in trial.tags
+        whole = not trial.tags.keys().isdisjoint(LAST_TAGS) and tags.ERROR not in trial.tags
         if trial.status == "RUNNING" and not whole:
             fail_run(trial.run_id, trial.error or "the store was not told how it ended")
         elif trial.status == "RUNNING":

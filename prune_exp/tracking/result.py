@@ -30,8 +30,27 @@ class TrialResult:
     recovery: Recovery | None = None
     reserved_digest: str = ""
     """Identifies the documents that are kept from trials, for a last judgement."""
+    file_bytes: int = 0
+    """Size of the weights' files; 0 where it is not known."""
 
     @property
     def sparsity(self) -> float:
         """Share of the dense model's parameters that is gone."""
         return 1 - self.pruned_shape.params_total / self.dense_shape.params_total
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppedTrial:
+    """What is known of a trial that was ended because it cannot meet a constraint."""
+
+    model_digest: str
+    metric: str
+    """The constraint's."""
+    at_least: float
+    """What that metric surely is."""
+    blocks: int
+    """Held-out blocks that say so; 0 where the figure is exact."""
+    known: dict[str, float]
+    """Exact figures, by their metrics' names."""
+    seconds: dict[str, float]
+    peak_mib: dict[str, float] = field(default_factory=dict)

@@ -23,13 +23,13 @@ from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
 from prune_exp.tracking.attempts import try_again
-from prune_exp.tracking.metrics import flatten_result
+from prune_exp.tracking.metrics import describe_stop, flatten_result, flatten_stopped
 from prune_exp.tracking.naming import remember_overrides
 from prune_exp.tracking.notes import describe_start, end_note, plain_words
 from prune_exp.tracking.outcome import OF_THE_BEST, sweep_outcome
 from prune_exp.tracking.read import Choice, TrackedTrial, choose_best, read_trials
 from prune_exp.tracking.reaping import process_tags
-from prune_exp.tracking.result import TrialResult
+from prune_exp.tracking.result import StoppedTrial, TrialResult
 from prune_exp.tracking.store import open_store
 from prune_exp.tracking.views import page_of_report
 
@@ -240,6 +240,22 @@ def _log_result(result: TrialResult, folder: Path) -> None:
             tags.NOTE: end_note(_active_run_id(), flat),
         }
     )
+
+
+def log_stopped(stopped: StoppedTrial, limits: Mapping[str, float]) -> dict[str, float]:
+    """Logs what is known of a trial that was ended early, to the open run; returns its metrics."""
+    flat = flatten_stopped(stopped)
+
+    def log() -> None:
+        mlflow.log_metrics(flat)
+        mlflow.log_dict(flat, "metrics.json")
+        why = describe_stop(flat, limits)
+        note = end_note(_active_run_id(), flat, stopped=why)
+        mlflow.set_tags({tags.MODEL_DIGEST: stopped.model_digest, tags.NOTE: note})
+        mlflow.set_tag(tags.STOPPED, why[: tags.LONGEST])  # last
+
+    try_again(log)
+    return flat
 
 
 def _log_curve(result: TrialResult) -> None:

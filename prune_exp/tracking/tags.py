@@ -22,6 +22,8 @@ BEAT = f"{PREFIX}beat"
 """When the process last said that it lives, in seconds since 1970."""
 ERROR = f"{PREFIX}error"
 """Why a run failed."""
+STOPPED = f"{PREFIX}stopped"
+"""Of finished runs without a result: which constraint their trial could not meet."""
 INTERRUPTED = f"{PREFIX}interrupted"
 """Of runs whose process was killed: cut off, not failed on their own account."""
 

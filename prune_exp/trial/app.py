@@ -3,6 +3,8 @@
 import shutil
 import signal
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,10 @@ from prune_exp.settings.config_tree import conf_dir
 from prune_exp.settings.schema import Settings, store_schema
 
 if TYPE_CHECKING:
-    from prune_exp.tracking.result import TrialResult
+    from prune_exp.tracking.result import StoppedTrial, TrialResult
+
+
+NO_LIMITS: Mapping[str, float] = {}
 
 
 def run_job(config: Any) -> dict[str, float]:
@@ -27,6 +32,7 @@ def run_job(config: Any) -> dict[str, float]:
 
     from prune_exp.tracking import runs
     from prune_exp.tracking.metrics import flatten_result
+    from prune_exp.tracking.result import StoppedTrial
     from prune_exp.trial.run import describe_redundant_voters, describe_width
 
     if not runs.is_in_trial():
@@ -34,42 +40,61 @@ def run_job(config: Any) -> dict[str, float]:
     hydra = HydraConfig.get()
     settings = read_config(config, hydra)
     folder = Path(hydra.runtime.output_dir)
+    sweeps = hydra.mode == RunMode.MULTIRUN
+    limits = settings.search.stopping_limits if sweeps else {}
     try:
-        result = run_and_log(settings, folder)
+        result = run_and_log(settings, folder, limits)
+        if isinstance(result, StoppedTrial):
+            return runs.log_stopped(result, settings.search.limits)
         if settings.tracking.log_models == "all":
             store_weights(settings.tracking.signing_key)
     except KeyboardInterrupt:
         runs.leave_open_runs("KILLED")
         raise
-    if hydra.mode != RunMode.MULTIRUN or hydra.job.num == 0:
+    if not sweeps or hydra.job.num == 0:
         for sentence in describe_redundant_voters(result.plan, settings):
             print(f"note: {sentence}", file=sys.stderr)
     if odd := describe_width(result, settings):
         print(f"note: {odd}", file=sys.stderr)
     metrics = flatten_result(result)
-    if hydra.mode == RunMode.MULTIRUN:
+    if sweeps:
         check_numbers(metrics, [*settings.search.directions, *settings.search.limits])
     return metrics
 
 
-def run_and_log(settings: Settings, folder: Path) -> "TrialResult":
-    """Runs a trial in a process of its own and logs what it found; leaves nothing if that fails."""
-    from prune_exp.model.export import discard_partial
+def run_and_log(
+    settings: Settings, folder: Path, limits: Mapping[str, float] = NO_LIMITS
+) -> "TrialResult | StoppedTrial":
+    """Runs a trial in a process of its own and logs what it found; leaves nothing if that fails.
+
+    One that was ended by one of the `limits` leaves no checkpoint and is not logged yet.
+    """
+    from prune_exp.tracking.result import StoppedTrial
     from prune_exp.tracking.runs import log_result
     from prune_exp.trial.isolated import run_isolated
-    from prune_exp.trial.run import run_trial
+    from prune_exp.trial.run import run_within
 
     target = folder / "model"
     taken = target.exists() or target.is_symlink()
     try:
-        result = run_isolated(run_trial, settings, folder)
-        log_result(result, folder)
+        result = run_isolated(partial(run_within, limits=limits), settings, folder)
+        if isinstance(result, StoppedTrial):
+            _discard(target, taken)
+        else:
+            log_result(result, folder)
     except BaseException:
-        discard_partial(target)
-        if not taken:
-            shutil.rmtree(target, ignore_errors=True)
+        _discard(target, taken)
         raise
     return result
+
+
+def _discard(target: Path, taken: bool) -> None:
+    """Removes what a trial has written, but nothing that was there before it."""
+    from prune_exp.model.export import discard_partial
+
+    discard_partial(target)
+    if not taken:
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def store_weights(signing_key: str | None) -> None:

@@ -1,5 +1,6 @@
 """One trial: calibrate, vote, cut and refit, recover, export, judge, measure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from prune_exp.machine.limits import fit_threads
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.measurement import quality
 from prune_exp.measurement.benchmark import measure_pair
+from prune_exp.measurement.early_looks import SurelyBeyond
 from prune_exp.measurement.prompts import tokenize_prompts
 from prune_exp.measurement.records import QualityComparison, SpeedComparison
 from prune_exp.model import loading
 from prune_exp.model.architectures import head_of, shape_of
-from prune_exp.model.export import choose_export_dtype, export_model, weights_sha256
+from prune_exp.model.export import choose_export_dtype, export_model, weights_bytes, weights_sha256
 from prune_exp.model.shape import ModelShape
 from prune_exp.pruning.allocation import describe_odd_width
 from prune_exp.pruning.consensus import redundant_pairs
@@ -24,8 +26,9 @@ from prune_exp.settings.schema import Settings
 from prune_exp.text.corpus import Corpus, reserved_digest
 from prune_exp.text.records import TextUsed
 from prune_exp.text.token_bytes import make_reencoder
-from prune_exp.tracking.result import TrialResult
+from prune_exp.tracking.result import StoppedTrial, TrialResult
 from prune_exp.trial.prepare import TrialInputs, prepare_trial, pruning_request
+from prune_exp.trial.stops import Stops
 
 
 def run_trial(settings: Settings, folder: Path) -> TrialResult:
@@ -36,15 +39,38 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
         ExportError: the checkpoint could not be written; nothing of it is left.
         MeasurementError: a measured process died.
     """
+    result = run_within(settings, folder, {})
+    assert isinstance(result, TrialResult)
+    return result
+
+
+def run_within(
+    settings: Settings, folder: Path, limits: Mapping[str, float]
+) -> TrialResult | StoppedTrial:
+    """The same, ended as soon as one of the `limits`, by metric, surely cannot be met.
+
+    Raises:
+        Exception: as `run_trial` does.
+    """
     fit_threads()
-    device = choose_device(settings.device)
-    watch = Stopwatch(device)
+    watch = Stopwatch(choose_device(settings.device))
     with watch.phase("load"):
         inputs = prepare_trial(settings)
-        dense = inputs.dense
-        model = loading.load_model(dense.source.folder, device=device)
-    target = folder / "model"
-    pruned, recovered, judged = _prune_and_judge(settings, inputs, model, target, watch)
+    stops = Stops(settings=settings, dense=inputs.dense, limits=limits)
+    try:
+        return _run_prepared(settings, inputs, folder / "model", watch, stops)
+    except SurelyBeyond as beyond:
+        return stops.tell(beyond, watch)
+
+
+def _run_prepared(
+    settings: Settings, inputs: TrialInputs, target: Path, watch: Stopwatch, stops: Stops
+) -> TrialResult:
+    dense = inputs.dense
+    stops.check_request()
+    with watch.phase("load"):
+        model = loading.load_model(dense.source.folder, device=choose_device(settings.device))
+    pruned, recovered, judged = _prune_and_judge(settings, inputs, model, target, watch, stops)
     del model  # the measured processes need the memory
     measured = None
     if settings.benchmark.enabled:
@@ -58,6 +84,7 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
         pruned_shape=pruned.shape,
         plan=pruned.plan,
         weights_sha256=weights_sha256(target),
+        file_bytes=weights_bytes(target),
         quality=judged,
         speed=measured,
         seconds=watch.seconds,
@@ -76,13 +103,19 @@ class _Exported:
 
 
 def _prune_and_judge(
-    settings: Settings, inputs: TrialInputs, model: Any, target: Path, watch: Stopwatch
+    settings: Settings,
+    inputs: TrialInputs,
+    model: Any,
+    target: Path,
+    watch: Stopwatch,
+    stops: Stops,
 ) -> tuple[_Exported, Recovered | None, QualityComparison | None]:
     """Prunes the dense model, which is used up, recovers, exports to `target` and judges."""
     dense = inputs.dense
     head = head_of(model).weight.clone()  # [vocab, hidden]; pruning uses the model up
     baseline = _judge_dense(settings, inputs, model, watch)
-    pruned = prune_model(pruning_request(settings), dense, model, watch)
+    request = pruning_request(settings)
+    pruned = prune_model(request, dense, model, watch, approve=stops.check_plan)
     recovered = None
     if settings.recovery.name != "none":
         with watch.phase("recover"):
@@ -95,7 +128,9 @@ def _prune_and_judge(
     judged = None
     if baseline is not None:
         with watch.phase("quality"):
-            judged = _judge_pruned(settings, inputs, pruned, replace(baseline, head=head))
+            full = replace(baseline, head=head)
+            judged = _judge_pruned(settings, inputs, pruned, full, stops.limits)
+        stops.check_quality(judged)
     shape = shape_of(pruned.model)
     return _Exported(tokenizer=pruned.tokenizer, plan=pruned.plan, shape=shape), recovered, judged
 
@@ -129,7 +164,11 @@ def _judge_dense(
 
 
 def _judge_pruned(
-    settings: Settings, inputs: TrialInputs, pruned: Pruned, baseline: quality.DenseBaseline
+    settings: Settings,
+    inputs: TrialInputs,
+    pruned: Pruned,
+    baseline: quality.DenseBaseline,
+    limits: Mapping[str, float],
 ) -> QualityComparison:
     dense = inputs.dense
     reencode = None
@@ -141,6 +180,7 @@ def _judge_pruned(
         dense.corpus.heldout,
         max_perplexity_ratio=settings.quality.max_perplexity_ratio,
         reencode=reencode,
+        limits=limits,
     )
 
 

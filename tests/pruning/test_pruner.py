@@ -1,5 +1,6 @@
 """Every supported family goes the whole way: calibrate, vote, prune."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from prune_exp.model.architectures import (
     shape_of,
 )
 from prune_exp.pruning import surgery
+from prune_exp.pruning.allocation import shape_after
 from prune_exp.pruning.calibration import ReadingSettings, compute_statistics
 from prune_exp.pruning.inputs import Inputs
 from prune_exp.pruning.vote import vote_on_plan
 from prune_exp.settings.choices import UNITS
 from prune_exp.settings.schema import Settings
 from prune_exp.text.corpus import Corpus, TokenBlocks
-from prune_exp.tracking.metrics import removed_by_kind
+from prune_exp.tracking.metrics import removed_by_kind, size_metrics
 from prune_exp.trial.prepare import pruning_request
 from support.models import GROUPED, MODEL_TYPES, make_tiny
 from support.tokenizers import make_tokenizer
@@ -56,6 +58,9 @@ def test_calibrate_vote_and_prune(model_type: str) -> None:
     assert bool(any(plan.heads.values())) == (model_type in GROUPED)
     assert plan.voters["mlp"] == tuple(sorted(set(VOTERS) - {"similarity"}))
     pruned = surgery.carry_out_plan(make_tiny(model_type), plan, IDS)
+    foretold = shape_after(inputs.shape, plan.allocation)
+    assert size_metrics(inputs.shape, foretold) == size_metrics(inputs.shape, shape_of(pruned))
+    assert foretold == replace(shape_of(pruned), vocab_removable=0, accepted_heads=None)
     achieved = 1 - shape_of(pruned).params_total / inputs.shape.params_total
     assert achieved == pytest.approx(0.3, abs=0.005)
     assert achieved * inputs.shape.params_total == pytest.approx(plan.allocation.params_removed)

@@ -91,6 +91,41 @@ def test_constraints_decide_what_is_feasible(tmp_path: Path) -> None:
     assert "best so far: trial 1" in describe_trial(study, 1, ["cost"])
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "gp", "qmc"])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_trial_that_was_ended_early_is_done_and_infeasible(
+    known: bool, sampler: str, tmp_path: Path
+) -> None:
+    from prune_exp.search.summary import describe_trial
+
+    study = new_study(tmp_path, sampler=sampler)
+    inside = space({}, "sparsity")
+    found = {"stopped/after_blocks": 8.0, "stopped/at_least/ratio": 6.25, "size": 0.5}
+    for number in range(3):
+        (trial,) = studies.ask_trials(study, inside, [{}])
+        more = {"cost": 1.0} if known else {}
+        told = studies.tell_trial(
+            study, trial.number, found | more, {"cost": "minimize"}, {"ratio": 5.0, "size": 1.0}
+        )
+        assert told == ""
+        assert study.trials[number].constraints == {"ratio": 1.25, "size": -0.5}
+        assert study.trials[number].state.name == ("COMPLETE" if known else "PRUNED")
+    assert not studies.is_feasible(study.trials[0])
+    assert len(studies.remaining_rows(study, inside, n_trials=5)) == 2
+    line = describe_trial(study, 0, ["cost"])
+    assert "stopped: ratio is at least 6.25 after 8 held-out blocks and may be at most 5" in line
+
+
+def test_a_listed_point_that_was_ended_early_is_not_run_again(tmp_path: Path) -> None:
+    grid = space({"sparsity": ("0.3", "0.5")})
+    study = new_study(tmp_path)
+    (trial, _) = studies.ask_trials(study, grid, grid.rows)
+    found = {"stopped/after_blocks": 0.0, "stopped/at_least/size": 2.0, "size": 2.0}
+    studies.tell_trial(study, trial.number, found, {"cost": "minimize"}, {"size": 1.0})
+    assert study.trials[0].user_attrs[studies.STOPPED] == "size is 2 and may be at most 1"
+    assert studies.remaining_rows(study, grid, 1) == [{"sparsity": "0.5"}]
+
+
 def test_a_study_of_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
     new_study(tmp_path)
     with pytest.raises(SettingError, match="a was 1 and is 2"):

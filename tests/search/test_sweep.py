@@ -72,6 +72,38 @@ def test_a_search_goes_on_where_it_stopped(tiny_args: list[str], tmp_path: Path)
     assert done.returncode == 1
 
 
+def test_a_trial_that_cannot_meet_a_constraint_ends_early_and_once(
+    tiny_args: list[str], tmp_path: Path
+) -> None:
+    limit = "search.constraints=[weights_read_ratio:0.7]"
+    arguments = ["-m", *tiny_args, *CHEAP, limit, "search.study_name=X", "sparsity=0.2,0.5"]
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert states(tmp_path, "X") == ["PRUNED", "COMPLETE"]
+    _, early, late = runs_in(tmp_path)
+    assert early.info.status == late.info.status == "FINISHED"
+    why = early.data.tags["prune_exp.stopped"]
+    assert why.startswith("weights_read_ratio is 0.8")
+    assert {"params_pruned_pct", "seconds/load"} <= early.data.metrics.keys()
+    assert "seconds/export" not in early.data.metrics
+    assert "prune_exp.stopped" not in late.data.tags
+    assert "stopped" in done.stdout
+    assert f"s=0.20 t=0.50: {why}" in done.stdout
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "every point has a result" in done.stderr
+    assert len(runs_in(tmp_path)) == 3
+
+
+def test_where_no_trial_can_meet_a_constraint_there_is_no_model_and_no_failure(
+    tiny_args: list[str], tmp_path: Path
+) -> None:
+    limit = "search.constraints=[file_mib:0.001]"
+    done = command("-m", *tiny_args, *CHEAP, limit, "sparsity=0.2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "No trial finished" in done.stdout
+
+
 def test_the_configured_space_is_searched_by_m_alone(tiny_args: list[str], tmp_path: Path) -> None:
     done = command("-m", *tiny_args, "experiment=search", "search.n_trials=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

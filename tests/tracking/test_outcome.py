@@ -52,14 +52,16 @@ def test_how_trials_ended_is_counted() -> None:
         trial(3, status="FAILED", metrics={}, tags={tags.INTERRUPTED: "true"}),
         trial(4, status="KILLED", metrics={}),
         trial(5, status="RUNNING", metrics={}),
+        trial(6, metrics={}, tags={tags.STOPPED: "perplexity_ratio is at least 9"}),
     ]
     found = sweep_outcome(trials, choose_best(trials, RULE))
     counts = {key: value for key, value in found.items() if key.startswith("trials_")}
-    assert counts == {"trials_finished": 2, "trials_failed": 1, "trials_stopped": 2}
+    ended = {"trials_failed": 1, "trials_interrupted": 2, "trials_stopped": 1}
+    assert counts == {"trials_finished": 2, **ended}
     assert found["speedup"] in (1.3, 1.5)
     assert found["memory_reduction_pct"] > 0
     nothing = sweep_outcome(trials[2:], None)
-    assert nothing == {"trials_finished": 0, "trials_failed": 1, "trials_stopped": 2}
+    assert nothing == {"trials_finished": 0, **ended}
 
 
 def test_a_sweep_shows_its_outcome_while_it_goes_on(tmp_path: Path) -> None:

@@ -87,6 +87,18 @@ def test_who_breaks_a_constraint_is_not_the_best(rule: str) -> None:
     assert found.rule.endswith("of those that met search.constraints")
 
 
+def test_who_was_ended_early_has_no_result_but_was_judged() -> None:
+    kept = judged("kept", 0.02)
+    stopped = replace(trial("stopped", 9, 1.0, kept=False), tags={tags.STOPPED: "too large"})
+    del stopped.metrics["quality_maintained"]
+    assert kept_after_correction([kept, stopped]) == {"kept"}
+    stopped.metrics["stopped/after_blocks"] = 8.0
+    assert kept_after_correction([kept, stopped]) == set(), "one more was judged"
+    assert best_of([kept, stopped]).trial is kept
+    assert choose_best([stopped], "quality") is None
+    assert count_failed_points([stopped]) == 0
+
+
 def test_where_all_break_constraints_the_choice_says_so() -> None:
     limits = '["perplexity_ratio:0.5"]'
     trials = [trial("a", 1.1, 1.2, kept=False, constraints=limits)]
@@ -133,6 +145,9 @@ def test_the_latest_run_is_a_sweeps_own_or_a_trial_alone(tmp_path: Path) -> None
     store_sweep(tmp_path, [made_up_runs.trial(0)])
     sweep, ids = store_sweep(tmp_path, [made_up_runs.trial(0), made_up_runs.trial(1)])
     assert find_latest(tracking) == sweep
+    assert find_latest(tracking, trial=True) == ids[1]
+    early = made_up_runs.trial(0)
+    store_sweep(tmp_path, [replace(early, tags=early.tags | {tags.STOPPED: "too large"})])
     assert find_latest(tracking, trial=True) == ids[1]
     with pytest.raises(SettingError, match="experiment=other has no finished trial yet"):
         find_latest(replace(tracking, experiment="other"), trial=True)

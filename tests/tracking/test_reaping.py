@@ -58,6 +58,14 @@ def test_a_killed_trial_fails_and_what_it_left_goes(
     assert not capsys.readouterr().err
 
 
+def test_a_trial_killed_after_it_was_ended_early_stays_ended_early(
+    tracking: TrackingSettings,
+) -> None:
+    run_id = left_running(tracking, STOPPED="file_mib is 9 and may be at most 5")
+    reap_dead_runs(tracking)
+    assert run_of(run_id).info.status == "FINISHED"
+
+
 def test_a_trial_killed_while_its_model_was_stored_keeps_both(tracking: TrackingSettings) -> None:
     model = checkpoint_in(Path(tracking.root) / "outputs" / "1")
     run_id = left_running(tracking, FOLDER=str(model.parent), WEIGHTS_SHA256="0" * 64)

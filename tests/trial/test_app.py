@@ -31,7 +31,7 @@ def pretend(
         if untold is not None:
             raise untold
 
-    assert run.run_trial
+    assert run.run_within
     monkeypatch.setattr(isolated, "run_isolated", run_isolated)
     monkeypatch.setattr("prune_exp.tracking.runs.log_result", log_result)
 

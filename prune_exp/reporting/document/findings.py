@@ -46,7 +46,7 @@ class Findings:
     @property
     def finished(self) -> list[TrackedTrial]:
         """Trials with a result."""
-        return [trial for trial in self.trials if trial.status == "FINISHED"]
+        return [trial for trial in self.trials if trial.has_result]
 
 
 def gather_findings(root: TrackedTrial, trials: list[TrackedTrial], best: Choice) -> Findings:
@@ -82,9 +82,10 @@ def look_up_findings(run_id: str) -> Findings:
                 " there is nothing to report; the MLflow UI shows the tag prune_exp.error of each"
             )
         return gather_findings(asked, trials, best)
-    if asked.status != "FINISHED":
-        why = f": {asked.error}" if asked.error else ""
-        raise SettingError(f"run_id={run_id} is {asked.status} and has no result{why}")
+    if not asked.has_result:
+        why = asked.error or asked.stopped
+        status = "stopped" if asked.stopped else asked.status
+        raise SettingError(f"run_id={run_id} is {status} and has no result{why and f': {why}'}")
     parent = asked.tags.get(tags.PARENT_RUN)
     root = read_run(parent) if parent else asked
     return gather_findings(

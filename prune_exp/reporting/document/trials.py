@@ -28,7 +28,7 @@ def show_value(metrics: dict[str, float], key: str, form: str, unit: str = "") -
 
 
 def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
-    """One row a trial; why some failed is in `list_reasons`."""
+    """One row a trial; why some failed or were stopped is in `list_reasons`."""
     kept = kept_after_correction(trials)
     return [
         [
@@ -51,16 +51,18 @@ def _show_figure(trial: TrackedTrial, key: str, form: str, unit: str = "") -> st
 
 
 def list_reasons(trials: list[TrackedTrial]) -> list[str]:
-    """Why trials failed, a line each."""
+    """Why trials failed or were stopped, a line each."""
     return [
-        f"{one_line(trial.name, LONGEST_NAME)}: {one_line(trial.error, LONGEST_REASON)}"
+        f"{one_line(trial.name, LONGEST_NAME)}: {one_line(why, LONGEST_REASON)}"
         for trial in trials
-        if trial.error
+        if (why := trial.error or trial.stopped)
     ]
 
 
 def status_of(trial: TrackedTrial) -> str:
     """How a trial ended; of finished ones also whether constraints were broken."""
+    if trial.stopped:
+        return "stopped"
     return "infeasible" if trial.status == "FINISHED" and not trial.feasible else trial.status
 
 
