@@ -74,9 +74,12 @@ def read_space(arguments: list[str], default: list[str], config_loader: Any) -> 
     settings a value: `sparsity=0.5` is a list of one.
 
     Raises:
-        SettingError: a sweep is neither a list nor a range nor an interval.
+        SettingError: a sweep is neither a list nor a range nor an interval, or of a goal.
     """
     space = _sort_overrides(arguments, config_loader)
+    for key in space.listed.keys() | space.searched.keys():
+        if key.startswith("goal."):
+            raise SettingError(f"{key} is one goal for all trials; give it one value")
     if space.searched:
         return space
     swept = _sort_overrides(default, config_loader)

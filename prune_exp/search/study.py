@@ -61,6 +61,8 @@ UNCOMPARED = frozenset(
 """Settings that change no trial's result."""
 UNSET = "None"
 """How a setting that is null is noted."""
+NOTHING_SET = (UNSET, "[]")
+"""Values of settings that earlier versions did not know, under which all is as it was."""
 SPACE = "space of "
 """Before a swept setting in a fingerprint."""
 KNOWN_BY_DIGEST = {
@@ -214,6 +216,7 @@ def _check_same(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
         for key in sorted(earlier.keys() | fingerprint.keys())
         if earlier.get(key) != fingerprint.get(key)
         and not (key.startswith(OF_INPUTS) and key not in earlier)
+        and not (fingerprint.get(key) in NOTHING_SET and key not in earlier)
     ]
     if differ:
         raise SettingError(

@@ -22,6 +22,7 @@ from prune_exp.settings.choices import (
     check_one_of,
 )
 from prune_exp.settings.errors import SettingError
+from prune_exp.settings.goals import check_goals
 from prune_exp.settings.groups import BenchmarkSettings, RecoverySettings
 from prune_exp.settings.minima import check_minima
 from prune_exp.settings.pruning_checks import check_pruning
@@ -90,6 +91,7 @@ def check_settings(settings: Settings) -> None:
         check_name("tracking.registered_model", settings.tracking.registered_model)
     _check_sources(settings)
     check_one_of("data.calibration", settings.data.calibration, CALIBRATIONS)
+    check_goals(settings)
     check_minima(settings)
     _check_batches(settings.benchmark)
     check_one_of("benchmark.turns", settings.benchmark.turns, TURNS)

@@ -255,6 +255,27 @@ class QualitySettings:
 
 
 @dataclass(kw_only=True)
+class GoalSettings:
+    """What the user wants, in the user's units; each becomes a constraint of the search."""
+
+    perplexity_ratio: float | None = None
+    """Most perplexity, as a multiple of the dense model's. It is `quality.max_perplexity_ratio`
+    too, so that the best trial is the fastest of those that surely keep it."""
+    latency_ms: float | None = None
+    """Most time for one request of the benchmark, the median, from the prompt to the last token."""
+    memory_mib: float | None = None
+    """Most memory of a process that serves the model, at its peak."""
+    file_mib: float | None = None
+    """Largest size of the weights' files."""
+    speedup: float | None = None
+    """Least speedup of a request over the dense model."""
+
+
+DEFAULT_OBJECTIVES = ("latency_ratio", "bits_per_byte_increase")
+"""What is searched for unless something else is said."""
+
+
+@dataclass(kw_only=True)
 class SearchSettings:
     study_name: str | None = None
     """Name of the Optuna study. The same name goes on where it stopped; a new study when null."""

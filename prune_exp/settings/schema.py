@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from prune_exp.settings.groups import (
     BenchmarkSettings,
     DataSettings,
+    GoalSettings,
     ModelSettings,
     PruningSettings,
     QualitySettings,
@@ -35,6 +36,7 @@ class Settings:
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
     quality: QualitySettings = field(default_factory=QualitySettings)
+    goal: GoalSettings = field(default_factory=GoalSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from prune_exp.settings.goals import apply_goals
 from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.redaction import redact
 
@@ -30,6 +31,8 @@ def fill_in(settings: Any, hydra: Any = None) -> None:
         _heed_variables(settings.tracking, _given_keys(hydra.overrides.task))
     if hasattr(settings, "model") and not settings.model.name:
         settings.model.name = name_model(settings.model)
+    if hasattr(settings, "goal"):
+        apply_goals(settings, _given_keys(hydra.overrides.task) if hydra is not None else set())
     if hydra is not None and hydra.job.chdir and hasattr(settings, "data"):
         _anchor_paths(settings, Path(hydra.runtime.cwd))
 

@@ -195,8 +195,11 @@ class Lifecycle(Callback):
                     note_foreign_text,
                     prepare_trial,
                 )
+                from prune_exp.trial.reach import check_reach
 
-                note_foreign_text(prepare_trial(settings))
+                inputs = prepare_trial(settings)
+                check_reach([(settings, inputs.dense.shape, inputs.dense.source)])
+                note_foreign_text(inputs)
                 reap_dead_runs(settings.tracking)
             else:
                 redact_sweep(Path(config.hydra.sweep.dir))  # Hydra's own sweepers write there too

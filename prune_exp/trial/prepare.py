@@ -29,6 +29,7 @@ from prune_exp.text.corpus import Corpus, load_corpus, note_few_documents
 from prune_exp.text.foreign import describe_foreign_text
 from prune_exp.text.generated_text import Author, complete_corpus
 from prune_exp.text.tokenizer import count_removable_tokens
+from prune_exp.trial.reach import check_reach
 
 DECISIVE = ("torch", "transformers", "tokenizers", "numpy", "prune-exp")
 """Packages whose version may change what trials find."""
@@ -183,6 +184,7 @@ def check_points(points: list[Settings]) -> tuple[dict[str, str], float]:
         SettingError: as `prepare_trial` does.
     """
     known: dict[str, TrialInputs] = {}
+    dense: list[Inputs] = []
     for point in points:
         shared = [
             asdict(group) for group in (point.model, point.data, point.quality, point.benchmark)
@@ -193,6 +195,8 @@ def check_points(points: list[Settings]) -> tuple[dict[str, str], float]:
             note_foreign_text(known[key])
         check_request(point, known[key].dense.shape)
         check_recovery(point, known[key].dense)
+        dense.append(known[key].dense)
+    check_reach([(p, one.shape, one.source) for p, one in zip(points, dense, strict=True)])
     inputs = list(known.values())
     return identify_inputs(inputs), max(trial_memory_mib(one.dense.shape) for one in inputs)
 

@@ -11,6 +11,7 @@ from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.measurement.early_looks import SurelyBeyond
 from prune_exp.measurement.records import QualityComparison
 from prune_exp.model.export import choose_export_dtype
+from prune_exp.model.sources import ModelSource
 from prune_exp.pruning.allocation import NOTHING, allocate_budget, shape_after
 from prune_exp.pruning.inputs import Inputs
 from prune_exp.pruning.plan import Allocation
@@ -54,7 +55,7 @@ class Stops:
         left = shape_after(self.dense.shape, gone)
         self.known |= size_metrics(self.dense.shape, left)
         self._check(self.known)
-        self._check(self._least_bytes(left.params_total))
+        self._check(least_bytes(self.settings, self.dense.source, left.params_total))
 
     def check_quality(self, judged: QualityComparison) -> None:
         """Looks at quality as it was judged, where the clocks are still to come.
@@ -84,12 +85,13 @@ class Stops:
             if metric in found and found[metric] > most:
                 raise SurelyBeyond(metric, found[metric])
 
-    def _least_bytes(self, params: int) -> dict[str, float]:
-        """What files and memory cannot be less than: the weights alone."""
-        kind = choose_export_dtype(self.settings.model.export_dtype, self.dense.source.folder)
-        least = {"file_mib": params * BYTES[kind] / 2**20}
-        benchmark = self.settings.benchmark
-        if benchmark.enabled and benchmark.backend == "transformers":
-            weights = params * BYTES[benchmark.runtime.dtype] / 2**20
-            least |= {"pruned/weights_mib": weights, "pruned/peak_memory_mib": weights}
-        return least
+
+def least_bytes(settings: Settings, source: ModelSource, params: int) -> dict[str, float]:
+    """What files and memory cannot be less than, MiB: so many weights alone."""
+    kind = choose_export_dtype(settings.model.export_dtype, source.folder)
+    least = {"file_mib": params * BYTES[kind] / 2**20}
+    benchmark = settings.benchmark
+    if benchmark.enabled and benchmark.backend == "transformers":
+        weights = params * BYTES[benchmark.runtime.dtype] / 2**20
+        least |= {"pruned/weights_mib": weights, "pruned/peak_memory_mib": weights}
+    return least

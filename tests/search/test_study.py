@@ -130,6 +130,11 @@ def test_a_study_of_other_settings_is_refused_with_the_difference(tmp_path: Path
     new_study(tmp_path)
     with pytest.raises(SettingError, match="a was 1 and is 2"):
         studies.open_study(SearchSettings(), tmp_path, "s", {"cost": "minimize"}, {"a": "2"})
+    newer = {"a": "1", "goal.speedup": "None", "search.warm_start": "[]"}
+    studies.open_study(SearchSettings(), tmp_path, "s", {"cost": "minimize"}, newer)
+    more = newer | {"goal.speedup": "2"}
+    with pytest.raises(SettingError, match=r"goal.speedup was None and is 2"):
+        studies.open_study(SearchSettings(), tmp_path, "s", {"cost": "minimize"}, more)
 
 
 @pytest.mark.parametrize("uri", ["None", "http://team"])

@@ -31,6 +31,8 @@ def test_an_objective_that_is_no_number_fails_the_trial(value: float) -> None:
         (["search.sampler=tpa"], "did you mean tpe?"),
         (["sparsity=interval(0.3,1.2)"], "sparsity=1.2 is not between"),
         (["sparsity=interval(0.6,0.2)"], "low < high"),
+        (["sparsity=0.3,0.4", "goal.file_mib=0.01"], "goal.file_mib=0.01 is out of reach"),
+        (["goal.file_mib=1,2"], "goal.file_mib is one goal for all trials"),
         (["search.n_trials=0"], "use search.n_trials=1 or more"),
         (["search.max_failures=0"], "use search.max_failures=1 or more"),
     ],
