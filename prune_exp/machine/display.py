@@ -37,3 +37,13 @@ def first_line(error: Exception) -> str:
     """The first line of an error's words, or its kind when it has none."""
     lines = str(error).strip().splitlines()
     return one_line(lines[0], 200) if lines else type(error).__name__
+
+
+def show_duration(seconds: float) -> str:
+    """A time that is only roughly known: `40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

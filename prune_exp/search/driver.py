@@ -1,11 +1,13 @@
 """Runs what is left of a study: asks for trials, has them launched, tells how they went."""
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune_exp.machine.display import show_duration
 from prune_exp.search import study as studies
 from prune_exp.search.space import Space
 from prune_exp.search.summary import describe_trial, print_front, write_plots
@@ -75,6 +77,7 @@ class Driver:
         """
         returns: list[Any] = []
         size = self.at_a_time
+        begin = time.monotonic()
         for start in range(0, len(rows), size):
             self.check_ours()
             if self.is_settled():
@@ -90,6 +93,11 @@ class Driver:
                     file=sys.stderr,
                 )
                 break
+            if start + size < len(rows):
+                print(
+                    describe_left(start + size, len(rows), time.monotonic() - begin),
+                    file=sys.stderr,
+                )
         return returns
 
     def _run_batch(self, rows: Sequence[dict[str, str]]) -> list[Any]:
@@ -196,6 +204,12 @@ class Driver:
             return
         print_front(self.study, list(self.directions))
         write_plots(self.study, list(self.directions), folder / "optuna")
+
+
+def describe_left(done: int, total: int, seconds: float) -> str:
+    """How long the other trials of a sweep may take, if they are like those that have run."""
+    left = show_duration(seconds / done * (total - done))
+    return f"prune_exp: {done} of {total} trials have run; about {left} left"
 
 
 def _outcome_of(result: Any) -> tuple[Metrics | None, str]:

@@ -44,6 +44,7 @@ POINT = "point"
 UNCOMPARED = frozenset(
     {
         "cache_dir",
+        "plan",
         "search.study_name",
         "search.n_trials",
         "search.parallel",
@@ -73,6 +74,7 @@ KNOWN_BY_DIGEST = {
 """Where inputs are found, which does not matter where their digests are noted."""
 OF_INPUTS = ("digest of ", "version of ")
 """How entries of a fingerprint begin that are about inputs, which earlier studies did not note."""
+JOURNAL = "optuna.journal"
 TAIL_BYTES = 1 << 16
 """How much of a journal's end is read at a time."""
 STALE_LOCK_S = 30
@@ -84,7 +86,7 @@ def storage_of(search: SearchSettings, root: Path) -> Any:
     if search.storage is not None:
         return search.storage
     root.mkdir(parents=True, exist_ok=True)
-    path = str(root / "optuna.journal")
+    path = str(root / JOURNAL)
     lock = JournalFileOpenLock(path, grace_period=STALE_LOCK_S)
     return JournalStorage(WholeLines(path, lock_obj=lock))
 
@@ -148,6 +150,27 @@ def _list_studies(search: SearchSettings, storage: Any) -> list[str]:
             f" ({first_line(error)}); for PostgreSQL type pip install 'prune-exp[postgresql]' and"
             " let the URL begin with postgresql+psycopg://"
         ) from None
+
+
+def find_study(
+    search: SearchSettings, root: Path, fingerprint: Mapping[str, str]
+) -> optuna.Study | None:
+    """The study that a sweep would go on with; none is made.
+
+    Raises:
+        SettingError: it exists with other settings.
+    """
+    if search.study_name is None:
+        return None
+    if search.storage is None and not (root / JOURNAL).is_file():
+        return None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = storage_of(search, root)
+    if search.study_name not in _list_studies(search, storage):
+        return None
+    study = optuna.load_study(study_name=search.study_name, storage=storage)
+    _check_same(study, fingerprint)
+    return study
 
 
 @contextmanager
@@ -291,21 +314,28 @@ def _distribution_of(one: SearchRange) -> BaseDistribution:
     return FloatDistribution(one.low, one.high, log=one.log)
 
 
-def remaining_rows(study: optuna.Study, space: Space, n_trials: int) -> list[dict[str, Any]]:
-    """The listed part of every trial that is still to run, in order.
+def remaining_rows(study: optuna.Study | None, space: Space, n_trials: int) -> list[dict[str, Any]]:
+    """The listed part of every trial that is still to run, in order; all of them without a study.
 
     Listed points each count once they have a result. In a search every trial counts that was not
     interrupted, up to `n_trials`, dealt to the listed points in turn; points that were cut off come
     first, whole.
     """
+    if study is None:
+        return _deal_rows(space, 0, n_trials) if space.searched else [*space.rows]
     told = [t for t in study.trials if t.state.is_finished()]
     if not space.searched:
         done = [point_of(t) for t in told if t.state != TrialState.FAIL]
         return [row for row in space.rows if row not in done]
     used = sum(INTERRUPTED not in t.user_attrs for t in told)
-    rows = space.rows
     again = _points_cut_off(study, space)[: max(0, n_trials - used)]
-    return again + [rows[number % len(rows)] for number in range(used + len(again), n_trials)]
+    return again + _deal_rows(space, used + len(again), n_trials)
+
+
+def _deal_rows(space: Space, start: int, stop: int) -> list[dict[str, Any]]:
+    """Trials from one number to another, dealt to the listed points in turn."""
+    rows = space.rows
+    return [rows[number % len(rows)] for number in range(start, stop)]
 
 
 def _points_cut_off(study: optuna.Study, space: Space) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from prune_exp.machine.limits import available_memory_mib, available_threads
 from prune_exp.search import study as studies
 from prune_exp.search.driver import Driver, fingerprint_of, objectives_of
+from prune_exp.search.forecast import show_plan
 from prune_exp.search.largest_kept import is_study_settled, sampler_for
 from prune_exp.search.ownership import Ownership, own_study
 from prune_exp.search.space import Space, read_space
@@ -63,6 +64,7 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     Raises:
         SettingError: an argument cannot be swept, an objective does not exist, or the study
             exists with other settings or is being run by another process.
+        SystemExit: `plan` is set, and what would be run was said.
     """
     settings = settings_of(hydra.config)
     space, configs = list_points(hydra.config, hydra.context.config_loader, arguments)
@@ -71,6 +73,9 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     sampler = sampler_for(settings, space)
     inputs, trial_mib = hydra.call_hooks("on_sweep_checked", configs)
     root = Path(settings.tracking.root).expanduser().absolute()
+    if settings.plan:
+        _show_plan(hydra, settings, space, configs, inputs, trial_mib)
+        raise SystemExit(0)
     name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     with studies.sole_driver(root, name):
         fingerprint = fingerprint_of(settings, space) | inputs
@@ -89,6 +94,33 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
             returns = driver.run_rows(rows)
             driver.show_findings(folder)
     return returns
+
+
+def _show_plan(
+    hydra: HydraSide,
+    settings: Settings,
+    space: Space,
+    configs: list[Any],
+    inputs: dict[str, str],
+    trial_mib: float,
+) -> None:
+    """Says what is left to run of this sweep, which is not started."""
+    search = settings.search
+    root = Path(settings.tracking.root).expanduser().absolute()
+    study = studies.find_study(search, root, fingerprint_of(settings, space) | inputs)
+    rows = studies.remaining_rows(study, space, search.n_trials)
+    by_point = hydra.call_hooks("on_plan_wanted", configs)
+    step = len(configs) // len(space.rows)
+    points = {str(row): by_point[place * step] for place, row in enumerate(space.rows)}
+    listed = [{key: row[key] for key in space.listed} for row in rows]
+    show_plan(
+        rows,
+        space,
+        [points.get(str(row), by_point[0]) for row in listed],
+        at_a_time=_choose_batch(hydra, search, trial_mib),
+        stops=bool(search.stopping_limits),
+        done=0 if study is None else len(study.trials),
+    )
 
 
 def _choose_batch(hydra: HydraSide, search: SearchSettings, trial_mib: float) -> int:

@@ -30,6 +30,8 @@ class Settings:
     is one."""
     cache_dir: str = "~/.cache/prune_exp"
     """Where converted models, calibration statistics and dense baselines are kept."""
+    plan: bool = False
+    """Say what would be run, how long it may take and how much memory, and start nothing."""
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     pruning: PruningSettings = field(default_factory=PruningSettings)

@@ -161,6 +161,18 @@ def find_latest(tracking: TrackingSettings, *, trial: bool = False) -> str:
     return parent or runs[0].info.run_id
 
 
+def recent_trials(experiment: str, most: int = 200) -> list[TrackedTrial]:
+    """The newest trials of an experiment that ran to their end; none where there is none."""
+    client = MlflowClient()
+    known = client.get_experiment_by_name(experiment)
+    if known is None:
+        return []
+    done = f"tags.`{tags.ROLE}` = 'trial' and attributes.status = 'FINISHED'"
+    order = ["attributes.start_time DESC"]
+    runs = client.search_runs([known.experiment_id], done, max_results=most, order_by=order)
+    return [one for run in runs if (one := _trial_of(run)).has_result]
+
+
 def read_trials(root_run_id: str) -> list[TrackedTrial]:
     """The trials of a sweep in order, or the one trial that the run is.
 

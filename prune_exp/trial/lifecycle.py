@@ -59,6 +59,11 @@ class Lifecycle(Callback):
             with _Refusals():
                 check_pickled(config)
                 check_signing_key(settings_of(config).tracking)
+                if config.plan:
+                    raise SettingError(
+                        "plan=true is known to hydra/sweeper=prune_exp alone; leave out the other"
+                        " sweeper"
+                    )
             self.on_sweep_planned(config, config, None, "none", 0, space)
 
     def on_sweep_checked(self, config: Any, points: list[Any]) -> tuple[dict[str, str], float]:
@@ -75,6 +80,14 @@ class Lifecycle(Callback):
             from prune_exp.trial.prepare import check_points  # heavy: values are refused before
 
             return check_points(settings)
+
+    def on_plan_wanted(self, config: Any, points: list[Any]) -> list[Any]:
+        """A forecast for each point of a sweep that is not started."""
+        from prune_exp.trial.forecast import forecast_points
+
+        del config
+        with _Refusals():
+            return forecast_points([settings_of(point) for point in points])
 
     def on_study_resumed(
         self, config: Any, first: Any, parent: str
@@ -185,7 +198,8 @@ class Lifecycle(Callback):
         redact_logs()  # a launcher's worker is a process of its own
         self.start_error = None
         folder = Path(config.hydra.runtime.output_dir)
-        with _Refusals(folder, Path(config.hydra.runtime.cwd) / str(config.tracking.root)):
+        root = Path(config.hydra.runtime.cwd) / str(config.tracking.root)
+        with _Refusals(folder, root):
             settings = settings_of(config, checked=True)
             if self.parent_run_id is None or settings.tracking.log_models == "all":
                 check_signing_key(settings.tracking)  # elsewhere only the driver has to have it
@@ -200,6 +214,10 @@ class Lifecycle(Callback):
                 inputs = prepare_trial(settings)
                 check_reach([(settings, inputs.dense.shape, inputs.dense.source)])
                 note_foreign_text(inputs)
+                if settings.plan:
+                    show_trial_plan(settings)
+                    remove_empty_output(folder, root)
+                    raise SystemExit(0)
                 reap_dead_runs(settings.tracking)
             else:
                 redact_sweep(Path(config.hydra.sweep.dir))  # Hydra's own sweepers write there too
@@ -288,6 +306,16 @@ class Lifecycle(Callback):
             failed = report_and_register(settings, self.parent_run_id, folder)
         if failed or self.lost:
             raise SystemExit(1)
+
+
+def show_trial_plan(settings: Settings) -> None:
+    """Says what a trial alone would do."""
+    from prune_exp.search.forecast import show_plan
+    from prune_exp.search.space import Space
+    from prune_exp.trial.forecast import forecast_points
+
+    nothing = Space(fixed=(), listed={}, searched={})
+    show_plan([{}], nothing, forecast_points([settings]))
 
 
 def end_orphan(run_id: str, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What a trial starts from: found, checked, cheap to get."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -183,8 +184,28 @@ def check_points(points: list[Settings]) -> tuple[dict[str, str], float]:
     Raises:
         SettingError: as `prepare_trial` does.
     """
+    found = prepare_points(points)
+    for point, inputs in zip(points, found, strict=True):
+        check_request(point, inputs.dense.shape)
+        check_recovery(point, inputs.dense)
+    check_reach(
+        [
+            (point, one.dense.shape, one.dense.source)
+            for point, one in zip(points, found, strict=True)
+        ]
+    )
+    shared = list({id(one): one for one in found}.values())
+    return identify_inputs(shared), max(trial_memory_mib(one.dense.shape) for one in shared)
+
+
+def prepare_points(points: Sequence[Settings]) -> list[TrialInputs]:
+    """What the trials of a sweep start from, a point each; what they share is the same object.
+
+    Raises:
+        SettingError: as `prepare_trial` does.
+    """
     known: dict[str, TrialInputs] = {}
-    dense: list[Inputs] = []
+    found: list[TrialInputs] = []
     for point in points:
         shared = [
             asdict(group) for group in (point.model, point.data, point.quality, point.benchmark)
@@ -193,12 +214,8 @@ def check_points(points: list[Settings]) -> tuple[dict[str, str], float]:
         if key not in known:
             known[key] = prepare_trial(point, write=False)
             note_foreign_text(known[key])
-        check_request(point, known[key].dense.shape)
-        check_recovery(point, known[key].dense)
-        dense.append(known[key].dense)
-    check_reach([(p, one.shape, one.source) for p, one in zip(points, dense, strict=True)])
-    inputs = list(known.values())
-    return identify_inputs(inputs), max(trial_memory_mib(one.dense.shape) for one in inputs)
+        found.append(known[key])
+    return found
 
 
 def trial_memory_mib(shape: ModelShape) -> float:

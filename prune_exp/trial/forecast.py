@@ -1,0 +1,158 @@
+"""How long a trial may take and what memory it needs, before it is started.
+
+By runs of this store that did the same work on the same model; where there are none, by sizes and
+by what processors usually do, which is only roughly right.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from prune_exp.machine.limits import available_threads
+from prune_exp.model.shape import ModelShape
+from prune_exp.pruning.allocation import allocate_budget, shape_after
+from prune_exp.search.forecast import Forecast
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.params import flatten_settings
+from prune_exp.settings.schema import Settings
+from prune_exp.tracking.read import TrackedTrial, recent_trials
+from prune_exp.tracking.store import use_store
+from prune_exp.trial.prepare import TrialInputs, prepare_points, trial_memory_mib
+
+ALIKE = ("model.", "data.", "benchmark.", "quality.", "recovery.", "device")
+"""How settings begin on which the work depends."""
+ALIKE_PRUNING = ("method", "refit", "rehearse", "rehearse_vocab", "units", "voters", "masks")
+OTHERWISE = ("quality.max_perplexity_ratio", "model.name", "model.license", "model.base_model")
+"""Settings that begin so and change no work."""
+NEWEST = 10
+"""Runs that are asked."""
+FLOP_PER_S = 25e9
+"""Of a core in matrix products."""
+BYTES_PER_S = 8e9
+"""Weights that a processor reads in decoding."""
+PROCESS_S = 10.0
+"""To start a process and load a model."""
+REFIT_PASSES = 3
+BATCH_COSTS = 2.0
+"""A step of a batch, in steps of a single sequence."""
+
+
+def forecast_points(points: Sequence[Settings]) -> list[Forecast]:
+    """A forecast for each point.
+
+    Raises:
+        SettingError: as `prepare_trial` does.
+    """
+    past = _past_trials(points[0].tracking)
+    inputs = prepare_points(points)
+    return [forecast_trial(one, found, past) for one, found in zip(points, inputs, strict=True)]
+
+
+def _past_trials(tracking: TrackingSettings) -> list[TrackedTrial]:
+    try:
+        use_store(tracking)
+    except SettingError:
+        return []
+    return recent_trials(tracking.experiment)
+
+
+def forecast_trial(
+    settings: Settings, inputs: TrialInputs, past: Sequence[TrackedTrial]
+) -> Forecast:
+    """By the newest of the past trials that did the same work, else by sizes."""
+    wanted = _work_of(flatten_settings(settings))
+    alike = [one for one in past if _work_of(one.params) == wanted][:NEWEST]
+    steps = describe_steps(settings, len(inputs.dense.corpus.heldout.ids))
+    if not alike:
+        return _forecast_by_sizes(settings, inputs, steps)
+    return Forecast(
+        steps=steps,
+        seconds=PROCESS_S + median(_seconds_of(one.metrics) for one in alike),
+        memory_mib=max(_memory_of(one.metrics) for one in alike),
+        runs=len(alike),
+    )
+
+
+def _work_of(params: Mapping[str, str]) -> dict[str, str]:
+    pruning = {f"pruning.{name}" for name in ALIKE_PRUNING}
+    return {
+        key: value
+        for key, value in params.items()
+        if key in pruning or (key.startswith(ALIKE) and key not in OTHERWISE)
+    }
+
+
+def _seconds_of(metrics: Mapping[str, float]) -> float:
+    return sum(value for key, value in metrics.items() if key.startswith("seconds/"))
+
+
+def _memory_of(metrics: Mapping[str, float]) -> float:
+    """The largest phase's, or both measured processes'."""
+    phases = [value for key, value in metrics.items() if key.startswith("peak_memory_mib/")]
+    served = [metrics.get(f"{side}/peak_memory_mib", 0.0) for side in ("dense", "pruned")]
+    return max([sum(served), *phases])
+
+
+def describe_steps(settings: Settings, blocks: int) -> tuple[str, ...]:
+    """What a trial will do, in words."""
+    pruning = settings.pruning
+    steps = ["prune"] if pruning.method == "structured" else ["zero weights"]
+    if pruning.rehearse or pruning.rehearse_vocab:
+        steps.insert(0, "rehearse plans")
+    if settings.recovery.name != "none":
+        minutes = settings.recovery.minutes
+        limit = f"{minutes:g} min" if minutes else f"{settings.recovery.tokens} tokens"
+        steps.append(f"train for {limit}")
+    if settings.quality.enabled:
+        steps.append(f"judge {blocks} blocks")
+    if settings.benchmark.enabled:
+        steps.append(f"time {settings.benchmark.prompts} prompts")
+    return tuple(steps)
+
+
+def _forecast_by_sizes(settings: Settings, inputs: TrialInputs, steps: tuple[str, ...]) -> Forecast:
+    dense = inputs.dense.shape
+    left = dense
+    if settings.pruning.method == "structured":
+        left = shape_after(dense, allocate_budget(dense, settings.sparsity, settings.pruning))
+    speed = 2 / (FLOP_PER_S * available_threads())
+    data = settings.data
+    read = data.calibration_blocks * data.context_tokens
+    judged = inputs.dense.corpus.heldout.ids.numel() if settings.quality.enabled else 0
+    backward = 3 * data.gradient_blocks * data.context_tokens
+    refit = REFIT_PASSES * read if settings.pruning.refit else 0
+    plans = 2 * (1 + len(settings.pruning.rehearse)) if settings.pruning.rehearse else 0
+    plans += len(settings.pruning.rehearse_vocab)
+    tried = plans * 8 * data.context_tokens * REFIT_PASSES
+    seconds = speed * (dense.params_total * (refit + tried) + left.params_total * judged)
+    return Forecast(
+        steps=steps,
+        seconds=2 * PROCESS_S
+        + seconds
+        + _training_s(settings, left, speed)
+        + _clocks_s(settings, dense, left),
+        memory_mib=trial_memory_mib(dense),
+        shared_s=speed * dense.params_total * (read + backward + judged),
+    )
+
+
+def _training_s(settings: Settings, left: ModelShape, speed: float) -> float:
+    recovery = settings.recovery
+    if recovery.name == "none":
+        return 0.0
+    by_tokens = 3 * speed * left.params_total * recovery.tokens if recovery.tokens else None
+    by_minutes = 60 * recovery.minutes if recovery.minutes else None
+    return min(one for one in (by_tokens, by_minutes) if one is not None)
+
+
+def _clocks_s(settings: Settings, dense: ModelShape, left: ModelShape) -> float:
+    benchmark = settings.benchmark
+    if not benchmark.enabled:
+        return 0.0
+    token = 4 * (dense.params_total + left.params_total) / BYTES_PER_S
+    request = token * benchmark.new_tokens
+    asked = request * (benchmark.prompts * benchmark.max_rounds + benchmark.warmup_requests)
+    if benchmark.budget_s is not None:
+        asked = min(asked, benchmark.budget_s)
+    batches = len(benchmark.batches) * benchmark.batch_rounds / 2 * BATCH_COSTS * request
+    return asked + batches + 2 * benchmark.memory_rounds * PROCESS_S

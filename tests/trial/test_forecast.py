@@ -1,0 +1,87 @@
+"""A forecast is that of runs that did the same work, else that of sizes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.settings.params import flatten_settings
+from prune_exp.settings.schema import Settings
+from prune_exp.tracking.read import TrackedTrial
+from prune_exp.trial.forecast import PROCESS_S, forecast_points, forecast_trial
+from prune_exp.trial.prepare import prepare_trial
+from support.made_up_runs import store_sweep, trial
+from support.settings import settings_for
+
+
+@pytest.fixture
+def settings(tiny_folder: Path, text_file: Path, tmp_path: Path) -> Settings:
+    return settings_for(tiny_folder, text_file, tmp_path / "cache", calibration="documents")
+
+
+def ran(settings: Settings, seconds: float, mib: float = 500.0) -> TrackedTrial:
+    metrics = {"seconds/load": 1.0, "seconds/prune": seconds - 1.0, "peak_memory_mib/prune": mib}
+    return trial(params=flatten_settings(settings), metrics=metrics)
+
+
+def test_runs_that_did_the_same_work_say_how_long_it_takes(settings: Settings) -> None:
+    inputs = prepare_trial(settings, write=False)
+    other = replace(settings, quality=replace(settings.quality, enabled=False))
+    denser = replace(settings, sparsity=0.2, seed=3)
+    past = [ran(denser, 30), ran(other, 9000), ran(settings, 50, 700.0), ran(settings, 400)]
+    found = forecast_trial(settings, inputs, past)
+    assert found.runs == 3
+    assert found.seconds == PROCESS_S + 50
+    assert found.memory_mib == 700
+    assert forecast_trial(settings, inputs, [ran(other, 9000)]).runs == 0
+
+
+def test_by_sizes_more_work_takes_longer(settings: Settings) -> None:
+    inputs = prepare_trial(settings, write=False)
+
+    def seconds(**changes: object) -> float:
+        changed = replace(settings, **changes)  # pyright: ignore[reportArgumentType]
+        return forecast_trial(changed, inputs, []).seconds
+
+    plain = seconds()
+    benchmark = replace(settings.benchmark, enabled=True)
+    timed = seconds(benchmark=benchmark)
+    assert timed > plain
+    assert seconds(benchmark=replace(benchmark, max_rounds=50)) > timed
+    trained = seconds(recovery=replace(settings.recovery, name="distill", minutes=15))
+    assert trained == pytest.approx(plain + 900)
+    both = replace(settings.recovery, name="distill", minutes=15, tokens=1000)
+    assert plain < seconds(recovery=both) < trained
+    assert seconds(data=replace(settings.data, calibration_blocks=10**6)) > plain
+    assert seconds(pruning=replace(settings.pruning, refit=False)) < plain
+    assert seconds(pruning=replace(settings.pruning, rehearse=[0.2])) > plain
+
+
+def test_what_is_said_is_what_will_be_done(settings: Settings) -> None:
+    inputs = prepare_trial(settings, write=False)
+    settings.benchmark.enabled = True
+    settings.pruning.rehearse = [0.2]
+    settings.recovery = replace(settings.recovery, name="distill", tokens=1000)
+    found = forecast_trial(settings, inputs, [])
+    assert found.steps == (
+        "rehearse plans",
+        "prune",
+        "train for 1000 tokens",
+        "judge 20 blocks",
+        "time 20 prompts",
+    )
+    assert found.memory_mib > 1024
+
+
+def test_the_stores_own_runs_are_asked_and_no_store_is_made(
+    settings: Settings, tmp_path: Path
+) -> None:
+    root = tmp_path / "mlruns"
+    settings.tracking = TrackingSettings(root=str(root))
+    (alone,) = forecast_points([settings])
+    assert alone.runs == 0
+    assert not root.exists()
+    store_sweep(root, [ran(settings, 60)])
+    again, swept = forecast_points([settings, replace(settings, sparsity=0.3)])
+    assert again.seconds == swept.seconds == PROCESS_S + 60
