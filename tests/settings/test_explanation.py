@@ -1,9 +1,14 @@
 """What is wrong is said in one line, with what to type instead."""
 
+import hydra
 import pytest
+from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException, MissingConfigException
+from omegaconf import OmegaConf
 
+from prune_exp.settings.config_tree import conf_dir
 from prune_exp.settings.explanation import explain_error
+from prune_exp.settings.reference import COMMANDS
 from support.composed import compose_trial
 
 
@@ -24,6 +29,20 @@ def test_what_hydra_refuses_is_said_with_what_to_type(override: str, said: str) 
     explained = explain_error(refused.value)
     assert said in explained
     assert "\n" not in explained
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_the_help_of_a_command_shows_what_it_takes_and_nothing_else(name: str) -> None:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        ConfigStore.instance().store(name=f"{name}_schema", node=COMMANDS[name])
+        node = hydra.compose(name, return_hydra_config=True).hydra
+        shown = OmegaConf.to_container(node.help, resolve=False)
+    assert isinstance(shown, dict)
+    text = str(shown["template"])
+    assert f"python -m prune_exp.{name}" in text
+    assert "$CONFIG" in text
+    assert "$APP_CONFIG_GROUPS" not in text
+    assert "$HEADER" not in text
 
 
 def test_a_launcher_that_is_not_installed_is_said_to_be_so() -> None:
