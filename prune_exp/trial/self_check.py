@@ -1,6 +1,6 @@
 """Measures the dense model against itself: what a trial calls a speedup when there is none.
 
-`python -m prune_exp.self_check [--repetitions N] [OVERRIDE ...]` takes the overrides of
+`python -m prune_exp.self_check [repetitions=N] [key=value ...]` takes the settings of
 `python -m prune_exp` and goes through the same `benchmark.measure_pair` as a trial. It composes the
 config without starting Hydra's app: nothing is tracked, so there is no output folder, no run and no
 sweep to open.
@@ -13,8 +13,10 @@ from pathlib import Path
 
 from prune_exp.measurement.records import Interval, SpeedComparison
 from prune_exp.settings.command import end_in_one_line
+from prune_exp.settings.errors import SettingError
 from prune_exp.settings.schema import Settings, store_schema
 
+REPETITIONS = "repetitions"
 WIDEST_PCT = 5.0
 """An interval at least this wide, as a percentage of the ratio, is not good enough."""
 CHANCE = 0.05
@@ -23,15 +25,41 @@ CHANCE = 0.05
 
 def main() -> None:
     """Exit code 0: the intervals contain 1 and are narrow. 1: they do not, or an error."""
-    parser = argparse.ArgumentParser(prog="python -m prune_exp.self_check", description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=1, help="checks, each in new processes")
-    parser.add_argument("overrides", nargs="*", help="such as benchmark.threads=2 model=folder")
+    parser = argparse.ArgumentParser(
+        prog="python -m prune_exp.self_check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--repetitions", metavar="N", help="the same as repetitions=N")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="repetitions=20: so many checks, each in new processes; or a setting of a trial, such"
+        " as benchmark.threads=2 (conf/README.md)",
+    )
     given = parser.parse_args()
-    if given.repetitions < 1:
-        parser.error("--repetitions must be 1 or more")
+    alone = [] if given.repetitions is None else [f"{REPETITIONS}={given.repetitions}"]
     with end_in_one_line("prune_exp.self_check"):
-        passed = check_repeatedly(compose_settings(given.overrides), given.repetitions)
+        repetitions, overrides = take_repetitions([*alone, *given.settings])
+        passed = check_repeatedly(compose_settings(overrides), repetitions)
     sys.exit(0 if passed else 1)
+
+
+def take_repetitions(given: list[str]) -> tuple[int, list[str]]:
+    """How many checks are asked for, the last word counting, and everything else.
+
+    Raises:
+        SettingError: that is no whole number from 1 on.
+    """
+    start = f"{REPETITIONS}="
+    asked = [one.removeprefix(start) for one in given if one.startswith(start)]
+    wrong = [text for text in asked if not text.isascii() or not text.isdigit() or not int(text)]
+    if wrong:
+        raise SettingError(
+            f"{REPETITIONS}={wrong[0]} is no whole number of 1 or more; try {REPETITIONS}=20"
+        )
+    return int(asked[-1]) if asked else 1, [one for one in given if not one.startswith(start)]
 
 
 def compose_settings(overrides: list[str]) -> Settings:

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from prune_exp.measurement.records import Interval
+from prune_exp.settings.errors import SettingError
 from prune_exp.trial import self_check
-from prune_exp.trial.self_check import least_containing, sum_up
+from prune_exp.trial.self_check import least_containing, sum_up, take_repetitions
 from support.cli import command
 from support.models import make_tiny
 from support.tokenizers import make_tokenizer
@@ -17,7 +18,7 @@ from support.tokenizers import make_tokenizer
 def test_the_self_check_goes_the_way_of_a_trial(tmp_path: Path) -> None:
     make_tiny("llama").save_pretrained(tmp_path / "m")
     make_tokenizer().save_pretrained(tmp_path / "m")
-    arguments = ["--repetitions", "1", "model=folder", f"model.path={tmp_path / 'm'}"]
+    arguments = ["repetitions=1", "model=folder", f"model.path={tmp_path / 'm'}"]
     arguments += [f"cache_dir={tmp_path}", "benchmark.prompts=4", "benchmark.new_tokens=3"]
     arguments += ["benchmark.max_rounds=2", "benchmark.min_pairs=6", "benchmark.threads=1"]
     done = command(*arguments, module="prune_exp.self_check", cwd=tmp_path)
@@ -36,6 +37,27 @@ def test_a_wrong_override_of_the_self_check_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "did you mean benchmark.threads?" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "1.5", "many", ""])
+def test_repetitions_are_a_setting_like_others(wrong: str) -> None:
+    assert take_repetitions(["seed=1"]) == (1, ["seed=1"])
+    assert take_repetitions(["repetitions=20", "seed=1"]) == (20, ["seed=1"])
+    with pytest.raises(SettingError, match="try repetitions=20"):
+        take_repetitions([f"repetitions={wrong}"])
+
+
+@pytest.mark.parametrize("words", [["--repetitions", "0"], ["repetitions=0"]])
+def test_wrong_repetitions_are_one_line(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["self_check", *words])
+    with pytest.raises(SystemExit) as ended:
+        self_check.main()
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("prune_exp.self_check: error: repetitions=0 is no whole number")
 
 
 def test_sum_ups() -> None:
