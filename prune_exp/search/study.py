@@ -1,5 +1,6 @@
 """The Optuna study of a sweep: where it lives, what is left to do, what trials came to."""
 
+import fcntl
 import json
 import math
 import os
@@ -8,10 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna import samplers
 from optuna.distributions import (
     BaseDistribution,
@@ -182,14 +182,26 @@ def sole_driver(root: Path, name: str) -> Any:
     """
     root.mkdir(parents=True, exist_ok=True)
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    try:
-        with FileLock(root / f".study-{safe}.lock", timeout=0):
+    path = root / f".study-{safe}.lock"
+    with path.open("ab") as held:
+        if not _is_ours(held, path):
+            raise SettingError(
+                f"search.study_name={name} is being run by another process; wait for it, or give"
+                " another name"
+            )
+        try:
             yield
-    except Timeout:
-        raise SettingError(
-            f"search.study_name={name} is being run by another process; wait for it, or give"
-            " another name"
-        ) from None
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _is_ours(held: IO[bytes], path: Path) -> bool:
+    """Locks an open file; false where another process has it, or had it and has just removed it."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(held.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def open_study(

@@ -252,6 +252,26 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
         studies.sole_driver(tmp_path, "s"),
     ):
         pass
+    assert list(tmp_path.iterdir()) == [], "no lock is left behind"
+
+
+def test_a_lock_that_its_holder_has_just_removed_is_none(tmp_path: Path) -> None:
+    """Opened while another driver had it, locked once that one had ended and taken it away."""
+    path = tmp_path / ".study-s.lock"
+    with path.open("ab") as late:
+        path.unlink()
+        assert not studies._is_ours(late, path)
+    with path.open("ab") as late:
+        path.unlink()
+        path.touch()
+        assert not studies._is_ours(late, path), "that is another driver's"
+
+
+def test_tags_and_other_things_that_change_no_result_may_change(tmp_path: Path) -> None:
+    reopened(tmp_path, {"a": "1", "tracking.tags.team": "red"})
+    reopened(tmp_path, {"a": "1", "tracking.tags.ticket": "12"})
+    with pytest.raises(SettingError, match="a was 1 and is 2"):
+        reopened(tmp_path, {"a": "2", "tracking.tags.team": "red"})
 
 
 def test_intervals_are_searched_within_each_listed_value(tmp_path: Path) -> None:
