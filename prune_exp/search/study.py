@@ -82,13 +82,34 @@ STALE_LOCK_S = 30
 
 
 def storage_of(search: SearchSettings, root: Path) -> Any:
-    """Optuna's storage: the URL of the settings, or a journal file under `root`."""
+    """Optuna's storage: the URL of the settings, or a journal file under `root`.
+
+    Raises:
+        SettingError: the journal is damaged.
+    """
     if search.storage is not None:
         return search.storage
     root.mkdir(parents=True, exist_ok=True)
     path = str(root / JOURNAL)
     lock = JournalFileOpenLock(path, grace_period=STALE_LOCK_S)
-    return JournalStorage(WholeLines(path, lock_obj=lock))
+    try:
+        return JournalStorage(WholeLines(path, lock_obj=lock))
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise SettingError(
+            f"{path}, where studies are kept, is damaged{_first_bad_line(Path(path))}; put it aside"
+            f" as with mv {path} {path}.damaged, and studies begin anew (runs and models are in"
+            " MLflow, and stay)"
+        ) from None
+
+
+def _first_bad_line(journal: Path) -> str:
+    """Where a journal is no JSON, in words; empty where every line is."""
+    for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
+        try:
+            json.loads(line)
+        except ValueError:
+            return f" in line {number}"
+    return ""
 
 
 class WholeLines(JournalFileBackend):

@@ -362,6 +362,30 @@ def test_a_line_that_was_cut_off_spoils_none_after_it(left: int, tmp_path: Path)
     assert trials[asked.number].user_attrs == {"after": "yes"}
 
 
+@pytest.mark.parametrize(
+    ("damage", "where"),
+    [
+        (lambda lines: [lines[0], lines[1][:9] + lines[2], *lines[3:]], " in line 2;"),
+        (lambda lines: [b"\0\xff\n", *lines], " in line 1;"),
+        (lambda lines: [*lines[:2], b"\n", *lines[2:]], " in line 3;"),
+        (lambda lines: [*lines[:2], b"[]\n", *lines[2:]], "is damaged;"),
+    ],
+)
+def test_a_damaged_journal_is_refused_by_line(damage: Any, where: str, tmp_path: Path) -> None:
+    new_study(tmp_path).ask().set_user_attr("kept", "yes")
+    journal = tmp_path / "optuna.journal"
+    spoiled = b"".join(damage(journal.read_bytes().splitlines(keepends=True)))
+    journal.write_bytes(spoiled)
+    with pytest.raises(SettingError) as caught:
+        new_study(tmp_path)
+    said = str(caught.value)
+    assert where in said
+    assert f"mv {journal} {journal}.damaged" in said
+    assert journal.read_bytes() == spoiled
+    journal.rename(f"{journal}.damaged")
+    assert not new_study(tmp_path).trials
+
+
 def test_a_journal_on_a_full_disk_has_whole_lines_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
