@@ -35,7 +35,7 @@ def verify_model(settings: VerifySettings) -> int:
         raise SettingError(f"{name} has no champion; say which version with version=NUMBER")
     with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
         candidate = at_version(name, version, Path(scratch))
-        verdicts = _check_files(candidate, version, settings.public_key)
+        verdicts = check_files(candidate, version, settings.public_key)
         print(f"{name}, version {version}:")
         show_verdicts(verdicts)
         passed = all(one.passed for one in verdicts)
@@ -44,11 +44,13 @@ def verify_model(settings: VerifySettings) -> int:
     return 0 if passed else 1
 
 
-def _check_files(candidate: Candidate, version: str, public_key: str | None) -> list[Verdict]:
+def check_files(candidate: Candidate, version: str | None, public_key: str | None) -> list[Verdict]:
+    """Whether a model's files are those stored, signed (with a key) and, of a version, judged."""
     limits = LimitSettings(public_key=public_key)
     case = Evidence(candidate=candidate, champion=None, limits=limits, cache_dir=Path())
     asked = ["integrity", *([] if public_key is None else ["signature"])]
-    return [*judge_candidate(case, asked), *_check_judged(candidate, version)]
+    judged = [] if version is None else _check_judged(candidate, version)
+    return [*judge_candidate(case, asked), *judged]
 
 
 def _check_judged(candidate: Candidate, version: str) -> list[Verdict]:

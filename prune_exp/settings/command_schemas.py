@@ -81,6 +81,36 @@ class VerifySettings:
 
 
 @dataclass(kw_only=True)
+class ShipSettings:
+    """One stored model as files that people run."""
+
+    run_id: str | None = None
+    """A sweep, whose best run by its own rule is meant, a trial, or `latest`, instead of a
+    version."""
+    version: int | None = None
+    """A registered version; the champion when null, or the candidate where there is none."""
+    to: list[str] = field(default_factory=lambda: ["hf"])
+    """What to write: `hf`, `onnx`, `openvino`."""
+    output: str = "???"
+    """Folder for the files; it must be empty or not exist yet."""
+    text: str | None = None
+    """UTF-8 text with a blank line between documents on which every file is compared with the
+    checkpoint; when null what the trial held out."""
+    positions: int = 64
+    """Places in that text at which whole next-token distributions are compared."""
+    max_kl: float = 1e-4
+    """Most that the divergence from the checkpoint may be, in nats a token, of files that keep
+    all bits of the weights."""
+    threads: int = 1
+    """Threads of each runtime."""
+    dry_run: bool = False
+    """Show what would be written, and write nothing."""
+    cache_dir: str = "~/.cache/prune_exp"
+    """Where converted models are kept."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+@dataclass(kw_only=True)
 class RebuildSettings:
     """One model to make again."""
 

@@ -20,6 +20,7 @@ TYPES = {"str": "text", "float": "number", "int": "integer", "bool": "true or fa
 COMMANDS = {
     "promote": command_schemas.PromoteSettings,
     "verify": command_schemas.VerifySettings,
+    "ship": command_schemas.ShipSettings,
     "report": command_schemas.ReportSettings,
     "rebuild": command_schemas.RebuildSettings,
 }

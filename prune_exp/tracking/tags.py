@@ -80,6 +80,9 @@ UNDOES = "promotion.undoes"
 JUDGED_SHA256 = "judged_sha256"
 """Of versions that were promoted: digest of all files of the model that the gates judged."""
 
+SHIPPED_PREFIX = "shipped."
+"""Followed by what a version was shipped as: the digest of that file or folder."""
+
 PARENT_RUN = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 """What MLflow's pages show as a run's or an experiment's description."""

@@ -63,7 +63,7 @@ def _make_module(model: Any) -> Any:
                 input_ids=ids,
                 attention_mask=seen[None, None],
                 position_ids=places[None],
-                past_key_values=_cache_of(past),
+                past_key_values=cache_of(past),
                 use_cache=True,
                 logits_to_keep=1,
             )
@@ -74,7 +74,7 @@ def _make_module(model: Any) -> Any:
     return WithPast()
 
 
-def _cache_of(past: list[Any]) -> Any:
+def cache_of(past: list[Any]) -> Any:
     """A cache that holds `past` already, with no copy in between."""
     from transformers.cache_utils import DynamicCache, DynamicLayer
 

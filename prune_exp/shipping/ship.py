@@ -1,0 +1,179 @@
+"""Writes a stored model as the files that are asked for, and keeps those that say the same."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from prune_exp.machine.display import last_words
+from prune_exp.model.loading import silence_transformers
+from prune_exp.registry.candidates import Candidate
+from prune_exp.registry.origin import data_of, judged_on
+from prune_exp.registry.shipments import describe_shipped, fetch_shipped, record_shipment
+from prune_exp.settings.command_schemas import ShipSettings
+from prune_exp.settings.errors import SettingError
+from prune_exp.shipping.comparison import Reference, Shipment, ShippingError, compare_file
+from prune_exp.shipping.targets import Target, choose_targets, file_name
+from prune_exp.text.documents import deal_documents, read_documents
+from prune_exp.text.domains import list_judged_files
+
+BESIDE = ("README.md", "LICENSE.txt")
+"""What of the checkpoint lies beside all files."""
+
+
+def ship_model(settings: ShipSettings) -> int:
+    """Writes, compares and records; returns the exit code: 1 where a target was not kept.
+
+    Raises:
+        SettingError: nothing could be shipped; nothing was written.
+    """
+    targets = choose_targets(settings)
+    output = _check_output(settings)
+    if settings.positions < 1:
+        raise SettingError(f"positions={settings.positions} is too small; use 1 or more")
+    with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
+        candidate = fetch_shipped(settings, Path(scratch))
+        for target in targets.values():
+            target.check(candidate.folder)
+        reference = Reference(
+            checkpoint=candidate.folder,
+            documents=_heldout_documents(settings, candidate),
+            positions=settings.positions,
+        )
+        _ = reference.texts
+        print(f"{describe_shipped(candidate)}:")
+        if settings.dry_run:
+            _show_plan(targets, candidate, output)
+            return 0
+        return _ship_all(settings, targets, candidate, reference, output)
+
+
+def _check_output(settings: ShipSettings) -> Path:
+    output = Path(settings.output).expanduser().absolute()
+    if output.is_dir() and not any(output.iterdir()):
+        return output
+    if output.exists() or output.is_symlink():
+        raise SettingError(
+            f"output={output} is not empty; give an empty folder, or one that does not exist"
+        )
+    return output
+
+
+def _heldout_documents(settings: ShipSettings, candidate: Candidate) -> tuple[str, ...]:
+    """Text that did not calibrate: the user's own, or what the trial held out to judge on."""
+    if settings.text is not None:
+        path = Path(settings.text).expanduser()
+        if not path.is_file():
+            raise SettingError(f"text={path} is not a file; give UTF-8 text")
+        return tuple(read_documents(path))
+    trial = candidate.trial
+    judged = list_judged_files(data_of(trial), judged_on(trial))
+    kept = [deal_documents(one.file).heldout for one in judged if one.kept]
+    return tuple(text for documents in kept for text in documents)
+
+
+def _show_plan(targets: dict[str, Target], candidate: Candidate, output: Path) -> None:
+    for name, target in targets.items():
+        print(f"  {name:12} {output / file_name(name, target, candidate.name)}")
+    print("Dry run: nothing was written.")
+
+
+@contextmanager
+def _stage_beside(output: Path) -> Iterator[Path]:
+    """A folder beside the output, gone in the end with all that was not moved."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".partial", dir=output.parent))
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _ship_all(
+    settings: ShipSettings,
+    targets: dict[str, Target],
+    candidate: Candidate,
+    reference: Reference,
+    output: Path,
+) -> int:
+    with _stage_beside(output) as stage:
+        made = stage / output.name
+        made.mkdir()
+        kept: list[Shipment] = []
+        for name, target in targets.items():
+            found = _ship_target(settings, name, target, candidate, reference, made)
+            if found is not None:
+                kept.append(found)
+        if kept:
+            _finish_output(made, candidate, output)
+    for one in kept:
+        record_shipment(candidate, one.target, one.to_json(), one.metrics)
+    print(f"{output} holds {', '.join(one.file for one in kept)}." if kept else "Nothing is kept.")
+    return 0 if len(kept) == len(targets) else 1
+
+
+def _finish_output(made: Path, candidate: Candidate, output: Path) -> None:
+    for name in BESIDE:
+        if (candidate.folder / name).is_file():
+            shutil.copy2(candidate.folder / name, made / name)
+    if output.is_dir():
+        output.rmdir()
+    os.replace(made, output)
+
+
+def _ship_target(
+    settings: ShipSettings,
+    name: str,
+    target: Target,
+    candidate: Candidate,
+    reference: Reference,
+    folder: Path,
+) -> Shipment | None:
+    """Writes and compares one target; None, and nothing left of it, where it is not kept."""
+    path = folder / file_name(name, target, candidate.name)
+    try:
+        with silence_transformers():
+            target.write(candidate.folder, path, candidate.name)
+        found = compare_file(
+            name,
+            path,
+            target.runtime,
+            reference,
+            threads=settings.threads,
+            limit=target.limit(settings),
+        )
+    except ShippingError as error:
+        return _drop(name, path, last_words(error))
+    trial_ratio = candidate.trial.metrics.get("perplexity_ratio")
+    if trial_ratio is not None:
+        whole = trial_ratio * found.perplexity_ratio_to_checkpoint
+        found = replace(found, perplexity_ratio=whole)
+    _show_figures(found)
+    if found.fault is not None:
+        return _drop(name, path, found.fault)
+    beside = path.with_name(f"{path.name}.json")
+    beside.write_text(json.dumps(found.to_json(), indent=2), encoding="utf-8")
+    return found
+
+
+def _drop(name: str, path: Path, reason: str) -> None:
+    """Removes what was written of a target and says why."""
+    print(f"  {name:12} not kept: {reason}", flush=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _show_figures(found: Shipment) -> None:
+    speed = "" if found.tokens_per_s is None else f", {found.tokens_per_s:.1f} tokens/s"
+    print(
+        f"  {found.target:12} {found.size_mib:.1f} MiB, KL {found.kl_nats:.2g} nats, perplexity"
+        f" {found.perplexity_ratio_to_checkpoint:.4f} times the checkpoint's, opens in"
+        f" {found.load_s:.1f} s{speed}, {found.same_texts} of {len(found.texts)} texts the same",
+        flush=True,
+    )

@@ -1,0 +1,118 @@
+"""What a model can be shipped as: plain functions by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from prune_exp.settings.choices import describe_unknown
+from prune_exp.settings.command_schemas import ShipSettings
+from prune_exp.settings.errors import SettingError
+from prune_exp.shipping import graph
+
+Write = Callable[[Path, Path, str], None]
+"""Makes a file or folder of a checkpoint; the last is the model's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One kind of file or folder."""
+
+    write: Write
+    check: Callable[[Path], None]
+    """Raises SettingError where the checkpoint cannot be written so."""
+    runtime: str
+    """Which of `RUNTIMES` opens it."""
+    limit: Callable[[ShipSettings], float]
+    """Most divergence from the checkpoint."""
+    ending: str = ""
+    """Of a file; a folder is made where there is none."""
+    modules: tuple[str, ...] = ()
+    """What must be importable."""
+    extra: str = ""
+    """The extra of this package that installs them."""
+
+
+def _write_hf(checkpoint: Path, target: Path, _name: str) -> None:
+    import shutil
+
+    shutil.copytree(checkpoint, target)
+
+
+def _write_onnx(checkpoint: Path, target: Path, _name: str) -> None:
+    target.mkdir()
+    graph.write_onnx(checkpoint, target)
+
+
+def _write_openvino(checkpoint: Path, target: Path, _name: str) -> None:
+    target.mkdir()
+    graph.write_openvino(checkpoint, target)
+
+
+def _check_graph(checkpoint: Path) -> None:
+    from prune_exp.model import loading
+
+    kind = loading.read_model_config(checkpoint)["model_type"]
+    if kind not in graph.FAMILIES:
+        raise SettingError(
+            f"to=onnx and to=openvino cannot write {kind}; they write {', '.join(graph.FAMILIES)};"
+            " use to=[hf]"
+        )
+
+
+def _accept(_checkpoint: Path) -> None:
+    """Any checkpoint will do."""
+
+
+TARGETS: dict[str, Target] = {
+    "hf": Target(
+        write=_write_hf,
+        check=_accept,
+        runtime="transformers",
+        limit=lambda settings: settings.max_kl,
+    ),
+    "onnx": Target(
+        write=_write_onnx,
+        check=_check_graph,
+        runtime="onnxruntime",
+        limit=lambda settings: settings.max_kl,
+        modules=("onnxruntime", "onnx", "onnxscript"),
+        extra="onnx",
+    ),
+    "openvino": Target(
+        write=_write_openvino,
+        check=_check_graph,
+        runtime="openvino",
+        limit=lambda settings: settings.max_kl,
+        modules=("openvino",),
+        extra="openvino",
+    ),
+}
+
+
+def choose_targets(settings: ShipSettings) -> dict[str, Target]:
+    """The targets that are asked for, by name, each once.
+
+    Raises:
+        SettingError: none or an unknown one is asked for, or a runtime is not installed.
+    """
+    if not settings.to:
+        raise SettingError(f"to is empty; give one or more of {', '.join(TARGETS)}")
+    found: dict[str, Target] = {}
+    for name in settings.to:
+        if name not in TARGETS:
+            raise SettingError(describe_unknown("to", name, tuple(TARGETS)))
+        found[name] = TARGETS[name]
+    for name, target in found.items():
+        missing = [module for module in target.modules if find_spec(module) is None]
+        if missing:
+            raise SettingError(
+                f"to={name} needs {', '.join(missing)}; type pip install"
+                f" 'prune-exp[{target.extra}]'"
+            )
+    return found
+
+
+def file_name(name: str, target: Target, model: str) -> str:
+    """What a target's file or folder is called in the output."""
+    return f"{model}-{name.rpartition(':')[2]}{target.ending}" if target.ending else name

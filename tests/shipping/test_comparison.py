@@ -1,0 +1,98 @@
+"""A shipped file is compared with the checkpoint, and kept only where it says the same."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prune_exp.settings.errors import SettingError
+from prune_exp.shipping import comparison
+from prune_exp.shipping.comparison import Reference, Shipment, ShippingError, compare_file
+from prune_exp.shipping.probe import ProbeRequest, answer_request
+from support.shipping import TEXT, reference_of, save_tiny
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe's process is this one."""
+    import json
+
+    def run(request: Path, _target: Path, _threads: int) -> Any:
+        asked = ProbeRequest(**json.loads(request.read_text(encoding="utf-8")))
+        answer, scores = answer_request(asked)
+        return answer, torch.from_numpy(scores).double()
+
+    monkeypatch.setattr(comparison, "run_probe", run)
+
+
+def compare(path: Path, reference: Reference, **how: Any) -> Shipment:
+    asked = {"threads": 1, "limit": 1e-4} | how
+    return compare_file("hf", path, "transformers", reference, **asked)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_checkpoint_itself_says_the_same(tmp_path: Path) -> None:
+    checkpoint = save_tiny(tmp_path / "model")
+    found = compare(checkpoint, reference_of(checkpoint))
+    assert found.fault is None
+    assert abs(found.kl_nats) < 1e-9
+    assert found.perplexity_ratio_to_checkpoint == pytest.approx(1, abs=1e-5)
+    assert found.positions == 30
+    assert found.same_texts == 5
+    assert found.same_tokens
+    assert found.metrics["size_mib"] == pytest.approx(found.size_mib)
+    assert "perplexity_ratio" not in found.metrics
+
+
+@pytest.mark.usefixtures("in_process")
+def test_other_weights_are_found_out(tmp_path: Path) -> None:
+    """By hand: KL(p || q) of both models' softmax, and the ratio of what they expect."""
+    checkpoint = save_tiny(tmp_path / "model")
+    other = save_tiny(tmp_path / "other", seed=1)
+    reference = reference_of(checkpoint)
+    found = compare(other, reference)
+    ours = reference.scores
+    theirs = reference_of(other).scores
+    kl = torch.nn.functional.kl_div(theirs, ours, log_target=True, reduction="sum") / len(ours)
+    assert found.kl_nats == pytest.approx(float(kl), rel=1e-4)
+    assert found.fault is not None
+    assert "diverges from the checkpoint" in found.fault
+    rows = torch.arange(len(ours))
+    gap = ours[rows, reference.followers] - theirs[rows, reference.followers]
+    assert found.perplexity_ratio_to_checkpoint == pytest.approx(float(gap.mean().exp()), rel=1e-4)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_another_tokenizer_is_found_out(tmp_path: Path) -> None:
+    from support.tokenizers import make_bpe_tokenizer
+
+    checkpoint = save_tiny(tmp_path / "model")
+    other = save_tiny(tmp_path / "other")
+    tokenizer = make_bpe_tokenizer(290)
+    tokenizer.save_pretrained(other)
+    found = compare(other, reference_of(checkpoint))
+    assert found.fault == "its tokenizer does not encode as the checkpoint's does"
+
+
+def test_a_divergence_that_is_no_number_is_not_within_the_limit() -> None:
+    from dataclasses import fields
+
+    made_up: dict[str, Any] = {one.name: None for one in fields(Shipment)}
+    made_up |= {"same_tokens": True, "kl_nats": float("nan"), "kl_limit": 1.0}
+    assert Shipment(**made_up).fault is not None
+
+
+def test_a_text_of_too_few_tokens_is_refused(tmp_path: Path) -> None:
+    reference = Reference(checkpoint=save_tiny(tmp_path / "m"), documents=TEXT, positions=500)
+    with pytest.raises(SettingError, match=r"positions=500 needs 34 texts .* longer text=FILE"):
+        _ = reference.texts
+
+
+@pytest.mark.slow
+def test_what_its_runtime_cannot_open_is_said_in_a_line(tmp_path: Path) -> None:
+    checkpoint = save_tiny(tmp_path / "model")
+    reference = reference_of(checkpoint)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ShippingError, match="its runtime ended with code 1: "):
+        compare(tmp_path / "empty", reference)

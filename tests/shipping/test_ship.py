@@ -1,0 +1,127 @@
+"""A stored model becomes files beside each other, whole or not at all, and the store knows."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prune_exp.machine.cache import folder_sha256
+from prune_exp.settings.command_schemas import ShipSettings
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import TrackingSettings
+from prune_exp.shipping.ship import ship_model
+from support.cli import command
+from support.store import Store
+
+pytestmark = pytest.mark.slow
+
+
+def ship(store: Store, output: Path, **wanted: Any) -> int:
+    tracking = TrackingSettings(root=str(store.root / "mlruns"))
+    return ship_model(ShipSettings(output=str(output), tracking=tracking, **wanted))
+
+
+def test_the_candidate_is_shipped_and_the_store_knows(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "deep" / "out"
+    assert ship(store, output) == 0
+    assert sorted(path.name for path in output.iterdir()) == [
+        *("LICENSE.txt", "README.md", "hf", "hf.json")
+    ]
+    facts = json.loads((output / "hf.json").read_text())
+    assert facts["kl_nats"] < 1e-6
+    assert facts["sha256"] == folder_sha256(output / "hf")
+    version = store.client.get_model_version_by_alias("pruned-tiny", "candidate")
+    assert version.tags["shipped.hf"] == facts["sha256"]
+    run = store.client.get_run(version.run_id)
+    assert run.data.metrics["shipped/hf/kl_nats"] == pytest.approx(facts["kl_nats"])
+    ratio = facts["perplexity_ratio_to_checkpoint"] * run.data.metrics["perplexity_ratio"]
+    assert facts["perplexity_ratio"] == pytest.approx(ratio)
+    assert run.info.status == "FINISHED"
+    names = [one.path for one in store.client.list_artifacts(version.run_id, "shipped")]
+    assert names == ["shipped/hf.json"]
+    assert f"pruned-tiny version {version.version}:\n  hf " in capsys.readouterr().out
+    assert [path.name for path in output.parent.iterdir()] == ["out"]
+
+
+def test_the_champion_goes_before_the_candidate(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = store.client.get_model_version_by_alias("pruned-tiny", "candidate").version
+    other = "2" if newest == "1" else "1"
+    if len(store.client.search_model_versions("name = 'pruned-tiny'")) == 1:
+        assert store.promote(run_id=store.run_id("0.2"), gates=["integrity"]) == 0
+        other = store.alias("champion") or ""
+    else:
+        store.client.set_registered_model_alias("pruned-tiny", "champion", other)
+    assert ship(store, tmp_path / "out", dry_run=True) == 0
+    said = capsys.readouterr().out
+    assert f"pruned-tiny version {other}:" in said
+    assert "Dry run: nothing was written." in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_an_alias_a_version_is_asked_for(store: Store, tmp_path: Path) -> None:
+    store.client.delete_registered_model_alias("pruned-tiny", "candidate")
+    with pytest.raises(SettingError, match=r"neither a champion nor a candidate; .*version=NUMBER"):
+        ship(store, tmp_path / "out")
+    assert ship(store, tmp_path / "out", version=1, dry_run=True) == 0
+    assert ship(store, tmp_path / "out", run_id=store.run_id("0.2"), dry_run=True) == 0
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_changed_files_are_not_shipped(store: Store, tmp_path: Path) -> None:
+    for sparsity in ("0.2", "0.4"):
+        card = store.files(sparsity) / "README.md"
+        card.write_text("# Another model\n")
+    with pytest.raises(SettingError, match="is not shipped: integrity: "):
+        ship(store, tmp_path / "out", version=1)
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_what_fails_its_check_is_not_kept(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    assert ship(store, tmp_path / "out", max_kl=-1.0) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"hf +not kept: it diverges from the checkpoint by", said)
+    assert "Nothing is kept." in said
+    assert not list((tmp_path / "out").iterdir())
+    version = store.client.get_model_version_by_alias("pruned-tiny", "candidate")
+    assert "shipped.hf" not in version.tags
+
+
+def test_a_text_of_ones_own_and_the_command(
+    tracked: Store, text_file: Path, tmp_path: Path
+) -> None:
+    root = f"tracking.root={tracked.root / 'mlruns'}"
+    done = command(
+        *("version=1", "to=[hf]", "dry_run=true", f"output={tmp_path / 'out'}", root),
+        f"text={text_file}",
+        module="prune_exp.ship",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Dry run: nothing was written." in done.stdout
+    done = command("to=[hf]", "text=none", root, "output=o", module="prune_exp.ship", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("text=none is not a file; give UTF-8 text")
+    done = command("to=[gguf]", root, "output=o", module="prune_exp.ship", cwd=tmp_path)
+    assert "prune_exp.ship: error: to=gguf is unknown; use one of hf, " in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_graph_is_shipped(kind: str, store: Store, tmp_path: Path) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(kind, kind))
+    assert ship(store, tmp_path / "out", to=[kind]) == 0
+    facts = json.loads((tmp_path / "out" / f"{kind}.json").read_text())
+    assert facts["kl_nats"] < 1e-4
+    assert facts["same_tokens"]
+    assert facts["same_texts"] == 5
+    assert facts["load_s"] > 0
+    assert facts["peak_memory_mib"] > 0
