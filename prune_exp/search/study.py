@@ -60,6 +60,8 @@ UNCOMPARED = frozenset(
     }
 )
 """Settings that change no trial's result."""
+TAGS = "tracking.tags."
+"""Before a tag of the user's, which changes no result either."""
 UNSET = "None"
 """How a setting that is null is noted."""
 NOTHING_SET = (UNSET, "[]")
@@ -283,7 +285,11 @@ def _check_same(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
 
 def _comparable(fingerprint: Mapping[str, str]) -> dict[str, str]:
     """What must be the same: of an enumeration which settings it lists, but not their values."""
-    kept = {key: value for key, value in fingerprint.items() if key not in UNCOMPARED}
+    kept = {
+        key: value
+        for key, value in fingerprint.items()
+        if key not in UNCOMPARED and not key.startswith(TAGS)
+    }
     if kept.get("tracking.uri", UNSET) != UNSET:
         kept.pop("tracking.root", None)  # the runs are elsewhere: it only holds a driver's outputs
     spaces = [key for key in kept if key.startswith(SPACE)]

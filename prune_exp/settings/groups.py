@@ -354,3 +354,6 @@ class TrackingSettings:
     """Whose weights are stored: best, all or none."""
     signing_key: str | None = None
     """PEM file with an elliptic-curve private key that signs stored models; unsigned when null."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Tags of your own for the runs of a sweep and of its trials, as in `tracking.tags.team=red` or
+    `tracking.tags={team: red, ticket: 12}`."""

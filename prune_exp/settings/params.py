@@ -41,7 +41,11 @@ def restore_settings(schema: type[T], flat: Mapping[str, str], group: str = "") 
     def restore_group(kind: Any, prefix: str) -> Any:
         values: dict[str, Any] = {}
         for name, hint in get_type_hints(kind).items():
-            if is_dataclass(hint):
+            if get_origin(hint) is dict:
+                start = f"{prefix}{name}."
+                inside = {key: text for key, text in flat.items() if key.startswith(start)}
+                values[name] = {key.removeprefix(start): text for key, text in inside.items()}
+            elif is_dataclass(hint):
                 values[name] = restore_group(hint, f"{prefix}{name}.")
             elif prefix + name in flat:
                 values[name] = _parse_value(prefix + name, flat[prefix + name], hint)

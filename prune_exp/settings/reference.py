@@ -107,6 +107,8 @@ def _type_in_words(annotation: Any) -> str:
     """`float | None` is "number or null"."""
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     listed = re.fullmatch(r"list\[(\w+)\]", text)
+    if text == "dict[str, str]":
+        return "names with texts"
     if listed:
         return f"list of {TYPES[listed.group(1)]}s"
     kind, *null = text.split(" | ")

@@ -44,7 +44,13 @@ class Settings:
 
 
 def store_schema() -> None:
-    """Makes the typed schema known to Hydra under the name `schema`."""
-    from hydra.core.config_store import ConfigStore
+    """Makes the typed schema known to Hydra under the name `schema`.
 
-    ConfigStore.instance().store(name="schema", node=Settings)
+    Of all its settings only tags have names that the user chooses.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.structured(Settings)
+    OmegaConf.set_struct(node.tracking.tags, value=False)
+    ConfigStore.instance().store(name="schema", node=node)

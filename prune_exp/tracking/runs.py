@@ -52,6 +52,7 @@ def start_sweep(
     Where the earlier one was deleted, a new one takes over the trials that are left of it.
     """
     given = {
+        **tags.tags_of_user(tracking.tags),
         tags.ROLE: "sweep",
         tags.FOLDER: str(folder),
         tags.STUDY: study,
@@ -130,6 +131,7 @@ def start_trial(
         ConnectionError: the store does not answer, for longer than a hiccup lasts.
     """
     given = {
+        **tags.tags_of_user(tracking.tags),
         tags.ROLE: "trial",
         tags.FOLDER: str(folder),
         tags.OVERRIDES: remember_overrides(overrides),

@@ -1,6 +1,10 @@
 """Every key of a tag that runs and registered versions carry, and what it says."""
 
+import re
 from collections.abc import Mapping
+
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.redaction import is_secret, redact
 
 PREFIX = "prune_exp."
 
@@ -97,6 +101,42 @@ DATASET_ROLE = "mlflow.data.context"
 
 LONGEST = 5000
 """Characters of a tag's value that are kept; MLflow cuts at 8000."""
+
+
+OF_EVERY_RUN = (DEVICE, GIT_COMMIT, PROMOTION, JUDGED_SHA256)
+"""Keys of ours without a dot, which no tag of the user's can have."""
+
+
+def check_tags(given: Mapping[str, str]) -> None:
+    """Raises SettingError for tags of the user's that MLflow refuses, or that would be ours.
+
+    All other keys of ours have a dot.
+    """
+    for key, value in given.items():
+        if not re.fullmatch(r"[\w-]{1,100}", key):
+            raise SettingError(
+                f"tracking.tags has {key}, which is no name: letters, digits, dashes and"
+                " underscores, at most 100; try tracking.tags.team=red"
+            )
+        if key in OF_EVERY_RUN:
+            raise SettingError(
+                f"tracking.tags.{key} is a tag that runs have by themselves; try"
+                f" tracking.tags.my_{key}={value}"
+            )
+        if is_secret(key):
+            raise SettingError(
+                f"tracking.tags.{key} looks like a secret by its name, and everybody can read tags;"
+                " leave it out, or give it another name"
+            )
+        if len(value) > LONGEST:
+            raise SettingError(
+                f"tracking.tags.{key} has {len(value)} characters; use {LONGEST} or fewer"
+            )
+
+
+def tags_of_user(given: Mapping[str, str]) -> dict[str, str]:
+    """Tags of the user's as they are stored, without anybody's password."""
+    return {key: redact(value) for key, value in given.items()}
 
 
 def job_number(tags: Mapping[str, str]) -> int:

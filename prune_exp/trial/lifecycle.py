@@ -29,6 +29,7 @@ from prune_exp.settings.redaction import (
 )
 from prune_exp.settings.schema import Settings
 from prune_exp.tracking.naming import sweep_name, trial_name
+from prune_exp.tracking.tags import check_tags
 
 ORPHAN_END_S = 20
 OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
@@ -58,7 +59,7 @@ class Lifecycle(Callback):
             space = swept_by(list(config.hydra.overrides.task))
             with _Refusals():
                 check_pickled(config)
-                check_signing_key(settings_of(config).tracking)
+                check_tracking(settings_of(config).tracking)
                 if config.plan:
                     raise SettingError(
                         "plan=true is known to hydra/sweeper=prune_exp alone; leave out the other"
@@ -76,7 +77,7 @@ class Lifecycle(Callback):
             check_pickled(config)
             settings = [settings_of(point, checked=True) for point in points]
             for tracking in {repr(one.tracking): one.tracking for one in settings}.values():
-                check_signing_key(tracking)
+                check_tracking(tracking)
             from prune_exp.trial.prepare import check_points  # heavy: values are refused before
 
             return check_points(settings)
@@ -201,6 +202,7 @@ class Lifecycle(Callback):
         root = Path(config.hydra.runtime.cwd) / str(config.tracking.root)
         with _Refusals(folder, root):
             settings = settings_of(config, checked=True)
+            check_tags(settings.tracking.tags)
             if self.parent_run_id is None or settings.tracking.log_models == "all":
                 check_signing_key(settings.tracking)  # elsewhere only the driver has to have it
             if self.parent_run_id is None:
@@ -331,6 +333,12 @@ def end_orphan(run_id: str, folder: Path) -> None:
         shutil.rmtree(folder / "model", ignore_errors=True)
     finally:
         os._exit(1)  # the kernel ends the trial's process with it
+
+
+def check_tracking(tracking: TrackingSettings) -> None:
+    """Raises SettingError for a key that cannot sign, or tags that runs cannot have."""
+    check_signing_key(tracking)
+    check_tags(tracking.tags)
 
 
 def check_pickled(config: Any) -> None:

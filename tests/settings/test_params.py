@@ -24,6 +24,7 @@ def test_flattened_settings_come_back(
 ) -> None:
     settings = Settings(sparsity=sparsity, model=ModelSettings(name=name, package="p"))
     settings.pruning.refit, settings.pruning.voters = refit, voters
+    settings.tracking.tags = {"team": "red", "n": "1"} if refit else {}
     if redact(name) == name and name != "None":
         assert restore_settings(Settings, flatten_settings(settings)) == settings
 

@@ -3,10 +3,12 @@
 import math
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import runs, tags
 from prune_exp.tracking.outcome import OF_THE_BEST
@@ -105,6 +107,52 @@ def test_runs_are_left_where_the_store_cannot_be_told(
     monkeypatch.setattr("mlflow.tracking.fluent.MlflowClient.set_terminated", refuse)
     runs.leave_open_runs("FAILED")
     assert mlflow.active_run() is None
+
+
+def test_tags_of_the_users_are_on_every_run_and_hide_no_tag_of_ours(tmp_path: Path) -> None:
+    mine = {"team": "red", "link": "https://ann:hunter2@wiki/x"}
+    tracking = TrackingSettings(root=str(tmp_path), tags=mine)
+    given: dict[str, Any] = {"name": "n", "overrides": []}
+    try:
+        sweep = runs.start_sweep(
+            tracking, tmp_path, model_name="tiny", study="s", earlier=None, **given
+        )
+        runs.start_trial(tracking, tmp_path, 0, sweep, device="cpu", params={}, **given)
+        both = (sweep, str(runs.active_run_id()))
+    finally:
+        runs.end_open_runs("FINISHED")
+    for run_id, role in zip(both, ("sweep", "trial"), strict=True):
+        found = MlflowClient().get_run(run_id).data.tags
+        assert found["team"] == "red"
+        assert found["link"] == "https://***@wiki/x"
+        assert found[tags.ROLE] == role
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"device": "mine"}, "tracking.tags.device is a tag that runs have by themselves"),
+        ({"git_commit": "x"}, "try tracking.tags.my_git_commit=x"),
+        ({"prune_exp.role": "x"}, "prune_exp.role, which is no name"),
+        ({"mlflow.user": "x"}, "mlflow.user, which is no name"),
+        ({"a b": "x"}, "is no name"),
+        ({"": "x"}, "is no name"),
+        ({"api_key": "x"}, "looks like a secret"),
+        ({"long": "x" * 6000}, "has 6000 characters"),
+    ],
+)
+def test_tags_that_runs_cannot_have_are_refused(given: dict[str, str], said: str) -> None:
+    tags.check_tags({"team": "red", "Ticket-12_b": ""})
+    with pytest.raises(SettingError) as refused:
+        tags.check_tags(given)
+    assert said in str(refused.value)
+
+
+def test_no_key_of_ours_could_be_a_tag_of_the_users() -> None:
+    ours = [value for name, value in vars(tags).items() if name.isupper() and type(value) is str]
+    for key in ours:
+        with pytest.raises(SettingError):
+            tags.check_tags({key: "x"})
 
 
 def test_a_sweeps_run_has_the_figures_of_its_best_trial(tmp_path: Path) -> None:

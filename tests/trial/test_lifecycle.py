@@ -55,6 +55,33 @@ def composed(*overrides: str) -> DictConfig:
     return config
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("tracking.tags.team=red",),
+        ("+tracking.tags.team=red",),
+        ("tracking.tags={team: red}",),
+        ("tracking.tags={team: blue, n: 7}", "tracking.tags.team=red"),
+    ],
+)
+def test_tags_are_typed_in_any_way_that_hydra_knows(typed: tuple[str, ...]) -> None:
+    found = lifecycle.settings_of(composed(*typed)).tracking.tags
+    assert found["team"] == "red"
+    assert found.get("n", "7") == "7"
+
+
+def test_tags_of_ours_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = composed("tracking.tags.device=mine", f"tracking.root={tmp_path / 'mlruns'}")
+    config.hydra.runtime.output_dir = str(tmp_path)
+    for refuse in (
+        lambda: Lifecycle().on_job_start(config),
+        lambda: Lifecycle().on_sweep_checked(config, [config]),
+    ):
+        with pytest.raises(SystemExit, match="is a tag that runs have by themselves"):
+            refuse()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["single", "sweep"])
 def test_a_checkpoint_of_the_users_is_never_written_over(
     kind: str, tiny_folder: Path, text_file: Path, tmp_path: Path
