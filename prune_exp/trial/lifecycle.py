@@ -3,6 +3,7 @@
 Hydra turns a callback's exceptions into warnings, so refusals leave as SystemExit.
 """
 
+import logging
 import os
 import shutil
 import sys
@@ -199,6 +200,7 @@ class Lifecycle(Callback):
         redact_logs()  # a launcher's worker is a process of its own
         self.start_error = None
         folder = Path(config.hydra.runtime.output_dir)
+        delay_empty_logs(folder)
         root = Path(config.hydra.runtime.cwd) / str(config.tracking.root)
         with _Refusals(folder, root):
             settings = settings_of(config, checked=True)
@@ -365,6 +367,17 @@ def check_output_folder(folder: Path) -> None:
             f"{target} is there already, and the trial would write its own; leave out hydra.run.dir"
             " and hydra.sweep.dir, or give folders without one"
         )
+
+
+def delay_empty_logs(folder: Path) -> None:
+    """Has the log files in a trial's folder made once something is logged, not at its start."""
+    for handler in logging.getLogger().handlers:
+        path = Path(getattr(handler, "baseFilename", os.devnull))
+        if not isinstance(handler, logging.FileHandler) or path.parent != folder.absolute():
+            continue
+        if handler.mode == "a" and path.is_file() and not path.stat().st_size:
+            handler.close()  # the next record opens it again
+            path.unlink()
 
 
 def remove_empty_output(folder: Path, root: Path) -> None:

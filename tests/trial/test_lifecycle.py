@@ -1,5 +1,6 @@
 """What happens around a trial happens where it should."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,29 @@ def test_tags_of_ours_are_refused_before_anything_is_written(tmp_path: Path) -> 
         with pytest.raises(SystemExit, match="is a tag that runs have by themselves"):
             refuse()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_file_is_made_once_something_is_logged(tmp_path: Path) -> None:
+    logger = logging.getLogger()
+    inside = logging.FileHandler(tmp_path / "prune_exp.log")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    outside = logging.FileHandler(elsewhere / "theirs.log")
+    try:
+        for handler in (inside, outside):
+            logger.addHandler(handler)
+        lifecycle.delay_empty_logs(tmp_path)
+        assert list(tmp_path.iterdir()) == [elsewhere]
+        assert (elsewhere / "theirs.log").is_file()
+        logger.error("something")
+        lifecycle.delay_empty_logs(tmp_path)
+        assert "something" in (tmp_path / "prune_exp.log").read_text(encoding="utf-8")
+        logger.error("more")
+        assert "more" in (tmp_path / "prune_exp.log").read_text(encoding="utf-8")
+    finally:
+        for handler in (inside, outside):
+            logger.removeHandler(handler)
+            handler.close()
 
 
 @pytest.mark.parametrize("kind", ["single", "sweep"])
