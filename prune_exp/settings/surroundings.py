@@ -6,7 +6,7 @@ Settings that were given always win; what a variable does, or does not do, is sa
 import os
 import re
 import sys
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,29 @@ def _is_given(
     return f"tracking.{name}" in given or getattr(tracking, name) != getattr(default, name)
 
 
-@cache
+_said: set[str] = set()
+
+
 def note_once(text: str) -> None:
     """Says something on stderr the first time that it is said."""
-    print(f"note: {text}", file=sys.stderr)
+    if text not in _said:
+        _said.add(text)
+        print(f"note: {text}", file=sys.stderr)
+
+
+def list_said() -> frozenset[str]:
+    """What this process has noted so far, or was told of, for a process that it starts."""
+    return frozenset(_said)
+
+
+def count_as_said(notes: Iterable[str]) -> None:
+    """Has this process not repeat what the one that started it has noted."""
+    _said.update(notes)
+
+
+def forget_said() -> None:
+    """Has everything said again, as in a new process."""
+    _said.clear()
 
 
 def name_model(model: ModelSettings) -> str:

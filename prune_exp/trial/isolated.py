@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prune_exp.machine.cache import write_whole
+from prune_exp.settings.surroundings import count_as_said, list_said
 
 T = TypeVar("T")
 GRACE_S = 5
@@ -33,7 +34,7 @@ def run_isolated(function: Callable[..., T], *args: Any) -> T:
     with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
         request = Path(scratch) / "request"
         answer = Path(scratch) / "answer"
-        request.write_bytes(pickle.dumps((function, args)))
+        request.write_bytes(pickle.dumps((function, args, list_said())))
         process = subprocess.Popen(
             [sys.executable, "-m", "prune_exp.trial.isolated", request, answer, str(os.getpid())],
             stdin=subprocess.DEVNULL,
@@ -67,7 +68,8 @@ def main() -> None:
     parent = int(sys.argv[3])
     _die_with_parent(parent)
     try:
-        function, args = pickle.loads(request.read_bytes())  # noqa: S301
+        function, args, said = pickle.loads(request.read_bytes())  # noqa: S301
+        count_as_said(said)
         found = (True, function(*args))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -29,6 +29,7 @@ from prune_exp.settings.redaction import (
     redact_sweep,
 )
 from prune_exp.settings.schema import Settings
+from prune_exp.settings.surroundings import count_as_said, list_said
 from prune_exp.tracking.naming import sweep_name, trial_name
 from prune_exp.tracking.tags import check_tags
 
@@ -50,6 +51,8 @@ class Lifecycle(Callback):
         """Trials that failed, perhaps before they had a run."""
         self.start_error: Exception | None = None
         """Why the trial that was to start has no run, where the others shall go on."""
+        self.said: frozenset[str] = frozenset()
+        """What the sweep's process has noted about all its trials."""
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         """Opens the parent run under a sweeper that does not announce its points."""
@@ -81,7 +84,9 @@ class Lifecycle(Callback):
                 check_tracking(tracking)
             from prune_exp.trial.prepare import check_points  # heavy: values are refused before
 
-            return check_points(settings)
+            found = check_points(settings)
+            self.said = list_said()
+            return found
 
     def on_plan_wanted(self, config: Any, points: list[Any]) -> list[Any]:
         """A forecast for each point of a sweep that is not started."""
@@ -198,6 +203,7 @@ class Lifecycle(Callback):
         """
         del kwargs
         redact_logs()  # a launcher's worker is a process of its own
+        count_as_said(self.said)
         self.start_error = None
         folder = Path(config.hydra.runtime.output_dir)
         delay_empty_logs(folder)

@@ -169,9 +169,9 @@ def test_what_the_basic_launcher_cannot_do_is_said(
     launcher: str, wanted: int | None, expected: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from prune_exp.search import sweep
-    from prune_exp.settings.surroundings import note_once
+    from prune_exp.settings.surroundings import forget_said
 
-    note_once.cache_clear()
+    forget_said()
     hydra = sweep.HydraSide(config=None, context=None, launcher=type(launcher, (), {})())
     found = sweep._choose_batch(hydra, SearchSettings(parallel=wanted), 3000)
     assert found == expected

@@ -20,9 +20,9 @@ SERVER = "http://ann:secret@team:5000"
 @pytest.fixture(autouse=True)
 def forget_notes() -> Iterator[None]:
     """What other tests were told is said again."""
-    surroundings.note_once.cache_clear()
+    surroundings.forget_said()
     yield
-    surroundings.note_once.cache_clear()
+    surroundings.forget_said()
 
 
 def typed(*overrides: str, chdir: bool = False, cwd: str = "/there") -> Any:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings
-from prune_exp.settings.surroundings import note_once
+from prune_exp.settings.surroundings import forget_said
 from prune_exp.text.documents import (
     LONG_DOCUMENT,
     TextFile,
@@ -107,7 +107,7 @@ def test_every_document_serves_one_end(count: int, seed: int) -> None:
 def test_one_huge_line_is_cut_into_documents_and_loses_nothing(
     between: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note_once.cache_clear()
+    forget_said()
     text = between.join(f"word{i}" for i in range(20_000))
     file = tmp_path / "one.txt"
     file.write_text(text, encoding="utf-8")

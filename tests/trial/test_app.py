@@ -36,6 +36,39 @@ def pretend(
     monkeypatch.setattr("prune_exp.tracking.runs.log_result", log_result)
 
 
+def note(*texts: str) -> None:
+    from prune_exp.settings.surroundings import note_once
+
+    for text in texts:
+        note_once(text)
+
+
+def test_a_note_is_said_once_by_all_processes_of_a_trial(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from prune_exp.settings.surroundings import forget_said
+
+    forget_said()
+    note("first", "first")
+    isolated.run_isolated(note, "first", "second", "second")
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["note: first", "note: second"]
+
+
+def test_a_worker_does_not_repeat_what_the_sweep_has_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from prune_exp.settings.surroundings import count_as_said, forget_said, list_said
+
+    forget_said()
+    note("of the sweep")
+    said = list_said()
+    forget_said()
+    count_as_said(said)
+    note("of the sweep", "of the trial")
+    assert capsys.readouterr().err == "note: of the sweep\nnote: of the trial\n"
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("timed out"), TrialDied("killed"), KeyboardInterrupt()]
 )
