@@ -274,13 +274,6 @@ def test_tags_and_other_things_that_change_no_result_may_change(tmp_path: Path) 
         reopened(tmp_path, {"a": "2", "tracking.tags.team": "red"})
 
 
-def test_tags_and_other_things_that_change_no_result_may_change(tmp_path: Path) -> None:
-    reopened(tmp_path, {"a": "1", "tracking.tags.team": "red"})
-    reopened(tmp_path, {"a": "1", "tracking.tags.ticket": "12"})
-    with pytest.raises(SettingError, match="a was 1 and is 2"):
-        reopened(tmp_path, {"a": "2", "tracking.tags.team": "red"})
-
-
 def test_intervals_are_searched_within_each_listed_value(tmp_path: Path) -> None:
     """What is good for one listed value is bad for the other."""
     mixed = space({"seed": ("low", "high")}, "sparsity")
