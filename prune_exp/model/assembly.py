@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from prune_exp.model.architectures import head_of, layers_of, submodule_of
 from prune_exp.model.loading import silence_transformers
+from prune_exp.model.offload import pass_on, weights_left
 from prune_exp.model.shape import Heads, heads_of
 
 
@@ -17,13 +18,14 @@ def from_state(config: Any, state: dict[str, torch.Tensor], like: Any) -> Any:
     """Builds a model around existing tensors, without a second copy of them.
 
     Buffers that checkpoints do not hold (rotary frequencies, scales) come from `like`, a model
-    of the same family.
+    of the same family; layers that stay on disk lie where its layers do.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
-    left = [name for name, value in model.named_parameters() if value.is_meta]
+    pass_on(like, model)
+    left = weights_left(model)
     assert not left, left
     _copy_buffers(model, like)
     return model.eval().requires_grad_(False)

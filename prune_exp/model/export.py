@@ -10,6 +10,7 @@ import torch
 
 from prune_exp.machine.cache import PARTIAL, digest_of, file_sha256, partial_folders
 from prune_exp.model import loading
+from prune_exp.model.offload import whole_state
 from prune_exp.settings.choices import EXPORT_DTYPES
 
 
@@ -33,7 +34,7 @@ def export_model(model: Any, tokenizer: Any, target: Path, dtype: str = "float32
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=PARTIAL, dir=target.parent))
     try:
         _convert_weights(model, dtype)
-        loading.save_model(model, tokenizer, scratch / target.name)
+        loading.save_model(model, tokenizer, scratch / target.name, whole_state(model))
         os.replace(scratch / target.name, target)
     except Exception as error:
         raise ExportError(f"could not write the pruned model to {target}: {error}") from error
@@ -45,17 +46,29 @@ def export_model(model: Any, tokenizer: Any, target: Path, dtype: str = "float32
 
 
 def _convert_weights(model: Any, dtype: str) -> None:
-    """Gives weights another type in place; buffers (rotary frequencies, scales) keep theirs."""
-    kind = getattr(torch, dtype)
+    """Gives weights another type in place; buffers (rotary frequencies, scales) keep theirs.
+
+    Weights of layers that stay on disk have got it there.
+    """
     for name, weight in model.named_parameters():
-        converted = weight.data.to(kind)
-        if not bool(torch.isfinite(converted).all()):
-            if not bool(torch.isfinite(weight.data).all()):
-                raise ExportError(f"{name} has values that are no numbers")
-            raise ExportError(
-                f"{name} has values that {dtype} cannot hold; type model.export_dtype=float32"
-            )
-        weight.data = converted
+        if not weight.is_meta:
+            weight.data = convert_weight(name, weight.data, dtype)
+
+
+def convert_weight(name: str, weight: torch.Tensor, dtype: str) -> torch.Tensor:
+    """A weight as it is written.
+
+    Raises:
+        ExportError: it has values that are no numbers, or that the type cannot hold.
+    """
+    converted = weight.to(getattr(torch, dtype))
+    if not bool(torch.isfinite(converted).all()):
+        if not bool(torch.isfinite(weight).all()):
+            raise ExportError(f"{name} has values that are no numbers")
+        raise ExportError(
+            f"{name} has values that {dtype} cannot hold; type model.export_dtype=float32"
+        )
+    return converted
 
 
 def choose_export_dtype(wanted: str, dense: Path) -> str:

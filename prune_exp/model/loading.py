@@ -83,7 +83,7 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> 
     model, found = loaded
     _check_weights(folder, found)
     _remember_own_head(model)
-    _settle_generation(model.generation_config)
+    settle_generation(model.generation_config)
     vars(model.config).pop("auto_map", None)
     return model.to(device).eval().requires_grad_(False)
 
@@ -117,7 +117,7 @@ def load_skeleton(folder: Path) -> Any:
     return model
 
 
-def _weights_files(folder: Path) -> list[Path]:
+def list_weights_files(folder: Path) -> list[Path]:
     """The files that `from_pretrained` reads; others may lie beside them.
 
     Raises:
@@ -136,7 +136,7 @@ def _weights_files(folder: Path) -> list[Path]:
 def _read_contents(folder: Path) -> dict[str, torch.Tensor]:
     """A checkpoint's weights by name, without their values."""
     found = {}
-    for path in _weights_files(folder):
+    for path in list_weights_files(folder):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
                 part = file.get_slice(name)
@@ -175,7 +175,7 @@ def _has_own_head(folder: Path) -> bool:
     """Whether a checkpoint holds a language-model head that is not its embedding."""
     ends = {"head": HEADS, "embedding": EMBEDDINGS}
     kept: dict[str, torch.Tensor] = {}
-    for path in _weights_files(folder):
+    for path in list_weights_files(folder):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
                 kept |= {role: file.get_tensor(name) for role in ends if name.endswith(ends[role])}
@@ -195,7 +195,7 @@ def _remember_own_head(model: Any) -> None:
         model.config.tie_word_embeddings = False
 
 
-def _settle_generation(config: Any) -> None:
+def settle_generation(config: Any) -> None:
     """Takes out what the config's own way of decoding does not heed, such as a temperature.
 
     Many published configs have it. The library loads them, and refuses to write them once anything
@@ -247,10 +247,15 @@ def _json_keys(path: Path) -> set[str]:
     return set(value) if isinstance(value, dict) else set()
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes a checkpoint that stock `from_pretrained` loads."""
+def save_model(
+    model: Any, tokenizer: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Writes a checkpoint that stock `from_pretrained` loads.
+
+    `weights` are all of the model's by name, where they are not with the model.
+    """
     with silence_transformers():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
 
 

@@ -22,7 +22,7 @@ def test_a_full_disk_leaves_no_partial_checkpoint(
 ) -> None:
     model = make_tiny("llama")
 
-    def full(_model: Any, _tokenizer: Any, folder: Path) -> None:
+    def full(_model: Any, _tokenizer: Any, folder: Path, _weights: Any) -> None:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
