@@ -22,6 +22,7 @@ from prune_exp.model.architectures import (
     layers_of,
     weight_matrix,
 )
+from prune_exp.model.offload import at_hand
 from prune_exp.pruning.layer_stream import LayerStream, watch_modules
 from prune_exp.pruning.moments import INVERSE_DAMPING, Moments
 from prune_exp.pruning.statistics import Statistics, tensors_of
@@ -53,11 +54,11 @@ class ReadingSettings:
     """How closely the calibration text is read."""
 
     voting_blocks: int
-    """Blocks that the voters see; all others only give the refit its residual stream."""
+    """Blocks that the voters see; all others give the refit its residual stream."""
     gradient_blocks: int
     """Blocks that also get a backward pass."""
     bfloat16: bool = False
-    """Whether blocks that no voter sees go through the model in bfloat16."""
+    """Whether blocks of which nothing else is asked go through the model in bfloat16."""
 
 
 def calibrate_model(
@@ -118,16 +119,23 @@ def compute_statistics(
     calls = LayerStream(model, ids)
     hidden = calls.hidden
     voting = reading.voting_blocks
+    exact = max(voting, reading.gradient_blocks)
     rows = []
+    states = []
     keep(0, hidden)
     for index, layer in enumerate(tqdm(layers_of(model), "calibrate", unit="layer")):
-        row, seen = _read_layer(calls, layer, index, hidden[:voting])
-        rows.append(row)
-        unseen = calls.run(layer, index, hidden[voting:], bfloat16=reading.bfloat16)
-        hidden = torch.cat([seen, unseen])
+        states.append(hidden[: reading.gradient_blocks].to("cpu", copy=True))
+        with at_hand(layer.module):
+            row, seen = _read_layer(calls, layer, index, hidden[:voting])
+            rows.append(row)
+            others = calls.run(layer, index, hidden[voting:exact])
+            unseen = calls.run(layer, index, hidden[exact:], bfloat16=reading.bfloat16)
+        hidden = torch.cat([seen, others, unseen])
         keep(index + 1, hidden)
+    states.append(hidden[: reading.gradient_blocks].to("cpu", copy=True))
     stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    tensors: dict[str, Any] = stacked | taylor_effects(model, ids[: reading.gradient_blocks])
+    effects = taylor_effects(model, calls, ids[: reading.gradient_blocks], states)
+    tensors: dict[str, Any] = stacked | effects
     return Statistics(
         **tensors,
         kv_heads=torch.tensor(layers_of(model)[0].heads.groups),

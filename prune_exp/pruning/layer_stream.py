@@ -12,6 +12,7 @@ from torch import nn
 
 from prune_exp.machine.device import autocast
 from prune_exp.model.architectures import DecoderLayer, decoder_of, layers_of
+from prune_exp.model.offload import at_hand
 
 CACHES = ("past_key_value", "past_key_values", "layer_past", "use_cache")
 Watch = Callable[[torch.Tensor], None]
@@ -29,7 +30,7 @@ class LayerStream:
         ids = ids.to(model.device)
         self.calls = _record_calls(model, ids[:1])
         with torch.no_grad():
-            self.hidden = torch.cat([_first_input(model, block[None]) for block in ids])
+            self.hidden = torch.cat([first_input(model, input_ids=block[None]) for block in ids])
 
     def run(
         self, layer: DecoderLayer, index: int, hidden: torch.Tensor, *, bfloat16: bool = False
@@ -42,10 +43,13 @@ class LayerStream:
         if not len(hidden):
             return hidden
         reduced = autocast(hidden.device, "bfloat16" if bfloat16 else "float32")
-        with torch.no_grad(), reduced:
-            args, kwargs = self.calls[index]
-            outputs = [_tensor_of(layer.module(block[None], *args, **kwargs)) for block in hidden]
-        return torch.cat(outputs)
+        with torch.no_grad(), reduced, at_hand(layer.module):
+            return torch.cat([self.call(layer, index, block[None]) for block in hidden])
+
+    def call(self, layer: DecoderLayer, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        """One layer's output for one block of text [1, tokens, hidden]."""
+        args, kwargs = self.calls[index]
+        return _tensor_of(layer.module(hidden, *args, **kwargs))
 
 
 def _tensor_of(output: Any) -> torch.Tensor:
@@ -57,26 +61,37 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _record_calls(model: Any, ids: torch.Tensor) -> list[Call]:
+    """How the model calls each of its layers, none of which computes anything for it."""
     calls: list[Call] = []
 
-    def record(_module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def record(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         kept = {key: value for key, value in kwargs.items() if key not in CACHES}
-        calls.append((args[1:], kept))
+        calls.append((args, kept))
+        return hidden
 
-    hooks = [
-        layer.module.register_forward_pre_hook(record, with_kwargs=True)
-        for layer in layers_of(model)
-    ]
-    try:
-        with torch.no_grad():
-            decoder_of(model)(input_ids=ids, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), _answered_by(record, model):
+        decoder_of(model)(input_ids=ids, use_cache=False)
     return calls
 
 
-def _first_input(model: Any, ids: torch.Tensor) -> torch.Tensor:
+@contextmanager
+def _answered_by(answer: Callable[..., torch.Tensor], model: Any) -> Iterator[None]:
+    """Has a function answer in the place of every layer."""
+    modules = [layer.module for layer in layers_of(model)]
+    before = [module.__dict__.get("forward") for module in modules]
+    for module in modules:
+        module.forward = answer
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, before, strict=True):
+            del module.forward
+            if forward is not None:
+                module.forward = forward
+
+
+def first_input(model: Any, **given: torch.Tensor) -> torch.Tensor:
+    """What the first layer reads [1, tokens, hidden] of `input_ids`, or of `inputs_embeds`."""
     found: list[Any] = []
 
     def stop(_module: Any, args: Any) -> None:
@@ -85,7 +100,7 @@ def _first_input(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
     hook = layers_of(model)[0].module.register_forward_pre_hook(stop)
     try:
-        decoder_of(model)(input_ids=ids, use_cache=False)
+        decoder_of(model)(**given, use_cache=False)
     except _Stop:
         pass
     finally:

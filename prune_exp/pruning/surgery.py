@@ -1,6 +1,6 @@
 """Carry a plan out: a smaller model whose weights make up for what is gone.
 
-Layers are visited in order, one model in memory, changed in place.
+Layers are visited in order, one model in memory, or only a layer of it, changed in place.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from prune_exp.model.architectures import layers_of
 from prune_exp.model.assembly import assemble_model, keep_tokens
+from prune_exp.model.offload import at_hand
 from prune_exp.model.shape import Heads
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan
@@ -49,7 +50,8 @@ def carry_out_plan(
     layers = layers_of(model)
     if ids is None:
         for index in kept_units(len(layers), plan.layers):
-            cut_layer(layers[index], plan, index)
+            with at_hand(layers[index].module):
+                cut_layer(layers[index], plan, index)
     else:
         _refit_layers(model, plan, ids, how, dense_states_at)
     return assemble_pruned(model, plan)
@@ -79,7 +81,8 @@ def _refit_layers(
     for index in range(first):
         run.dense = run.run_layer(layers[index], index, run.dense)
     for index, following in tqdm(order, "refit", unit="layer"):
-        refit_layer(run, layers[index], index, following)
+        with at_hand(layers[index].module):
+            refit_layer(run, layers[index], index, following)
 
 
 def assemble_pruned(model: Any, plan: PruningPlan) -> Any:
