@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from prune_exp.machine.limits import total_memory_mib
+
 RESET_PEAK = "5"
 """What proc_pid_clear_refs(5) takes to set a process's peak back to its present size."""
 
@@ -39,6 +41,15 @@ def peak_mib(device: str = "cpu") -> float:
 
         return torch.cuda.max_memory_allocated() / 2**20
     return memory_mib("VmHWM")
+
+
+def device_memory_mib(device: str = "cpu") -> float:
+    """What a device has in all: the GPU, or the machine as far as this process may use it."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(0).total_memory / 2**20
+    return total_memory_mib()
 
 
 class PeakMemory:

@@ -1,7 +1,7 @@
 """How much of the dense model's language is left, on held-out text."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from prune_exp.measurement.intervals import LARGEST_LOG, ratio_over_documents
 from prune_exp.measurement.records import DomainQuality, Quality, QualityComparison
 from prune_exp.model.architectures import decoder_of, head_of
 from prune_exp.model.next_tokens import NextTokens, divergence, split_tokens, token_losses
+from prune_exp.model.offload import is_on_disk
 from prune_exp.text.corpus import TokenBlocks
 from prune_exp.text.token_bytes import Reencode
 
 VERSION = 3
+BLOCKS_A_READING = 32
+"""Blocks of text that go through a model together whose layers are read from disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,8 @@ def dense_baseline(
     def build(folder: Path) -> None:
         states = []
         losses = []
-        for ids in tqdm(text.ids, "dense quality", unit="block"):
-            hidden = _final_hidden(model, ids)
+        blocks = tqdm(text.ids, "dense quality", unit="block")
+        for ids, hidden in zip(blocks, _final_states(model, [*text.ids]), strict=True):
             losses.append(token_losses(NextTokens(hidden=hidden, head=head), ids[1:]))
             states.append(hidden)
         kept = {"hidden": torch.stack(states), "losses": torch.stack(losses)}
@@ -170,9 +173,12 @@ def _judge_blocks(
     losses = torch.zeros(dense.losses.shape, dtype=torch.float64)
     divergences = torch.zeros(len(text.ids), dtype=torch.float64)
     agreed = torch.zeros(len(text.ids), dtype=torch.long)
-    for row in tqdm(looks.order, "quality", unit="block"):
+    states = _final_states(pruned, [text.ids[row] for row in looks.order])
+    rows = tqdm(looks.order, "quality", unit="block")
+    for row, own in zip(rows, states, strict=True):
         expected = NextTokens(hidden=dense.hidden[row], head=dense.head)
-        losses[row], divergences[row], agreed[row] = compare_block(pruned, text.ids[row], expected)
+        ours = NextTokens(hidden=own, head=head_of(pruned).weight)
+        losses[row], divergences[row], agreed[row] = compare_block(ours, text.ids[row], expected)
         looks.note_block(row, text.owners[row, 1:], losses[row])
     by_document = DocumentLosses(
         losses=_sum_by_document(text, losses), own_tokens=text.count_predicted()
@@ -199,10 +205,12 @@ def losses_by_document(
     documents = len(text.count_predicted())
     losses = torch.zeros(documents, dtype=torch.float64)
     own_tokens = torch.zeros(documents, dtype=torch.long)
-    order = range(len(text.ids)) if looks is None else looks.order
-    for row in tqdm(order, "quality", unit="block"):
-        first, ids, of = split_block(text.ids[row], text.owners[row], reencode)
-        after = NextTokens(hidden=_final_hidden(model, ids), head=head_of(model).weight)
+    order = [*range(len(text.ids))] if looks is None else looks.order
+    blocks = [split_block(text.ids[row], text.owners[row], reencode) for row in order]
+    states = _final_states(model, [ids for _, ids, _ in blocks])
+    rows = tqdm(order, "quality", unit="block")
+    for row, (first, ids, of), hidden in zip(rows, blocks, states, strict=True):
+        after = NextTokens(hidden=hidden, head=head_of(model).weight)
         found = token_losses(after, ids[first:], start=first - 1)
         losses.index_add_(0, of, found)
         own_tokens += torch.bincount(of, minlength=documents)
@@ -231,10 +239,9 @@ def split_block(
 
 
 def compare_block(
-    pruned: Any, ids: torch.Tensor, dense: NextTokens
+    ours: NextTokens, ids: torch.Tensor, dense: NextTokens
 ) -> tuple[torch.Tensor, float, int]:
-    """Loss of each token predicted [tokens - 1], summed KL(dense || pruned), top-1 agreements."""
-    ours = NextTokens(hidden=_final_hidden(pruned, ids), head=head_of(pruned).weight)
+    """Loss of each token predicted [tokens - 1], summed KL(dense || ours), top-1 agreements."""
     losses = []
     total_divergence = 0.0
     agreed = 0
@@ -247,11 +254,19 @@ def compare_block(
     return torch.cat(losses), total_divergence, agreed
 
 
-def _final_hidden(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Hidden states [tokens, hidden] after the last norm."""
-    with torch.no_grad():
-        ids = ids[None].to(model.device)
-        return decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state[0]
+def _final_states(model: Any, blocks: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Hidden states [tokens, hidden] after the last norm of each block [tokens].
+
+    Block by block; many at a time where every pass has to read the layers from disk. Those that are
+    shorter than others are filled up behind their ends, which nothing before these sees.
+    """
+    at_once = BLOCKS_A_READING if is_on_disk(model) else 1
+    for start in range(0, len(blocks), at_once):
+        some = list(blocks[start : start + at_once])
+        ids = torch.nn.utils.rnn.pad_sequence(some, batch_first=True).to(model.device)
+        with torch.no_grad():
+            states = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        yield from (hidden[: len(block)] for hidden, block in zip(states, some, strict=True))
 
 
 def _losses_of(log_probs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

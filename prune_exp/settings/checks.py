@@ -25,6 +25,7 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.goals import check_goals
 from prune_exp.settings.groups import BenchmarkSettings, RecoverySettings
 from prune_exp.settings.minima import check_minima
+from prune_exp.settings.offload_checks import check_offload
 from prune_exp.settings.pruning_checks import check_pruning
 from prune_exp.settings.schema import Settings
 from prune_exp.settings.surroundings import fill_in
@@ -104,6 +105,7 @@ def check_settings(settings: Settings) -> None:
     check_one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
     _check_promotion(settings)
     _check_recovery(settings.recovery, settings.pruning.method)
+    check_offload(settings)
 
 
 def _check_promotion(settings: Settings) -> None:

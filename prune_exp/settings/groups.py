@@ -27,6 +27,10 @@ class ModelSettings:
     export_dtype: str = "auto"
     """Type of the weights that are written: float32, bfloat16, float16, or auto, which is that of
     the dense checkpoint. Pruning computes in float32, quality is judged on what was written."""
+    offload: bool = False
+    """Leave the layers on disk and read each of them when it is calibrated, cut and refit, for a
+    model that is larger than the device's memory. Slower; without training after pruning, plans to
+    rehearse, weight masks and text that the model writes."""
 
 
 @dataclass(kw_only=True)

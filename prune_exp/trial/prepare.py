@@ -30,6 +30,7 @@ from prune_exp.text.corpus import Corpus, load_corpus, note_few_documents
 from prune_exp.text.foreign import describe_foreign_text
 from prune_exp.text.generated_text import Author, complete_corpus
 from prune_exp.text.tokenizer import count_removable_tokens
+from prune_exp.trial.dense import check_memory
 from prune_exp.trial.reach import check_reach
 
 DECISIVE = ("torch", "transformers", "tokenizers", "numpy", "prune-exp")
@@ -79,6 +80,7 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     check_serving(settings.benchmark, skeleton.config, longest, device)
     shape = _shape_to_prune(skeleton, tokenizer)
     check_request(settings, shape)
+    check_memory(settings, shape, device)
     dense = Inputs(
         source=source,
         tokenizer=tokenizer,

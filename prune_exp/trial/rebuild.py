@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from prune_exp.machine.cache import PARTIAL
-from prune_exp.machine.device import choose_device
 from prune_exp.machine.limits import fit_threads
 from prune_exp.machine.packages import installed_version
 from prune_exp.model import loading
@@ -27,6 +26,7 @@ from prune_exp.settings.schema import Settings
 from prune_exp.tracking import tags
 from prune_exp.tracking.read import LATEST, TrackedTrial, find_latest, read_plan, read_trials
 from prune_exp.tracking.store import use_store
+from prune_exp.trial.dense import load_dense
 from prune_exp.trial.prepare import prepare_trial, pruning_request
 
 DECISIVE = ("torch", "transformers", "prune-exp")
@@ -53,11 +53,11 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
     source = find_dense_model(trial, cache_dir)
     check_text(trial, source, loading.load_tokenizer(source.folder), cache_dir)
     dense = prepare_trial(settings).dense
-    model = loading.load_model(source.folder, device=choose_device(settings.device))
-    pruned = repeat_pruning(pruning_request(settings), dense, model, plan)
     wanted_dtype = trial.params.get("model.export_dtype", "float32")  # as all trials once did
     dtype = choose_export_dtype(wanted_dtype, source.folder)
     with unverified(output) as made:
+        model = load_dense(settings, source, made)
+        pruned = repeat_pruning(pruning_request(settings), dense, model, plan)
         export_model(pruned.model, pruned.tokenizer, made, dtype)
         return _verify_weights(trial, made, output, keep=wanted.allow_different)
 

@@ -13,9 +13,14 @@ from prune_exp.measurement.benchmark import measure_pair
 from prune_exp.measurement.early_looks import SurelyBeyond
 from prune_exp.measurement.prompts import tokenize_prompts
 from prune_exp.measurement.records import QualityComparison, SpeedComparison
-from prune_exp.model import loading
 from prune_exp.model.architectures import head_of, shape_of
-from prune_exp.model.export import choose_export_dtype, export_model, weights_bytes, weights_sha256
+from prune_exp.model.export import (
+    choose_export_dtype,
+    discard_partial,
+    export_model,
+    weights_bytes,
+    weights_sha256,
+)
 from prune_exp.model.shape import ModelShape
 from prune_exp.pruning.allocation import describe_odd_width
 from prune_exp.pruning.consensus import redundant_pairs
@@ -27,6 +32,7 @@ from prune_exp.text.corpus import Corpus, reserved_digest
 from prune_exp.text.records import TextUsed
 from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.tracking.result import StoppedTrial, TrialResult
+from prune_exp.trial.dense import load_dense
 from prune_exp.trial.prepare import TrialInputs, prepare_trial, pruning_request
 from prune_exp.trial.stops import Stops
 
@@ -57,9 +63,11 @@ def run_within(
     with watch.phase("load"):
         inputs = prepare_trial(settings)
     stops = Stops(settings=settings, dense=inputs.dense, limits=limits)
+    target = folder / "model"
     try:
-        return _run_prepared(settings, inputs, folder / "model", watch, stops)
+        return _run_prepared(settings, inputs, target, watch, stops)
     except SurelyBeyond as beyond:
+        discard_partial(target)
         return stops.tell(beyond, watch)
 
 
@@ -69,9 +77,10 @@ def _run_prepared(
     dense = inputs.dense
     stops.check_request()
     with watch.phase("load"):
-        model = loading.load_model(dense.source.folder, device=choose_device(settings.device))
+        model = load_dense(settings, dense.source, target)
     pruned, recovered, judged = _prune_and_judge(settings, inputs, model, target, watch, stops)
     del model  # the measured processes need the memory
+    discard_partial(target)
     measured = None
     if settings.benchmark.enabled:
         with watch.phase("measure"):

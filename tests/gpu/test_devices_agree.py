@@ -12,9 +12,11 @@ from prune_exp.measurement.backends.transformers import StaticCacheModel
 from prune_exp.measurement.worker_client import ModelProcess
 from prune_exp.model import loading
 from prune_exp.model.next_tokens import MergedTokens, NextTokens, sum_divergence
+from prune_exp.model.offload import open_model
 from prune_exp.pruning.pruner import Pruned, prune_model
 from prune_exp.recovery import checkpoints
 from prune_exp.recovery.training import train
+from prune_exp.trial.dense import load_dense
 from prune_exp.trial.prepare import prepare_trial, pruning_request
 from support.lessons import make_lessons, make_settings, make_student
 from support.models import make_tiny
@@ -54,6 +56,50 @@ def test_plans_and_logits_are_those_of_the_processor(
     ids = torch.arange(1, 25)[None]
     logits = [one.model(ids.to(one.model.device)).logits.cpu() for one in (ours, theirs)]
     torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt2"])
+def test_layers_on_disk_give_what_loaded_ones_give(
+    kind: str, device: str, text_file: Path, tmp_path: Path
+) -> None:
+    make_tiny(kind).save_pretrained(tmp_path / "m", max_shard_size="30KB")
+    make_tokenizer().save_pretrained(tmp_path / "m")
+    settings = settings_for(tmp_path / "m", text_file, tmp_path / "c", calibration="documents")
+    settings.device, settings.sparsity = device, 0.3
+    settings.pruning.voters, settings.pruning.refit_dtype = VOTERS, "float32"
+    found = {}
+    for offload in (False, True):
+        settings.model.offload = offload
+        inputs = prepare_trial(settings).dense
+        model = load_dense(settings, inputs.source, tmp_path / f"{offload}" / "model")
+        pruned = prune_model(pruning_request(settings), inputs, model, Stopwatch(device))
+        assert pruned.model.device.type == device
+        ids = torch.arange(1, 25)[None].to(device)
+        with torch.no_grad():
+            found[offload] = pruned.plan, pruned.model(ids).logits.cpu()
+    assert found[True][0] == found[False][0]
+    torch.testing.assert_close(found[True][1], found[False][1], rtol=1e-5, atol=1e-5)
+
+
+def test_one_layer_at_a_time_is_in_the_devices_memory(device: str, tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 2048, "head_dim": 128}
+    make_tiny("llama", **sizes, num_hidden_layers=16).save_pretrained(tmp_path / "m")
+    ids = torch.arange(1, 25)[None]
+    peaks, logits = [], []
+    for opened in (True, False):
+        peak = PeakMemory(device)
+        if opened:
+            kept: dict[str, Any] = {"scratch": tmp_path, "convert": lambda _, weight: weight}
+            model = open_model(tmp_path / "m", device=device, **kept)
+        else:
+            model = loading.load_model(tmp_path / "m", device=device)
+        with torch.no_grad():
+            logits.append(model(ids.to(device)).logits.cpu())
+        peaks.append(peak.measure_mib())
+        del model
+    torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-5)
+    if device == "cuda":
+        assert peaks[0] < 0.3 * peaks[1]
 
 
 def test_removed_tokens_are_counted_where_the_model_is(device: str) -> None:

@@ -80,8 +80,9 @@ def test_quality_and_masks_stay_on_the_models_device(elsewhere: Any) -> None:
     text = TokenBlocks(ids=IDS, bytes_scored=1, digest="d", source="s")
     found = quality.losses_by_document(elsewhere, text)
     assert (found.losses.tolist(), found.own_tokens.tolist()) == ([15.0] * 3, [15] * 3)
-    hidden, head = torch.zeros(16, 32), elsewhere.get_output_embeddings().weight
-    losses, _, _ = quality.compare_block(elsewhere, IDS[0], NextTokens(hidden=hidden, head=head))
+    head = elsewhere.get_output_embeddings().weight
+    ours, theirs = (NextTokens(hidden=torch.zeros(16, 32), head=head) for _ in range(2))
+    losses, _, _ = quality.compare_block(ours, IDS[0], theirs)
     assert losses.tolist() == [-1.0] * 15
     weights = PruningSettings(method="weight_masks", voters=["magnitude", "gradient", "random"])
     chosen: dict[str, Any] = {"sparsity": 0.2, "vote_threshold": 0.5, "seed": 0}
