@@ -34,6 +34,15 @@ def describe_device(device: str) -> str:
     return f"{device} ({torch.cuda.get_device_name()})"
 
 
+def identify_gpu(device: str) -> tuple[str, ...]:
+    """What tells the GPU from others, whichever a process is shown; the processor has nothing."""
+    if device == "cpu":
+        return ()
+    import torch
+
+    return (str(torch.cuda.get_device_properties(0).uuid),)
+
+
 def cache_key(device: Any) -> tuple[str, ...]:
     """What sets a device's results apart from the processor's in a cache, which have nothing."""
     kind = str(device).partition(":")[0]

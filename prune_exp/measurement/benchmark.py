@@ -23,7 +23,7 @@ from prune_exp.measurement.prompts import Prompts, batch_of, batch_shapes_of
 from prune_exp.measurement.records import SpeedComparison
 from prune_exp.measurement.serving import serve_both
 from prune_exp.measurement.stopping import Pair, StopRule, collect_pairs
-from prune_exp.measurement.turns import take_turn
+from prune_exp.measurement.turns import name_turn, take_turn
 from prune_exp.measurement.worker_client import ModelProcess
 from prune_exp.settings.groups import BenchmarkSettings
 
@@ -66,9 +66,9 @@ def measure_pair(
 def _measure_samples(
     served: Servings, prompts: Prompts, settings: BenchmarkSettings, cache: Path | None
 ) -> Measured:
-    """All samples; one measurement at a time on a machine."""
+    """All samples; one measurement at a time on a processor or a GPU."""
     threads = served["dense"].threads
-    with take_turn():
+    with take_turn(name_turn(served["dense"].device)):
         load = load_at_start()
         how = served["dense"]
         roof = measure_bandwidth(threads, settings.timeout_s, how.device, how.dtype)

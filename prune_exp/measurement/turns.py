@@ -1,4 +1,4 @@
-"""One measurement at a time on a machine, whoever runs it and wherever temporary files are.
+"""One measurement at a time on a machine's processor, and one on each GPU, whoever runs it.
 
 The turn is a name in the kernel's list of sockets and no file: private temporary folders of
 services and jobs share it, nothing is left behind by a kill, and who holds it can be named.
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prune_exp.machine.device import identify_gpu
 from prune_exp.measurement.worker_client import MeasurementError
 
 NAME = "prune_exp-measure"
@@ -19,9 +20,14 @@ POLL_S = 0.2
 LONGEST_WAIT_S = 6 * 3600
 
 
+def name_turn(device: str) -> str:
+    """The turn of a device: the processor's, or that of the GPU which this process sees first."""
+    return "-".join((NAME, *identify_gpu(device)))
+
+
 @contextmanager
 def take_turn(name: str = NAME, longest_wait_s: float = LONGEST_WAIT_S) -> Iterator[None]:
-    """Waits until nobody else measures on this machine, and says so; then holds the turn.
+    """Waits until nobody else measures by this name on the machine, and says so; then holds it.
 
     Raises:
         MeasurementError: it took longer than `longest_wait_s`.
@@ -49,7 +55,7 @@ def _wait_for(turn: socket.socket, address: str, latest: float) -> None:
         if not said:
             print(
                 f"prune_exp: waits until {_name_holder(address)} has measured: one at a time on a"
-                " machine",
+                " machine's processor, and one on each GPU",
                 file=sys.stderr,
                 flush=True,
             )

@@ -8,9 +8,13 @@ import uuid
 from pathlib import Path
 
 import pytest
+import torch
 
-from prune_exp.measurement.turns import take_turn
+from prune_exp.measurement import benchmark, turns
+from prune_exp.measurement.turns import name_turn, take_turn
 from prune_exp.measurement.worker_client import MeasurementError
+from prune_exp.settings.groups import BenchmarkSettings
+from support.serving import eager_serving
 
 ELSEWHERE = """
 import sys
@@ -62,6 +66,39 @@ def test_who_waits_says_for_whom_and_then_has_the_turn(
     thread.join()
     assert order == ["first", "second"]
     assert f"waits until process {os.getpid()} has measured" in said
+
+
+def test_each_gpu_has_a_turn_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = ["GPU-1"]
+    found = {"uuid": property(lambda _: seen[0])}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: type("Properties", (), found)()
+    )
+    monkeypatch.setattr(turns, "NAME", name)
+    processor, first = name_turn("cpu"), name_turn("cuda")
+    seen[0] = "GPU-2"  # the same place in the list of another process, which is shown another one
+    second = name_turn("cuda")
+    with take_turn(processor), take_turn(first), take_turn(second):
+        assert len({processor, first, second}) == 3
+        seen[0] = "GPU-1"
+        with pytest.raises(MeasurementError), take_turn(name_turn("cuda"), longest_wait_s=0):
+            pass
+
+
+def test_a_measurement_takes_the_turn_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refuse(name: str) -> None:
+        asked.append(name)
+        raise MeasurementError
+
+    monkeypatch.setattr(benchmark, "take_turn", refuse)
+    monkeypatch.setattr(benchmark, "name_turn", lambda device: f"turn of {device}")
+    for device in ("cpu", "cuda"):
+        spec = eager_serving(Path("m"), device)
+        with pytest.raises(MeasurementError):
+            benchmark._measure_samples({"dense": spec}, {}, BenchmarkSettings(), None)
+    assert asked == ["turn of cpu", "turn of cuda"]
 
 
 def test_an_error_gives_the_turn_back(name: str) -> None:
