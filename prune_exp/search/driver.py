@@ -80,25 +80,28 @@ class Driver:
         begin = time.monotonic()
         for start in range(0, len(rows), size):
             self.check_ours()
-            if self.is_settled():
-                print("prune_exp: settled; another trial would gain little", file=sys.stderr)
+            seconds = time.monotonic() - begin
+            if why := self._why_to_end(len(rows) - start, seconds):
+                print(f"prune_exp: {why}", file=sys.stderr)
                 break
+            if start:
+                print(describe_left(start, len(rows), seconds), file=sys.stderr)
             returns += self._run_batch(rows[start : start + size])
-            most = self.search.max_failures
-            if most is not None and self.failures >= most:
-                left = len(rows) - start - size
-                print(
-                    f"prune_exp: stopped after {self.failures} failed trials"
-                    f" (search.max_failures={most}), {max(left, 0)} not run",
-                    file=sys.stderr,
-                )
-                break
-            if start + size < len(rows):
-                print(
-                    describe_left(start + size, len(rows), time.monotonic() - begin),
-                    file=sys.stderr,
-                )
         return returns
+
+    def _why_to_end(self, left: int, seconds: float) -> str:
+        """Why the trials that are left are not run; empty where they are."""
+        search = self.search
+        if self.is_settled():
+            return "settled; another trial would gain little"
+        if search.max_failures is not None and self.failures >= search.max_failures:
+            return (
+                f"stopped after {self.failures} failed trials"
+                f" (search.max_failures={search.max_failures}), {left} not run"
+            )
+        if search.minutes is not None and seconds >= 60 * search.minutes:
+            return f"stopped after search.minutes={search.minutes:g}, {left} not run"
+        return ""
 
     def _run_batch(self, rows: Sequence[dict[str, str]]) -> list[Any]:
         asked = studies.ask_trials(self.study, self.space, rows)

@@ -49,6 +49,7 @@ UNCOMPARED = frozenset(
         "search.n_trials",
         "search.parallel",
         "search.max_failures",
+        "search.minutes",
         "search.space",
         "search.stop",
         "tracking.best",

@@ -293,6 +293,9 @@ class SearchSettings:
     """Seeds the sampler."""
     n_trials: int = 20
     """Trials in total, those of an earlier start of the study included. Lists set their own."""
+    minutes: float | None = None
+    """No trial is started once a start of the study has taken so long; those that run come to their
+    end."""
     parallel: int | None = None
     """Trials handed to the launcher at a time; when null, one to the basic launcher and as many as
     this machine's cores and free memory allow to others."""

@@ -54,6 +54,7 @@ def _list_minima(settings: Settings) -> list[tuple[str, float | None, float]]:
         ("benchmark.bootstrap_resamples", benchmark.bootstrap_resamples, 100),
         ("benchmark.timeout_s", benchmark.timeout_s, 1),
         ("search.n_trials", settings.search.n_trials, 1),
+        ("search.minutes", settings.search.minutes, 0),
         ("search.parallel", settings.search.parallel or None, 1),
         ("search.max_failures", settings.search.max_failures, 1),
         ("quality.max_perplexity_ratio", settings.quality.max_perplexity_ratio, 1),

@@ -249,6 +249,20 @@ def test_texts_may_be_swept(swept: str, text_file: Path, tmp_path: Path) -> None
     assert objectives_of(settings_of(configs[0]), searching=False)
 
 
+@pytest.mark.parametrize(("minutes", "ran"), [(None, 3), (1000.0, 3), (0.0, 0)])
+def test_no_trial_is_started_after_so_many_minutes(
+    minutes: float | None, ran: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver = driver_for(tmp_path, good_batch)
+    driver.search.minutes = minutes
+    driver.at_a_time = 1
+    assert len(driver.run_rows(driver.space.rows)) == ran
+    told = capsys.readouterr().err
+    assert ("stopped after search.minutes=0, 3 not run" in told) == (ran == 0)
+    assert ("2 of 3 trials have run; about" in told) == (ran == 3)
+    assert "3 of 3" not in told
+
+
 def test_trials_that_outlive_their_launcher_come_to_their_end(tmp_path: Path) -> None:
     finished: Found = {0: {"cost": 1.0}}
 
