@@ -1,6 +1,7 @@
 """What a search found, for people: a line a trial, the Pareto front, Optuna's own plots."""
 
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,25 @@ def print_front(study: optuna.Study, objectives: list[str]) -> None:
         shown = [_shorten(points[trial.number].get(key, "")) for key in params]
         table.add_row(str(trial.number), *shown, *(_shorten(value) for value in trial.values))
     console.print(table)
+
+
+def list_importances(study: optuna.Study, objectives: list[str]) -> dict[str, float]:
+    """How much each searched setting decides on each objective, by `importance/OBJECTIVE/SETTING`.
+
+    Nothing where there are too few trials, or trials too much alike, to say.
+    """
+    found: dict[str, float] = {}
+    for place, name in enumerate(objectives):
+        target = _target_at(place) if len(objectives) > 1 else None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                shares = optuna.importance.get_param_importances(study, target=target)
+        except (ValueError, RuntimeError, ImportError) as error:
+            logging.getLogger(__name__).info("importances of %s: %s", name, error)
+            continue
+        found |= {f"importance/{name}/{key}": value for key, value in shares.items()}
+    return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
 def write_plots(study: optuna.Study, objectives: list[str], folder: Path) -> list[Path]:

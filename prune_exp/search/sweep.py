@@ -21,6 +21,7 @@ from prune_exp.search.forecast import show_plan
 from prune_exp.search.largest_kept import is_study_settled, sampler_for
 from prune_exp.search.ownership import Ownership, own_study
 from prune_exp.search.space import Space, read_space
+from prune_exp.search.summary import list_importances
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.groups import SearchSettings
 from prune_exp.settings.redaction import redact_sweep
@@ -93,6 +94,8 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
             driver = _make_driver(hydra, ours, space, settings.search, directions, at_a_time)
             returns = driver.run_rows(rows)
             driver.show_findings(folder)
+            if space.searched and (found := list_importances(study, list(directions))):
+                hydra.call_hooks("on_importances_found", found)
     return returns
 
 

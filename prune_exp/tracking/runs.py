@@ -357,6 +357,16 @@ def show_outcome(root_run_id: str, rule: str) -> None:
         log_outcome(root_run_id, trials, choose_best(trials, rule))
 
 
+def log_figures(run_id: str, figures: Mapping[str, float]) -> None:
+    """Gives a run figures, or says that the store did not take them: no trial depends on them."""
+    client = MlflowClient()
+    try:
+        for key, value in figures.items():
+            client.log_metric(run_id, key, value)
+    except Exception as error:
+        print(f"prune_exp: {', '.join(figures)} not stored: {error}", file=sys.stderr)
+
+
 def log_file(run_id: str, path: Path, artifact_path: str | None = None) -> None:
     """Stores a file with a run."""
     MlflowClient().log_artifact(run_id, str(path), artifact_path)

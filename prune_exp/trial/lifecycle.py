@@ -195,6 +195,14 @@ class Lifecycle(Callback):
         del config
         return {} if self.parent_run_id is None else finished_metrics(self.parent_run_id)
 
+    def on_importances_found(self, config: Any, found: dict[str, float]) -> None:
+        """Gives the sweep's run the importances of what was searched."""
+        from prune_exp.tracking.runs import log_figures
+
+        del config
+        if self.parent_run_id is not None:
+            log_figures(self.parent_run_id, found)
+
     def on_job_start(self, config: Any, **kwargs: Any) -> None:
         """Opens the trial's run; a single trial is checked first.
 

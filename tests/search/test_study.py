@@ -245,6 +245,24 @@ def test_what_is_no_finite_number_is_a_word() -> None:
         assert studies.read_numbers(["1", other]) is None
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_importances_name_what_decides(several: bool, tmp_path: Path) -> None:
+    from prune_exp.search.summary import list_importances
+
+    directions = {"cost": "minimize"} | ({"size": "maximize"} if several else {})
+    study = studies.open_study(SearchSettings(), tmp_path, "s", directions, {})
+    inside = space({}, "sparsity", "vote_threshold")
+    assert list_importances(study, list(directions)) == {}
+    for trial in studies.ask_trials(study, inside, [{}] * 30):
+        found = {"cost": trial.params["sparsity"], "size": trial.params["vote_threshold"]}
+        studies.tell_trial(study, trial.number, found, directions, {})
+    found = list_importances(study, list(directions))
+    assert len(found) == 2 * len(directions)
+    assert found["importance/cost/sparsity"] > 0.7
+    if several:
+        assert found["importance/size/vote_threshold"] > 0.7
+
+
 def test_one_driver_at_a_time(tmp_path: Path) -> None:
     with (
         studies.sole_driver(tmp_path, "s"),

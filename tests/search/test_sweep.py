@@ -63,6 +63,7 @@ def test_a_search_goes_on_where_it_stopped(tiny_args: list[str], tmp_path: Path)
     assert sparsities(children)[:2] == sparsities(first[1:])
     assert len(set(sparsities(children))) == 3
     assert states(tmp_path, "X") == ["COMPLETE"] * 3
+    assert parent.data.metrics["importance/weights_read_ratio/sparsity"] == 1.0
     plots = {path.name for path in (tmp_path / "mlruns" / "sweeps").glob("*/*/optuna/*.png")}
     assert {"pareto_front.png", "history_weights_read_ratio.png"} <= plots
     done = command(*arguments, "search.n_trials=3", cwd=tmp_path)
