@@ -2,10 +2,8 @@
 
 import logging
 import os
-import sqlite3
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -13,7 +11,6 @@ import requests
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from prune_exp.machine.display import first_line
@@ -21,13 +18,13 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.settings.surroundings import SQLITE
+from prune_exp.tracking.moving import ARTIFACTS, follow_store
 from prune_exp.tracking.read import DATABASE, store_uri
 from prune_exp.tracking.views import EXPERIMENT_TAGS, show_experiment
 
 DATABASES = ("postgresql", "mysql", "mssql")
 """How the URIs of databases begin that several machines may use, and that hold no files."""
 SQLITE_KINDS = ("sqlite:", "sqlite+")
-DATABASE_TIMEOUT_S = 30
 IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """For the first question; MLflow's own patience comes to minutes."""
 
@@ -52,40 +49,16 @@ def open_store(tracking: TrackingSettings) -> str:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".store.lock"):
-            (root / "artifacts").mkdir(exist_ok=True)
-            experiment_id = _experiment_id(tracking.experiment, (root / "artifacts").as_uri())
+            (root / ARTIFACTS).mkdir(exist_ok=True)
+            experiment_id = _experiment_id(tracking.experiment, (root / ARTIFACTS).as_uri())
             if uri == f"{SQLITE}{root / DATABASE}":
-                _follow_store(experiment_id, root)
+                follow_store(root)
             return experiment_id
     except OSError as error:
         raise SettingError(
             f"tracking.root={tracking.root} cannot be written ({error.strerror or error}); give a"
             " writable folder with tracking.root=DIR"
         ) from None
-
-
-def _follow_store(experiment_id: str, root: Path) -> None:
-    """Has new runs keep their files beside the database where that was renamed, moved or copied.
-
-    MLflow remembers an absolute place for an experiment and has no way to change it. Only a place
-    of the kind made here is changed: one that is gone, or that belongs to another store.
-    """
-    known = mlflow.get_experiment(experiment_id).artifact_location
-    here = root / "artifacts"
-    there = Path(local_file_uri_to_path(known)) if is_local_uri(known) else here
-    if there == here or there.name != here.name:
-        return
-    if there.is_dir() and (there.samefile(here) or not (there.parent / DATABASE).is_file()):
-        return
-    with closing(sqlite3.connect(root / DATABASE, timeout=DATABASE_TIMEOUT_S)) as database:
-        database.execute(
-            "update experiments set artifact_location = ? where experiment_id = ?",
-            (here.as_uri(), int(experiment_id)),
-        )
-        database.commit()
-    print(
-        f"note: {root} was elsewhere before; new runs keep their files there now", file=sys.stderr
-    )
 
 
 def use_store(tracking: TrackingSettings) -> None:
@@ -103,6 +76,8 @@ def use_store(tracking: TrackingSettings) -> None:
             f"there is no store at {file}; run a sweep first, or say where it is with"
             " tracking.root=DIR or tracking.uri=URI"
         )
+    if tracking.uri is None and os.access(file, os.W_OK):
+        follow_store(file.parent)
     _use_uri(uri)
 
 
