@@ -26,6 +26,7 @@ from prune_exp.registry.signing import SIGNATURE, sign_folder
 from prune_exp.registry.wrapper import CHECKPOINT, REQUIRED, wrapper_sha256
 from prune_exp.settings.choices import check_name
 from prune_exp.tracking import tags
+from prune_exp.tracking.places import full_place
 from prune_exp.tracking.read import CANDIDATE, TrackedTrial, read_plan
 
 DESCRIPTION = (
@@ -50,7 +51,7 @@ def registered_name(wanted: str | None, model_name: str) -> str:
 
 def checkpoint_of(trial: TrackedTrial) -> Path:
     """Where a trial left its checkpoint until the sweep ends."""
-    return Path(trial.tags.get(tags.CHECKPOINT, "/nonexistent"))
+    return full_place(trial.tags.get(tags.CHECKPOINT, "/nonexistent"))
 
 
 def discard_checkpoint(trial: TrackedTrial, roots: list[Path]) -> None:

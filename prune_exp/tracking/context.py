@@ -11,6 +11,7 @@ from prune_exp.settings.redaction import redact, redact_override
 from prune_exp.tracking import tags as keys
 
 MOST_CHARACTERS = 4000
+OUR_CALLBACK = "prune_exp.trial.lifecycle.Lifecycle"
 
 
 class HydraContext:
@@ -52,6 +53,14 @@ def _tags_of(hydra: Any) -> dict[str, str]:
     }
     if sweeps:
         tags[keys.SWEEP_DIR] = str(hydra.sweep.dir)
-        if not OmegaConf.is_missing(hydra.job, "num"):
-            tags[keys.JOB_NUMBER] = str(hydra.job.num)
+    if _is_ours(hydra):
+        tags = {}
+    if sweeps and not OmegaConf.is_missing(hydra.job, "num"):
+        tags[keys.JOB_NUMBER] = str(hydra.job.num)
     return {key: redact(value)[:MOST_CHARACTERS] for key, value in tags.items()}
+
+
+def _is_ours(hydra: Any) -> bool:
+    """Whether a job is a trial of ours, whose run says all this in tags of its own."""
+    callbacks = hydra.get("callbacks") or {}
+    return any(str(one.get("_target_")) == OUR_CALLBACK for one in callbacks.values())

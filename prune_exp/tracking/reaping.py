@@ -18,6 +18,7 @@ from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
 from prune_exp.tracking.attempts import try_again
 from prune_exp.tracking.notes import end_note
+from prune_exp.tracking.places import full_place
 from prune_exp.tracking.read import read_trials
 from prune_exp.tracking.store import open_store
 
@@ -120,7 +121,7 @@ def reap_dead_runs(tracking: TrackingSettings) -> None:
             continue
         fail_run(run.info.run_id, "interrupted: the process was killed", interrupted=True)
         if found.get(tags.ROLE) == "trial" and found.get(tags.FOLDER):
-            model = Path(found[tags.FOLDER]) / "model"
+            model = full_place(found[tags.FOLDER]) / "model"
             for left in (model, *partial_folders(model)):
                 remove_below(left, [Path(tracking.root).expanduser()])
     if ended:

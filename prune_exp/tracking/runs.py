@@ -27,6 +27,7 @@ from prune_exp.tracking.metrics import describe_stop, flatten_result, flatten_st
 from prune_exp.tracking.naming import remember_overrides
 from prune_exp.tracking.notes import describe_start, end_note, plain_words
 from prune_exp.tracking.outcome import OF_THE_BEST, sweep_outcome
+from prune_exp.tracking.places import shorten_place
 from prune_exp.tracking.read import Choice, TrackedTrial, choose_best, read_trials
 from prune_exp.tracking.reaping import process_tags
 from prune_exp.tracking.result import StoppedTrial, TrialResult
@@ -34,6 +35,8 @@ from prune_exp.tracking.store import open_store
 from prune_exp.tracking.views import page_of_report
 
 INPUT_ATTEMPTS = 5
+SOURCE_NAME = "python -m prune_exp"
+"""In place of the file that MLflow takes for what was started."""
 
 
 def start_sweep(
@@ -51,18 +54,19 @@ def start_sweep(
 
     Where the earlier one was deleted, a new one takes over the trials that are left of it.
     """
+    experiment = open_store(tracking)
     given = {
         **tags.tags_of_user(tracking.tags),
         tags.ROLE: "sweep",
-        tags.FOLDER: str(folder),
+        tags.FOLDER: shorten_place(folder),
         tags.STUDY: study,
         tags.OVERRIDES: remember_overrides(overrides),
         tags.TYPED_IN: typed_in,
         tags.NOTE: f"A sweep over {plain_words(name)}. It runs.",
+        tags.SOURCE_NAME: SOURCE_NAME,
         **process_tags(),
         **environment_tags(),
     }
-    experiment = open_store(tracking)
     if earlier is not None and is_active(earlier):
         mlflow.start_run(run_id=earlier)
         mlflow.set_tags(given)
@@ -130,19 +134,20 @@ def start_trial(
     Raises:
         ConnectionError: the store does not answer, for longer than a hiccup lasts.
     """
+    experiment = _reopen_store(tracking)
     given = {
         **tags.tags_of_user(tracking.tags),
         tags.ROLE: "trial",
-        tags.FOLDER: str(folder),
+        tags.FOLDER: shorten_place(folder),
         tags.OVERRIDES: remember_overrides(overrides),
         tags.TYPED_IN: typed_in,
         tags.JOB_NUMBER: str(number),
         tags.DEVICE: device,
         tags.NOTE: describe_start(params),
+        tags.SOURCE_NAME: SOURCE_NAME,
         **process_tags(),
         **environment_tags(),
     }
-    experiment = _reopen_store(tracking)
     try_again(
         lambda: mlflow.start_run(
             experiment_id=experiment,
@@ -237,7 +242,7 @@ def _log_result(result: TrialResult, folder: Path) -> None:
         {
             tags.MODEL_DIGEST: result.model_digest,
             tags.RESERVED_DIGEST: result.reserved_digest,
-            tags.CHECKPOINT: str(folder / "model"),
+            tags.CHECKPOINT: shorten_place(folder / "model"),
             tags.WEIGHTS_SHA256: result.weights_sha256,
             tags.NOTE: end_note(_active_run_id(), flat),
         }

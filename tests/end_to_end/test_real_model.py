@@ -88,7 +88,10 @@ def test_gemma_without_rare_tokens_goes_the_whole_way(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     (run,) = runs_in(tmp_path)
-    metrics, checkpoint = run.data.metrics, Path(run.data.tags["prune_exp.checkpoint"])
+    metrics, checkpoint = (
+        run.data.metrics,
+        tmp_path / "mlruns" / run.data.tags["prune_exp.checkpoint"],
+    )
     assert run.info.status == "FINISHED"
     assert metrics["params_total"] == 268_098_176
     assert metrics["params_pruned_pct"] == pytest.approx(30.0, abs=0.5)

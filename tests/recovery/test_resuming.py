@@ -132,7 +132,7 @@ def test_a_killed_training_goes_on_and_its_best_weights_are_exported(
 
 def check_exported(folder: Path, dense: Path, run: Any, expected: float) -> None:
     """The validation loss of the checkpoint on disk is the record's."""
-    exported = loading.load_model(Path(run.data.tags["prune_exp.checkpoint"]))
+    exported = loading.load_model(folder / "mlruns" / run.data.tags["prune_exp.checkpoint"])
     data = DataSettings(
         path=run.data.params["data.path"],
         context_tokens=32,

@@ -87,3 +87,26 @@ def test_the_context_is_light_and_never_fails(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "hydra.core.hydra_config", Broken())  # type: ignore[arg-type]
     assert HydraContext().in_context() is False
     assert HydraContext().tags() == {}
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_trial_of_ours_says_these_things_in_its_own_tags(
+    ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omegaconf import OmegaConf
+
+    from prune_exp.tracking import context, tags
+    from prune_exp.trial import lifecycle
+
+    kind = f"{lifecycle.__name__}.{lifecycle.Lifecycle.__name__}" if ours else "theirs.Callback"
+    hydra = {
+        "mode": None,
+        "callbacks": {"one": {"_target_": kind}},
+        "overrides": {"task": ["a=1"]},
+        "job": {"name": "app"},
+        "runtime": {"output_dir": "/somewhere"},
+    }
+    monkeypatch.setattr(context, "_hydra_config", lambda: OmegaConf.create(hydra))
+    found = context.HydraContext().tags()
+    assert (found == {}) is ours
+    assert (tags.RUN_DIR in found) is not ours
