@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from prune_exp.machine.device import wait_for_device
 from prune_exp.machine.memory import peak_mib, reset_peak
+from prune_exp.machine.progress import say_phase
 
 
 @dataclass
@@ -21,7 +22,11 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times the body as `name`; phases do not nest, and those of one name add up."""
+        """Times the body as `name`, and says that it begins.
+
+        Phases do not nest, and those of one name add up.
+        """
+        say_phase(name)
         wait_for_device(self.device)
         counted = reset_peak(self.device)
         start = time.perf_counter()

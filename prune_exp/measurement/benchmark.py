@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from prune_exp.machine.cache import digest_of, keep_note
 from prune_exp.machine.limits import available_threads
+from prune_exp.machine.progress import hush, let_pass, say_figures
 from prune_exp.measurement.backends import BACKENDS
 from prune_exp.measurement.backends.protocol import ServeSpec
 from prune_exp.measurement.bandwidth import measure_bandwidth
 from prune_exp.measurement.comparison import SIDES, Measured, compare_speed, latency_ratio
 from prune_exp.measurement.conditions import describe_machine, load_at_start
 from prune_exp.measurement.prompts import Prompts, batch_of, batch_shapes_of
-from prune_exp.measurement.records import SpeedComparison
+from prune_exp.measurement.records import Interval, SpeedComparison
 from prune_exp.measurement.serving import serve_both
 from prune_exp.measurement.stopping import Pair, StopRule, collect_pairs
 from prune_exp.measurement.turns import name_turn, take_turn
@@ -68,7 +69,7 @@ def _measure_samples(
 ) -> Measured:
     """All samples; one measurement at a time on a processor or a GPU."""
     threads = served["dense"].threads
-    with take_turn(name_turn(served["dense"].device)):
+    with take_turn(name_turn(served["dense"].device)), hush():
         load = load_at_start()
         how = served["dense"]
         roof = measure_bandwidth(threads, settings.timeout_s, how.device, how.dtype)
@@ -198,7 +199,17 @@ def _measure_requests(
         budget_s=settings.budget_s,
         min_pairs=settings.min_pairs,
     )
-    return collect_pairs(planned(), lambda done: latency_ratio(done, settings), rule)
+    pairs, why = collect_pairs(planned(), lambda done: _say_ratio(done, settings), rule)
+    _say_ratio(pairs, settings)
+    return pairs, why
+
+
+def _say_ratio(done: list[Pair], settings: BenchmarkSettings) -> Interval:
+    """The ratio of latencies so far, which is told between two pairs, when no clock runs."""
+    found = latency_ratio(done, settings)
+    say_figures(len(done), latency_ratio_width_pct=found.width_pct)
+    let_pass()
+    return found
 
 
 def _measure_batches(

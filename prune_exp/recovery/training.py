@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from prune_exp.machine.device import autocast
+from prune_exp.machine.progress import say_figures
 from prune_exp.model.architectures import decoder_of, head_of
 from prune_exp.model.next_tokens import NextTokens, sum_divergence
 from prune_exp.recovery import checkpoints
@@ -166,6 +167,7 @@ def _start_run(
         if not math.isfinite(loss):
             raise Diverged(f"the pruned model's validation loss is {loss} before any training")
         run.progress = Progress(first_loss=loss, best_loss=loss)
+        say_figures(0, recovery__validation_loss=loss)
         run.best = checkpoints.copy_of(weights)
     else:
         facts, run.best = found
@@ -225,6 +227,7 @@ def _judge_weights(run: TrainingRun) -> None:
             f" {run.settings.learning_rate:g}"
         )
     progress.curve.append([progress.step, trained, loss])
+    say_figures(progress.step, recovery__train_loss=trained, recovery__validation_loss=loss)
     run.losses = []
     if loss < progress.best_loss:
         progress.best_loss = loss

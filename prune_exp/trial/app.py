@@ -69,15 +69,18 @@ def run_and_log(
 
     One that was ended by one of the `limits` leaves no checkpoint and is not logged yet.
     """
+    from prune_exp.tracking.live import follow_trial
     from prune_exp.tracking.result import StoppedTrial
-    from prune_exp.tracking.runs import log_result
+    from prune_exp.tracking.runs import active_run_id, log_result
     from prune_exp.trial.isolated import run_isolated
     from prune_exp.trial.run import run_within
 
     target = folder / "model"
     taken = target.exists() or target.is_symlink()
     try:
-        result = run_isolated(partial(run_within, limits=limits), settings, folder)
+        follow = partial(follow_trial, active_run_id())
+        trial = partial(run_within, limits=limits)
+        result = run_isolated(trial, settings, folder, follow=follow)
         if isinstance(result, StoppedTrial):
             _discard(target, taken)
         else:

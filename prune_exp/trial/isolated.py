@@ -8,10 +8,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prune_exp.machine.cache import write_whole
+from prune_exp.machine.progress import is_followed, speak_to
 from prune_exp.settings.surroundings import count_as_said, list_said
 
 T = TypeVar("T")
@@ -22,8 +24,14 @@ class TrialDied(RuntimeError):
     """The process ended without an answer."""
 
 
-def run_isolated(function: Callable[..., T], *args: Any) -> T:
+def run_isolated(
+    function: Callable[..., T],
+    *args: Any,
+    follow: Callable[[Path], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> T:
     """Calls `function(*args)` in a fresh process and returns what it returns.
+
+    While it runs, `follow` may read what it says of its progress in a folder.
 
     A plain subprocess and not `multiprocessing`, whose start methods depend on who started us.
 
@@ -35,21 +43,27 @@ def run_isolated(function: Callable[..., T], *args: Any) -> T:
         request = Path(scratch) / "request"
         answer = Path(scratch) / "answer"
         request.write_bytes(pickle.dumps((function, args, list_said())))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prune_exp.trial.isolated", request, answer, str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-        )
-        try:
-            code = process.wait()
-        except BaseException:
-            _end_process(process)
-            raise
+        with follow(Path(scratch)):
+            code = _run_process(request, answer)
         if not answer.exists():
             raise TrialDied(_describe_exit(code))
         succeeded, value = pickle.loads(answer.read_bytes())  # noqa: S301
     if not succeeded:
         raise value
     return value
+
+
+def _run_process(request: Path, answer: Path) -> int:
+    """Has a process of its own answer a request; returns its exit code."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prune_exp.trial.isolated", request, answer, str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        return process.wait()
+    except BaseException:
+        _end_process(process)
+        raise
 
 
 def _end_process(process: "subprocess.Popen[bytes]") -> None:
@@ -70,6 +84,7 @@ def main() -> None:
     try:
         function, args, said = pickle.loads(request.read_bytes())  # noqa: S301
         count_as_said(said)
+        speak_to(request.parent if is_followed(request.parent) else None)
         found = (True, function(*args))
     except KeyboardInterrupt:
         sys.exit(130)

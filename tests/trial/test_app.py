@@ -19,7 +19,7 @@ def pretend(
 ) -> None:
     """Stands in for a trial that writes its checkpoint and then fails, or is not logged."""
 
-    def run_isolated(_function: object, _settings: object, folder: Path) -> Any:
+    def run_isolated(_function: object, _settings: object, folder: Path, **_: object) -> Any:
         (folder / "model").mkdir(exist_ok=True)
         (folder / ".model-1.partial").mkdir()
         (folder / WEIGHTS).touch()
