@@ -90,7 +90,8 @@ class ShipSettings:
     version: int | None = None
     """A registered version; the champion when null, or the candidate where there is none."""
     to: list[str] = field(default_factory=lambda: ["hf"])
-    """What to write: `hf`, `onnx`, `openvino`."""
+    """What to write: `hf`, `onnx`, `openvino`, `gguf:f32`, `gguf:bf16`, `gguf:q8_0`,
+    `gguf:q4_k_m`."""
     output: str = "???"
     """Folder for the files; it must be empty or not exist yet."""
     text: str | None = None
@@ -101,6 +102,12 @@ class ShipSettings:
     max_kl: float = 1e-4
     """Most that the divergence from the checkpoint may be, in nats a token, of files that keep
     all bits of the weights."""
+    max_kl_16_bit: float = 1e-3
+    """The same of bf16 files."""
+    max_kl_8_bit: float = 0.02
+    """The same of files in 8 bits."""
+    max_kl_4_bit: float = 0.5
+    """The same of files in 4 bits."""
     threads: int = 1
     """Threads of each runtime."""
     dry_run: bool = False

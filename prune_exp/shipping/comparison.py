@@ -147,6 +147,8 @@ class Shipment:
     same_texts: int
     """How many of the prompts it continues as the checkpoint does."""
     texts: list[dict[str, str]]
+    note: str | None = None
+    """What else there is to say of the file."""
 
     @property
     def fault(self) -> str | None:

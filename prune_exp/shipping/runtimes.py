@@ -194,8 +194,91 @@ def _end_tokens(folder: Path) -> set[int]:
     return set(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
+def start_llamacpp() -> Open:
+    """Stock llama.cpp by its own server, in this process."""
+    import xllamacpp  # pyright: ignore[reportMissingImports]
+
+    def open_gguf(path: str, threads: int, context: int) -> Opened:
+        params = xllamacpp.CommonParams()
+        params.model.path = path
+        params.n_ctx = context
+        params.n_parallel = 1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.hostnames = ["127.0.0.1"]
+        server = xllamacpp.Server(params)
+        return Opened(
+            encode=lambda text: _tokenize_there(server, text),
+            score=lambda ids, places: _score_there(server, ids, places),
+            complete=lambda prompt, new_tokens: _complete_there(server, prompt, new_tokens),
+        )
+
+    return open_gguf
+
+
+def _tokenize_there(server: Any, text: str) -> list[int]:
+    import urllib.request
+
+    body = json.dumps({"content": text, "add_special": True}).encode()
+    asked = urllib.request.Request(
+        f"{server.listening_address}/tokenize",
+        data=body,
+        headers={"Content-Type": "application/json"},
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(asked) as answer:
+        return json.loads(answer.read())["tokens"]
+
+
+def _score_there(server: Any, ids: list[int], places: list[int]) -> Any:
+    """Whole distributions, one request a place; what was read before stays in its cache.
+
+    The server gives them with a token that it says. It says none that ends the text or is half a
+    character, so it is made to say a letter; the distributions are those before that.
+    """
+    import numpy as np
+
+    letter = _tokenize_there(server, "a")[-1]
+    rows = []
+    for place in places:
+        answer = server.handle_completions(
+            {
+                "prompt": ids[: place + 1],
+                "n_predict": 1,
+                "temperature": 0,
+                "logit_bias": [[letter, CERTAIN]],
+                "n_probs": EVERY_TOKEN,
+                "cache_prompt": True,
+            }
+        )
+        found = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        row = np.full(len(found), NEVER)
+        for one in found:
+            row[one["id"]] = one["logprob"]
+        rows.append(row)
+    return np.stack(rows)
+
+
+def _complete_there(server: Any, prompt: str, new_tokens: int) -> Said:
+    answer = server.handle_completions(
+        {"prompt": prompt, "n_predict": new_tokens, "temperature": 0, "cache_prompt": False}
+    )
+    times = answer["timings"]
+    return Said(
+        text=answer["choices"][0]["text"],
+        decoded=times["predicted_n"] - 1,
+        decode_s=times["predicted_ms"] / 1000,
+    )
+
+
+EVERY_TOKEN = 1_000_000
+"""More than any vocabulary has."""
+CERTAIN = 1e6
+"""Added to the logit of what is to be said."""
+NEVER = -100.0
+"""Log-probability of what the server leaves out."""
 RUNTIMES = {
     "transformers": Runtime(start=start_transformers, package="transformers"),
     "onnxruntime": Runtime(start=start_onnxruntime, package="onnxruntime"),
     "openvino": Runtime(start=start_openvino, package="openvino"),
+    "llama.cpp": Runtime(start=start_llamacpp, package="xllamacpp"),
 }

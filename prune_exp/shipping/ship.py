@@ -148,6 +148,7 @@ def _ship_target(
         )
     except ShippingError as error:
         return _drop(name, path, last_words(error))
+    found = replace(found, note=target.describe(path))
     trial_ratio = candidate.trial.metrics.get("perplexity_ratio")
     if trial_ratio is not None:
         whole = trial_ratio * found.perplexity_ratio_to_checkpoint
@@ -174,6 +175,7 @@ def _show_figures(found: Shipment) -> None:
     print(
         f"  {found.target:12} {found.size_mib:.1f} MiB, KL {found.kl_nats:.2g} nats, perplexity"
         f" {found.perplexity_ratio_to_checkpoint:.4f} times the checkpoint's, opens in"
-        f" {found.load_s:.1f} s{speed}, {found.same_texts} of {len(found.texts)} texts the same",
+        f" {found.load_s:.1f} s{speed}, {found.same_texts} of {len(found.texts)} texts the same"
+        f"{'' if found.note is None else f' ({found.note})'}",
         flush=True,
     )

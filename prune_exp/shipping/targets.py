@@ -31,6 +31,8 @@ class Target:
     """What must be importable."""
     extra: str = ""
     """The extra of this package that installs them."""
+    describe: Callable[[Path], str | None] = lambda _path: None
+    """What else there is to say of a written file."""
 
 
 def _write_hf(checkpoint: Path, target: Path, _name: str) -> None:
@@ -47,6 +49,44 @@ def _write_onnx(checkpoint: Path, target: Path, _name: str) -> None:
 def _write_openvino(checkpoint: Path, target: Path, _name: str) -> None:
     target.mkdir()
     graph.write_openvino(checkpoint, target)
+
+
+def _write_gguf(kind: str) -> Write:
+    def write(checkpoint: Path, target: Path, name: str) -> None:
+        from prune_exp.shipping.gguf_file import write_gguf
+
+        write_gguf(checkpoint, target, kind, name)
+
+    return write
+
+
+def _check_gguf(checkpoint: Path) -> None:
+    from prune_exp.shipping.gguf_file import check_gguf
+
+    check_gguf(checkpoint)
+
+
+def _describe_gguf(path: Path) -> str:
+    from prune_exp.shipping.gguf_file import describe_types
+
+    return describe_types(path)
+
+
+def _gguf_target(
+    kind: str, limit: Callable[[ShipSettings], float], *modules: str
+) -> dict[str, Target]:
+    return {
+        f"gguf:{kind}": Target(
+            write=_write_gguf(kind),
+            check=_check_gguf,
+            runtime="llama.cpp",
+            limit=limit,
+            ending=".gguf",
+            modules=("xllamacpp", *modules),
+            extra="ship",
+            describe=_describe_gguf,
+        )
+    }
 
 
 def _check_graph(checkpoint: Path) -> None:
@@ -87,6 +127,10 @@ TARGETS: dict[str, Target] = {
         modules=("openvino",),
         extra="openvino",
     ),
+    **_gguf_target("f32", lambda settings: settings.max_kl),
+    **_gguf_target("bf16", lambda settings: settings.max_kl_16_bit),
+    **_gguf_target("q8_0", lambda settings: settings.max_kl_8_bit),
+    **_gguf_target("q4_k_m", lambda settings: settings.max_kl_4_bit, "libgguf"),
 }
 
 

@@ -32,17 +32,21 @@ def test_no_target_is_refused() -> None:
         choose_targets(asked())
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize(
+    ("name", "extra"), [("onnx", "onnx"), ("openvino", "openvino"), ("gguf:q4_k_m", "ship")]
+)
 def test_a_runtime_that_is_not_installed_is_refused_with_its_extra(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(targets, "find_spec", lambda _module: None)
-    with pytest.raises(SettingError, match=rf"to={name} needs .*prune-exp\[{name}\]'$"):
+    with pytest.raises(SettingError, match=rf"to={name} needs .*prune-exp\[{extra}\]'$"):
         choose_targets(asked("hf", name))
 
 
 def test_files_are_called_by_the_model_and_folders_by_the_target() -> None:
     assert file_name("hf", targets.TARGETS["hf"], "pruned-tiny") == "hf"
+    gguf = file_name("gguf:q8_0", targets.TARGETS["gguf:q8_0"], "pruned-tiny")
+    assert gguf == "pruned-tiny-q8_0.gguf"
 
 
 @pytest.mark.parametrize("kind", ["full", "file", "link"])

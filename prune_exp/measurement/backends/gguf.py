@@ -34,7 +34,7 @@ def write_gguf(model: Any, path: Path, dtype: str) -> None:
         own = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert own is not None, name
         turned = heads.get(name.split(".")[-2]) if arch == gguf.MODEL_ARCH.LLAMA else None
-        _write_tensor(writer, own, _interleave_pairs(value, turned) if turned else value, dtype)
+        _write_tensor(writer, own, interleave_pairs(value, turned) if turned else value, dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -62,7 +62,7 @@ def _write_sizes(writer: Any, config: Any) -> None:
     writer.add_tokenizer_model("no_vocab")
 
 
-def _interleave_pairs(value: Any, heads: int) -> Any:
+def interleave_pairs(value: Any, heads: int) -> Any:
     """Rows of every head [2 * half, ...] so that what was `half` apart lies side by side."""
     split = value.reshape(heads, 2, value.shape[0] // heads // 2, *value.shape[1:])
     return split.transpose(1, 2).reshape(value.shape)

@@ -1,0 +1,50 @@
+"""One GGUF file that llama.cpp opens with nothing added."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from prune_exp.model import loading
+from prune_exp.shipping.gguf_model import ARCHITECTURES, check_config, tensors_of, write_sizes
+from prune_exp.shipping.gguf_vocabulary import name_split, write_vocabulary
+from prune_exp.shipping.quantization import CHOICES, encode
+
+
+def check_gguf(checkpoint: Path) -> None:
+    """Raises SettingError for a model or a tokenizer that llama.cpp has no words for."""
+    check_config(loading.load_skeleton(checkpoint).config)
+    name_split(loading.load_tokenizer(checkpoint))
+
+
+def write_gguf(checkpoint: Path, path: Path, kind: str, name: str) -> None:
+    """Writes weights, sizes and tokenizer; `kind` is a name in `CHOICES`."""
+    import gguf
+
+    choose, file_type = CHOICES[kind]
+    model = loading.load_model(checkpoint)
+    config = model.config
+    arch = gguf.MODEL_ARCH[ARCHITECTURES[config.model_type]]
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType[file_type])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    write_sizes(writer, model)
+    write_vocabulary(writer, loading.load_tokenizer(checkpoint), config.vocab_size)
+    tied = config.tie_word_embeddings
+    for own, array in tensors_of(model):
+        chosen = choose(own, array.shape, config.num_hidden_layers, tied)
+        encoded, number = encode(array, chosen)
+        writer.add_tensor(own, encoded, raw_dtype=number)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def describe_types(path: Path) -> str:
+    """How many matrices of a file have which type."""
+    import gguf
+
+    tensors: list[Any] = gguf.GGUFReader(path).tensors
+    counts = Counter(one.tensor_type.name for one in tensors if len(one.shape) > 1)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())

@@ -1,0 +1,129 @@
+"""Tokenizers in llama.cpp's words."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from prune_exp.settings.errors import SettingError
+from prune_exp.shipping.gguf_vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    name_split,
+    write_vocabulary,
+)
+from prune_exp.text.tokenizer import read_vocabulary, trim_tokenizer
+from support.tokenizers import (
+    KINDS,
+    WORDS,
+    make_bpe_tokenizer,
+    make_fallback_tokenizer,
+    make_tokenizer_like,
+)
+
+
+class Notes:
+    """A writer that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda value: self.told.update({name.removeprefix("add_"): value})
+
+
+def told_of(tokenizer: Any, rows: int) -> dict[str, Any]:
+    writer = Notes()
+    write_vocabulary(writer, tokenizer, rows)
+    return writer.told
+
+
+def test_bpe_of_bytes_with_its_merges() -> None:
+    tokenizer = make_bpe_tokenizer(300)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    told = told_of(tokenizer, 302)
+    assert (told["tokenizer_model"], told["tokenizer_pre"]) == ("gpt2", "gpt-2")
+    assert told["token_list"][:2] == ["<end>", "!"]
+    assert told["token_list"][300:] == ["[PAD300]", "[PAD301]"]
+    assert told["token_types"] == [CONTROL, *[NORMAL] * 299, UNUSED, UNUSED]
+    assert len(told["token_merges"]) == 300 - 257
+    assert all(len(one.split(" ")) == 2 for one in told["token_merges"])
+    assert told["eos_token_id"] == told["bos_token_id"] == 0
+    assert told["add_bos_token"] is False
+    assert told["chat_template"] == "{{ messages[0].content }}"
+
+
+def merge_by_scores(text: str, told: dict[str, Any]) -> list[int]:
+    """How llama.cpp merges by scores: the pair whose token has the highest, the first of equals."""
+    ids = {symbol: i for i, symbol in enumerate(told["token_list"])}
+    parts = list(text.replace(" ", "\u2581"))
+    while True:
+        pairs = [a + b for a, b in pairwise(parts)]
+        scored = [
+            (-told["token_scores"][ids[pair]], at) for at, pair in enumerate(pairs) if pair in ids
+        ]
+        if not scored:
+            break
+        _, at = min(scored)
+        parts[at : at + 2] = [pairs[at]]
+    spelled = [[one] if one in ids else [f"<0x{b:02X}>" for b in one.encode()] for one in parts]
+    return [ids[one] for group in spelled for one in group]
+
+
+@pytest.mark.parametrize("removed", [0, 150])
+def test_scores_merge_as_the_merges_do(removed: int) -> None:
+    tokenizer = make_fallback_tokenizer("gemma")
+    rows = len(tokenizer)
+    if removed:
+        gone = read_vocabulary(tokenizer).removable[:removed]
+        tokenizer, kept = trim_tokenizer(tokenizer, gone, rows)
+        rows = len(kept)
+    told = told_of(tokenizer, rows)
+    assert (told["tokenizer_model"], told["tokenizer_pre"]) == ("llama", "default")
+    assert len(told["token_list"]) == rows
+    for text in (" ".join(WORDS), "the old bridge", "你好 é <> zq"):
+        wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert merge_by_scores(text, told) == wanted
+    types = told["token_types"]
+    assert types.count(BYTE) == 256
+    assert types.count(UNKNOWN) == 1
+    assert types.count(CONTROL) == 3
+    assert told["add_bos_token"] is True
+    assert told["add_space_prefix"] is False
+
+
+@pytest.mark.parametrize(("kind", "marked"), [("llama2", True), ("metaspace", True)])
+def test_a_space_before_every_text_is_told(kind: str, marked: bool) -> None:
+    tokenizer = make_fallback_tokenizer(kind)
+    assert told_of(tokenizer, len(tokenizer))["add_space_prefix"] is marked
+
+
+def test_added_tokens_that_are_not_special_are_the_users() -> None:
+    tokenizer = make_tokenizer_like("phi2")
+    told = told_of(tokenizer, len(tokenizer))
+    spaces = tokenizer.convert_tokens_to_ids("   ")
+    assert told["token_types"][spaces] == USER_DEFINED
+    assert told["token_list"][spaces] == "   "
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_split_that_llamacpp_has_no_name_for_is_refused(kind: str) -> None:
+    tokenizer = make_tokenizer_like(kind)
+    if kind in ("pythia", "phi2"):
+        assert name_split(tokenizer) == "gpt-2"
+        return
+    with pytest.raises(SettingError, match="no name for how it splits text"):
+        name_split(tokenizer)
+
+
+def test_a_tokenizer_of_another_kind_is_refused() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
+    with pytest.raises(SettingError, match="neither BPE of bytes nor of characters"):
+        name_split(PreTrainedTokenizerFast(tokenizer_object=words))
