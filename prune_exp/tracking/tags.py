@@ -111,8 +111,12 @@ LONGEST = 5000
 """Characters of a tag's value that are kept; MLflow cuts at 8000."""
 
 
-OF_EVERY_RUN = (DEVICE, GIT_COMMIT, PROMOTION, JUDGED_SHA256)
-"""Keys of ours without a dot, which no tag of the user's can have."""
+WITHOUT_DOT = frozenset(
+    value
+    for name, value in tuple(globals().items())
+    if name.isupper() and isinstance(value, str) and "." not in value
+)
+"""Keys of ours that a tag of the user's could be called by: all of this file without a dot."""
 
 
 def check_tags(given: Mapping[str, str]) -> None:
@@ -126,7 +130,7 @@ def check_tags(given: Mapping[str, str]) -> None:
                 f"tracking.tags has {key}, which is no name: letters, digits, dashes and"
                 " underscores, at most 100; try tracking.tags.team=red"
             )
-        if key in OF_EVERY_RUN:
+        if key in WITHOUT_DOT:
             raise SettingError(
                 f"tracking.tags.{key} is a tag that runs have by themselves; try"
                 f" tracking.tags.my_{key}={value}"

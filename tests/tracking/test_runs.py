@@ -149,7 +149,7 @@ def test_tags_that_runs_cannot_have_are_refused(given: dict[str, str], said: str
 
 
 def test_no_key_of_ours_could_be_a_tag_of_the_users() -> None:
-    ours = [value for name, value in vars(tags).items() if name.isupper() and type(value) is str]
+    ours = {value for name, value in vars(tags).items() if name.isupper() and type(value) is str}
     for key in ours:
         with pytest.raises(SettingError):
             tags.check_tags({key: "x"})
