@@ -4,6 +4,7 @@ Nothing is written to the checkpoint. A layer that was changed lies in a folder 
 on, in the type in which it will be exported.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,9 +79,14 @@ class LayerOnDisk:
         _put_weights(module, {name: _without_values(w) for name, w in module.named_parameters()})
 
     def write(self, weights: dict[str, nn.Parameter]) -> None:
-        """Keeps weights, by their names in the layer, in the layer's own file."""
+        """Keeps weights, by their names in the layer, in the layer's own file.
+
+        A file of that name is replaced and not written to: weights may be mapped from it.
+        """
         kept = {name: self.convert(name, weight.data) for name, weight in weights.items()}
-        save_file({name: one.contiguous().cpu() for name, one in kept.items()}, self.own)
+        partial = self.own.with_suffix(".partial")
+        save_file({name: one.contiguous().cpu() for name, one in kept.items()}, partial)
+        os.replace(partial, self.own)
         self.places = {name: (self.own, name) for name in kept}
 
 

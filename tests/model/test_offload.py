@@ -79,6 +79,21 @@ def test_what_is_changed_while_at_hand_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
 
 
+def test_a_layer_can_be_changed_again(tmp_path: Path) -> None:
+    make_tiny("llama").save_pretrained(tmp_path / "m")
+    model = open_from(tmp_path / "m", tmp_path / "scratch")
+    layer = layers_of(model)[0]
+    for width in (40, 24):
+        with at_hand(layer.module):
+            expected = layer.mlp_out.weight[:, -width:].clone()
+            layer.mlp_out.weight = torch.nn.Parameter(expected, requires_grad=False)
+    with at_hand(layer.module):
+        assert torch.equal(layer.mlp_out.weight, expected)
+        untouched = loading.load_model(tmp_path / "m").model.layers[0].mlp.up_proj.weight
+        assert torch.equal(layer.part("mlp.up_proj").weight, untouched)
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["0.safetensors"]
+
+
 def test_what_is_changed_before_an_error_is_not_kept(tmp_path: Path) -> None:
     make_tiny("llama").save_pretrained(tmp_path / "m")
     model = open_from(tmp_path / "m", tmp_path / "scratch")
