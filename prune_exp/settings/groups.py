@@ -30,7 +30,7 @@ class ModelSettings:
     offload: bool = False
     """Leave the layers on disk and read each of them when it is calibrated, cut and refit, for a
     model that is larger than the device's memory. Slower; without training after pruning, plans to
-    rehearse, weight masks and text that the model writes."""
+    rehearse, weight masks, text that the model writes, and promotion by the same command."""
 
 
 @dataclass(kw_only=True)

@@ -30,5 +30,6 @@ def _list_refused(settings: Settings) -> dict[str, str]:
             settings.data.calibration != "documents",
             "data.calibration=documents",
         ),
+        "tracking.promote=true": (settings.tracking.promote, "tracking.promote=false"),
     }
     return {given: instead for given, (applies, instead) in refused.items() if applies}

@@ -189,6 +189,7 @@ def check_points(points: list[Settings]) -> tuple[dict[str, str], float]:
     found = prepare_points(points)
     for point, inputs in zip(points, found, strict=True):
         check_request(point, inputs.dense.shape)
+        check_memory(point, inputs.dense.shape, choose_device(point.device))
         check_recovery(point, inputs.dense)
     check_reach(
         [

@@ -11,7 +11,7 @@ from prune_exp.model.architectures import shape_of
 from prune_exp.settings.checks import check_settings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.schema import Settings
-from prune_exp.trial import dense, run
+from prune_exp.trial import dense, prepare, run
 from support.models import make_tiny
 from support.settings import settings_for
 from support.tokenizers import make_bpe_tokenizer
@@ -56,6 +56,7 @@ def test_both_find_the_same(vocab_share: float, text_file: Path, tmp_path: Path)
         ("pruning", {"rehearse": [0.4]}, r"pruning.rehearse needs .*use pruning.rehearse=\[\]"),
         ("pruning", {"units": ["vocab", "mlp"], "rehearse_vocab": [0.4]}, "rehearse_vocab"),
         ("data", {"calibration": "generated"}, "use data.calibration=documents"),
+        ("tracking", {"promote": True}, "use tracking.promote=false"),
     ],
 )
 def test_what_needs_all_layers_at_once_is_refused(
@@ -63,6 +64,7 @@ def test_what_needs_all_layers_at_once_is_refused(
 ) -> None:
     settings = settings_for(Path("m"), Path("t"), Path("c"), calibration="documents")
     setattr(settings, group, replace(getattr(settings, group), **change))
+    settings.benchmark.enabled = True
     check_settings(settings)
     settings.model.offload = True
     with pytest.raises(SettingError, match=words) as refused:
@@ -99,3 +101,16 @@ def test_models_that_do_not_fit_are_refused_with_what_to_type(
     for words, asked in refused.items():
         with pytest.raises(SettingError, match=words):
             dense.check_memory(*asked, "cpu")
+
+
+def test_every_point_of_a_sweep_has_to_fit(
+    tiny_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = settings_for(tiny_folder, text_file, tmp_path, calibration="documents")
+    first.model.offload, first.sparsity = True, 0.5
+    second = replace(first, sparsity=0.1)
+    half = 4 * prepare.prepare_trial(first).dense.shape.params_total / 2 / 2**20
+    monkeypatch.setattr(dense, "total_memory_mib", lambda: 1.1 * half)
+    prepare.check_points([first])
+    with pytest.raises(SettingError, match=r"tracking\.log_models=none"):
+        prepare.check_points([first, second])
