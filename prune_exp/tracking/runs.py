@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -184,12 +185,14 @@ def finished_metrics(root_run_id: str) -> dict[int, dict[str, float]]:
 
 
 def environment_tags() -> dict[str, str]:
-    """Library versions and the git commit."""
+    """Library versions, the git commit, and the GPUs that this process is shown."""
     names = ("torch", "transformers", "mlflow", "optuna", "hydra-core", "prune-exp")
     versions = {name: installed_version(name) or "unknown" for name in names}
     versions["python"] = sys.version.split()[0]
     found = {f"{tags.VERSION_PREFIX}{name}": version for name, version in versions.items()}
-    return found | {tags.GIT_COMMIT: _git_commit()}
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    shown = {tags.VISIBLE_GPUS: gpus} if gpus else {}
+    return found | {tags.GIT_COMMIT: _git_commit()} | shown
 
 
 def _git_commit() -> str:

@@ -57,6 +57,8 @@ MEASUREMENT_FACTS = ("stopped_by", "processor", "cores", "threads", "governor")
 """What a timing depends on; each is a tag after `PREFIX`."""
 
 DEVICE = "device"
+VISIBLE_GPUS = "visible_gpus"
+"""Which of its machine's GPUs a trial was shown, where somebody chose them."""
 GIT_COMMIT = "git_commit"
 VERSION_PREFIX = "version."
 """Followed by a package's name, or by python."""

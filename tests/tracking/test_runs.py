@@ -23,6 +23,16 @@ def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.Monk
     assert runs.environment_tags()[tags.GIT_COMMIT] == "none"
 
 
+def test_gpus_are_named_where_somebody_chose_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert runs.environment_tags()[tags.VISIBLE_GPUS] == "3"
+    for none in ("", None):  # Ray gives an empty one to what asked for no GPU
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if none is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert tags.VISIBLE_GPUS not in runs.environment_tags()
+
+
 def git(*arguments: str, folder: Path) -> str:
     name = ("-c", "user.name=t", "-c", "user.email=t@t")
     done = subprocess.run(
