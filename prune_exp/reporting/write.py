@@ -17,9 +17,11 @@ from prune_exp.reporting.plots.gallery import PLOTS, draw_plots
 from prune_exp.settings.command_schemas import ReportSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.tracking.read import LATEST, Choice, TrackedTrial, find_latest, read_run
-from prune_exp.tracking.runs import address_of_report, log_file, set_note
+from prune_exp.tracking.runs import address_of_report, log_file, log_text, set_note
 from prune_exp.tracking.store import use_store
 
+FIGURES = "figures"
+"""The folder among a run's artifacts that figures are in."""
 PAGES = ("report.md", "report.html", "report.json")
 
 
@@ -51,8 +53,20 @@ def write_report(
     written = make_report(gather_findings(read_run(root_run_id), trials, best), folder)
     for run_id in dict.fromkeys((best.trial.run_id, root_run_id)):
         for path in written:
-            log_file(run_id, path)
+            if path.suffix == ".png":
+                log_file(run_id, path, FIGURES)
+            elif path.suffix != ".md":
+                log_file(run_id, path)
+        log_text(run_id, _point_to_figures(folder / "report.md"), "report.md")
     return written
+
+
+def _point_to_figures(page: Path) -> str:
+    """The page as it is stored, where figures have a folder of their own."""
+    text = page.read_text(encoding="utf-8")
+    for name in PLOTS:
+        text = text.replace(f"]({name})", f"]({FIGURES}/{name})")
+    return text
 
 
 def write_note(root_run_id: str, trials: list[TrackedTrial], best: Choice | None) -> None:

@@ -1,6 +1,7 @@
 """Everything that a trial found, each part as its own room words it; metrics.py flattens it."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from prune_exp.measurement.records import QualityComparison, SpeedComparison
 from prune_exp.model.shape import ModelShape
@@ -27,6 +28,8 @@ class TrialResult:
     """Wall time of every phase."""
     peak_mib: dict[str, float] = field(default_factory=dict)
     """Peak resident memory of the trial's process in every phase, where the kernel tells."""
+    machine: dict[str, Any] = field(default_factory=dict)
+    """Where it ran, when nothing was timed; `speed` says it otherwise."""
     recovery: Recovery | None = None
     reserved_digest: str = ""
     """Identifies the documents that are kept from trials, for a last judgement."""

@@ -23,6 +23,7 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
+from prune_exp.tracking.answers import TABLE, tabulate_answers
 from prune_exp.tracking.attempts import try_again
 from prune_exp.tracking.metrics import describe_stop, flatten_result, flatten_stopped
 from prune_exp.tracking.naming import remember_overrides
@@ -36,6 +37,7 @@ from prune_exp.tracking.store import open_store
 from prune_exp.tracking.views import page_of_report
 
 INPUT_ATTEMPTS = 5
+VALIDATION_LOSS = "recovery/validation_loss"
 SOURCE_NAME = "python -m prune_exp"
 """In place of the file that MLflow takes for what was started."""
 
@@ -232,15 +234,17 @@ def log_result(result: TrialResult, folder: Path) -> None:
 def _log_result(result: TrialResult, folder: Path) -> None:
     flat = flatten_result(result)
     mlflow.log_metrics(flat)
+    _log_texts(result)
     mlflow.log_dict(flat, "metrics.json")
     mlflow.log_text(json.dumps(result.plan.to_json(), separators=(",", ":")), "plan.json")
     mlflow.log_dict(result.plan.agreement, "voter_agreement.json")
+    mlflow.log_dict(result.machine if result.speed is None else result.speed.facts, "machine.json")
     if result.speed is not None:
         mlflow.log_text(json.dumps(list(result.speed.samples), indent=1), "samples.json")
-        mlflow.log_dict(result.speed.facts, "machine.json")
+        _log_answers(result.speed.samples)
         mlflow.set_tags(_measurement_tags(result.speed.facts))
     _log_curve(result)
-    _log_texts(result)
+    keep_files(_active_run_id(), folder)
     mlflow.set_tags(  # last: whoever finds them knows that the result is whole
         {
             tags.MODEL_DIGEST: result.model_digest,
@@ -268,11 +272,33 @@ def log_stopped(stopped: StoppedTrial, limits: Mapping[str, float]) -> dict[str,
     return flat
 
 
+def _log_answers(samples: Sequence[dict[str, Any]]) -> None:
+    """Both models' answers as a table; MLflow's own call would append to an earlier try's."""
+    table = tabulate_answers(samples)
+    if table is not None:
+        rows = list(zip(*table.values(), strict=True))
+        mlflow.log_dict({"columns": list(table), "data": rows}, TABLE)
+        mlflow.set_tag(tags.TABLES, json.dumps([{"path": TABLE, "type": "table"}]))
+
+
+def keep_files(run_id: str, folder: Path) -> None:
+    """Stores what Hydra wrote of a run: its config and its log."""
+    client = MlflowClient()
+    for path in sorted((folder / ".hydra").glob("*.yaml")) + sorted(folder.glob("multirun.yaml")):
+        client.log_artifact(run_id, str(path), "hydra")
+    for path in sorted(folder.glob("*.log")):
+        client.log_artifact(run_id, str(path))
+
+
 def _log_curve(result: TrialResult) -> None:
-    """The losses of training after pruning, by step."""
-    for step, loss, validation in () if result.recovery is None else result.recovery.curve:
-        losses = {"recovery/train_loss": loss, "recovery/validation_loss": validation}
-        mlflow.log_metrics(losses, step=step)
+    """The losses of training after pruning, by step, that were not sent while it went on."""
+    curve = () if result.recovery is None else result.recovery.curve
+    known = MlflowClient().get_metric_history(_active_run_id(), VALIDATION_LOSS) if curve else []
+    sent = {one.step for one in known}
+    for step, loss, validation in curve:
+        if step not in sent:
+            losses = {"recovery/train_loss": loss, VALIDATION_LOSS: validation}
+            mlflow.log_metrics(losses, step=step)
 
 
 def _measurement_tags(facts: dict[str, Any]) -> dict[str, str]:
@@ -301,8 +327,10 @@ def _log_input(dataset: Any, role: str) -> None:
             time.sleep(0.2 * (attempt + 1))
 
 
-def end_trial(error: BaseException | None) -> None:
+def end_trial(error: BaseException | None, folder: Path | None = None) -> None:
     """Closes the trial's run as FINISHED, or as FAILED with the reason in a tag.
+
+    Of a failed one the config and the log in `folder` are kept.
 
     Raises:
         Exception: the store could not be told; for this process the run is closed all the same.
@@ -311,6 +339,8 @@ def end_trial(error: BaseException | None) -> None:
     try:
         if error is not None:
             try_again(lambda: _log_error(error))
+            with suppress(Exception):
+                keep_files(run_id, folder or Path("/nonexistent"))
         try_again(lambda: MlflowClient().set_terminated(run_id, _status_of(error)))
     finally:
         leave_trial(error)
@@ -378,6 +408,11 @@ def log_figures(run_id: str, figures: Mapping[str, float]) -> None:
 def log_file(run_id: str, path: Path, artifact_path: str | None = None) -> None:
     """Stores a file with a run."""
     MlflowClient().log_artifact(run_id, str(path), artifact_path)
+
+
+def log_text(run_id: str, text: str, name: str) -> None:
+    """Stores a text with a run as a file."""
+    MlflowClient().log_text(run_id, text, name)
 
 
 def end_open_runs(status: str) -> None:

@@ -278,7 +278,7 @@ class Lifecycle(Callback):
         from prune_exp.tracking.heartbeat import stop_beating
         from prune_exp.tracking.runs import active_run_id, end_trial, is_in_trial, leave_trial
 
-        del config, kwargs
+        del kwargs
         if self.start_error is not None:
             job_return.return_value = self.start_error
             job_return.status = JobStatus.FAILED
@@ -291,7 +291,7 @@ class Lifecycle(Callback):
         self.last_run_id = active_run_id()
         stop_beating(self.last_run_id)
         try:
-            end_trial(error)
+            end_trial(error, Path(config.hydra.runtime.output_dir))
         except Exception as fault:  # once all have ended, the store is told again
             print(f"prune_exp: the store was not told of a trial's end: {fault}", file=sys.stderr)
             if is_in_trial():
@@ -458,6 +458,7 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
         write_report(root_run_id, trials, best, folder)
     if root_run_id not in [trial.run_id for trial in trials]:
         runs.log_outcome(root_run_id, trials, best)
+        runs.keep_files(root_run_id, folder)
     write_note(root_run_id, trials, best)
     for plot in sorted((folder / "optuna").glob("*.png")):
         runs.log_file(root_run_id, plot, "optuna")

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.machine.device import choose_device
-from prune_exp.machine.limits import fit_threads
+from prune_exp.machine.limits import available_threads, fit_threads
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.measurement import quality
 from prune_exp.measurement.benchmark import measure_pair
+from prune_exp.measurement.conditions import describe_machine
 from prune_exp.measurement.early_looks import SurelyBeyond
 from prune_exp.measurement.prompts import tokenize_prompts
 from prune_exp.measurement.records import QualityComparison, SpeedComparison
@@ -96,6 +97,7 @@ def _run_prepared(
         file_bytes=weights_bytes(target),
         quality=judged,
         speed=measured,
+        machine={} if measured else describe_machine(available_threads(), watch.device),
         seconds=watch.seconds,
         peak_mib=watch.peak_mib,
         recovery=None if recovered is None else recovered.record,
@@ -211,6 +213,7 @@ def _measure_speed(
             **{key: value for key, value in sample.items() if key != "ids"},
             "prompt_text": inputs.prompts[sample["prompt"]],
             "text": tokenizers[sample["model"]].decode(sample["ids"][0]),
+            "pieces": tokenizers[sample["model"]].convert_ids_to_tokens(sample["ids"][0]),
         }
         for sample in speed.samples
     )

@@ -102,11 +102,15 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
         }
     version = client.get_model_version_by_alias("pruned-tiny", "candidate")
     names = {item.path for item in client.list_artifacts(str(version.run_id))}
-    wanted = {"report.md", "report.html", "report.json", "pareto.png", "votes.png", "roofline.png"}
-    wanted |= {"dashboard_overview.png", "detailed_comparison.png"}
-    assert wanted | {"samples.json", "voter_agreement.json", "plan.json"} <= names
+    wanted = {"report.md", "report.html", "report.json", "figures", "hydra", "prune_exp.log"}
+    kept = {"samples.json", "voter_agreement.json", "plan.json", "answers.json", "machine.json"}
+    assert wanted | kept <= names
+    drawn = {item.path for item in client.list_artifacts(str(version.run_id), "figures")}
+    plots = ("pareto", "votes", "roofline", "dashboard_overview", "detailed_comparison")
+    assert drawn == {f"figures/{name}.png" for name in plots}
     (parent,) = [run for run in runs if run not in children]
-    assert wanted <= {item.path for item in client.list_artifacts(parent.info.run_id)}
+    of_the_sweep = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert wanted - {"prune_exp.log"} <= of_the_sweep
     assert parent.info.run_name == "sparsity=0.3,0.5"
     assert [run.info.run_name for run in children] == ["s=0.30 t=0.50", "s=0.50 t=0.50"]
     assert "| **s=0." in parent.data.tags["mlflow.note.content"]
