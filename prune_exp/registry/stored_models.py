@@ -6,16 +6,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow import transformers as flavor
-from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
@@ -26,6 +25,7 @@ from prune_exp.registry.signing import SIGNATURE, sign_folder
 from prune_exp.registry.wrapper import CHECKPOINT, REQUIRED, wrapper_sha256
 from prune_exp.settings.choices import check_name
 from prune_exp.tracking import tags
+from prune_exp.tracking.linked import model_of_trial
 from prune_exp.tracking.places import full_place
 from prune_exp.tracking.read import CANDIDATE, TrackedTrial, read_plan
 
@@ -69,7 +69,8 @@ def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = N
 
     The artifact's `model` folder is a byte-for-byte copy: a stock Hugging Face checkpoint with its
     tokenizer, model card, licence note and plan; with a key, a signature over it and all that lies
-    beside it is there too. A run that had ended keeps its time of end.
+    beside it is there too. Neither the run's status nor its time of end
+    changes.
 
     Raises:
         SettingError: the key cannot be used.
@@ -80,29 +81,46 @@ def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = N
     card = write_card(trial, plan, checkpoint)
     if plan is not None:
         (checkpoint / "plan.json").write_text(json.dumps(plan.to_json()), encoding="utf-8")
-    active = mlflow.active_run()
-    inside = active is not None and active.info.run_id == trial.run_id
+    uri, beside = _log_checkpoint(trial.run_id, checkpoint, card, signing_key)
     client = MlflowClient()
-    ended = client.get_run(trial.run_id).info.end_time
-    run = nullcontext() if inside else mlflow.start_run(run_id=trial.run_id, nested=True)
-    try:
-        with run:
-            uri, beside = _log_checkpoint(checkpoint, card, signing_key)
-        client.set_tag(trial.run_id, tags.FILES_SHA256, folder_sha256(checkpoint))
-        client.set_tag(trial.run_id, tags.WRAPPER_SHA256, beside)
-        client.set_tag(trial.run_id, tags.MODEL_URI, uri)
-    finally:
-        if not inside:  # MLflow had opened it again; the trial's result stands whatever happened
-            client.set_terminated(trial.run_id, "FINISHED", ended)
+    client.set_tag(trial.run_id, tags.FILES_SHA256, folder_sha256(checkpoint))
+    client.set_tag(trial.run_id, tags.WRAPPER_SHA256, beside)
+    client.set_tag(trial.run_id, tags.MODEL_URI, uri)
     return uri
 
 
-def _log_checkpoint(checkpoint: Path, card: Any, signing_key: str | None) -> tuple[str, str]:
-    """Stores a checkpoint with the open run, loadable by transformers and pyfunc.
+def _log_checkpoint(
+    run_id: str, checkpoint: Path, card: Any, signing_key: str | None
+) -> tuple[str, str]:
+    """Stores a checkpoint as the trial's logged model, loadable by transformers and pyfunc.
 
-    Returns the model's URI and the digest of all files beside the checkpoint. MLflow writes the
-    weights anew, into files of the same names; the checkpoint's own then replace what it wrote.
+    Returns the model's URI and the digest of all files beside the checkpoint. The run is not opened
+    for it, and a model that was cut off is filled again in place. MLflow writes the weights anew,
+    into files of the same names; the checkpoint's own replace them before anything is stored.
     """
+    client = MlflowClient()
+    model = model_of_trial(run_id)
+    with tempfile.TemporaryDirectory(dir=checkpoint.parent) as scratch:
+        stage = Path(scratch) / "stage"
+        _save_wrapped(model, run_id, checkpoint, card, stage)
+        shutil.rmtree(stage / CHECKPOINT)
+        link_or_copy(checkpoint / "LICENSE.txt", stage / "LICENSE.txt")
+        beside = wrapper_sha256(stage)
+        shutil.copytree(checkpoint, stage / CHECKPOINT, copy_function=link_or_copy)
+        if signing_key is not None:
+            sign_folder(stage, signing_key, Path(scratch) / SIGNATURE)
+            shutil.move(Path(scratch) / SIGNATURE, stage / SIGNATURE)
+        client.log_model_artifacts(model.model_id, str(stage))
+    if tags.EXTERNAL_MODEL in model.tags:
+        client.delete_logged_model_tag(model.model_id, tags.EXTERNAL_MODEL)
+    client.finalize_logged_model(model.model_id, "READY")
+    return f"models:/{model.model_id}", beside
+
+
+def _save_wrapped(
+    model: LoggedModel, run_id: str, checkpoint: Path, card: Any, stage: Path
+) -> None:
+    """Writes what MLflow keeps of a model, its own copy of the weights included."""
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
     text = Schema([ColSpec(DataType.string)])
     params = ParamSchema(
@@ -112,38 +130,21 @@ def _log_checkpoint(checkpoint: Path, card: Any, signing_key: str | None) -> tup
         ]
     )
     with silence_transformers(), _unsharded():
-        info = flavor.log_model(
-            transformers_model={
-                "model": load_model(checkpoint),
-                "tokenizer": load_tokenizer(checkpoint),
-            },
-            name="model",
+        flavor.save_model(
+            {"model": load_model(checkpoint), "tokenizer": load_tokenizer(checkpoint)},
+            str(stage),
             task="text-generation",
             model_card=card,
             signature=ModelSignature(inputs=text, outputs=text, params=params),
             input_example=["The river"],
             pip_requirements=[f"{one}=={version(one).partition('+')[0]}" for one in REQUIRED],
+            mlflow_model=Model(
+                artifact_path=model.artifact_location,
+                run_id=run_id,
+                model_uuid=model.model_id,
+                model_id=model.model_id,
+            ),
         )
-    return info.model_uri, _replace_weights(info.model_id, checkpoint, signing_key)
-
-
-def _replace_weights(model_id: str, checkpoint: Path, signing_key: str | None) -> str:
-    """Puts a checkpoint in the place of what MLflow wrote, and a signature beside it all.
-
-    Returns the digest of all files beside the checkpoint.
-    """
-    client = MlflowClient()
-    with tempfile.TemporaryDirectory(dir=checkpoint.parent) as scratch:
-        stage = Path(scratch) / "stage"
-        _stage_wrapper(client, model_id, stage)
-        link_or_copy(checkpoint / "LICENSE.txt", stage / "LICENSE.txt")
-        beside = wrapper_sha256(stage)
-        shutil.copytree(checkpoint, stage / CHECKPOINT, copy_function=link_or_copy)
-        if signing_key is not None:
-            sign_folder(stage, signing_key, Path(scratch) / SIGNATURE)
-            shutil.move(Path(scratch) / SIGNATURE, stage / SIGNATURE)
-        client.log_model_artifacts(model_id, str(stage))
-    return beside
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
@@ -152,15 +153,6 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _stage_wrapper(client: MlflowClient, model_id: str, stage: Path) -> None:
-    """Fetches what MLflow stored beside the weights."""
-    stage.mkdir()
-    place = client.get_logged_model(model_id).artifact_location.rstrip("/")
-    for item in client.list_logged_model_artifacts(model_id):
-        if item.path != CHECKPOINT:
-            download_artifacts(artifact_uri=f"{place}/{item.path}", dst_path=str(stage))
 
 
 @contextmanager

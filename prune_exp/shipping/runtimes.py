@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def _end_tokens(folder: Path) -> set[int]:
 
 def start_llamacpp() -> Open:
     """Stock llama.cpp by its own server, in this process."""
-    import xllamacpp  # pyright: ignore[reportMissingImports]
+    xllamacpp: Any = import_module("xllamacpp")  # its types do not name what it has
 
     def open_gguf(path: str, threads: int, context: int) -> Opened:
         params = xllamacpp.CommonParams()

@@ -185,7 +185,8 @@ def read_trials(root_run_id: str) -> list[TrackedTrial]:
     runs = MlflowClient().search_runs(
         [root.info.experiment_id], f"tags.`{tags.PARENT_RUN}` = '{root_run_id}'", max_results=5000
     )
-    return sorted((_trial_of(run) for run in runs), key=lambda trial: trial.number)
+    trials = [_trial_of(run) for run in runs if run.data.tags.get(tags.ROLE) != tags.DENSE]
+    return sorted(trials, key=lambda trial: trial.number)
 
 
 def _trial_of(run: Any) -> TrackedTrial:

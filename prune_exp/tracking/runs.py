@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
-from mlflow.data.numpy_dataset import from_numpy  # pyright: ignore[reportMissingImports]
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -25,6 +23,7 @@ from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
 from prune_exp.tracking.answers import TABLE, tabulate_answers
 from prune_exp.tracking.attempts import try_again
+from prune_exp.tracking.linked import log_linked, make_dataset
 from prune_exp.tracking.metrics import describe_stop, flatten_result, flatten_stopped
 from prune_exp.tracking.naming import remember_overrides
 from prune_exp.tracking.notes import describe_start, end_note, plain_words
@@ -233,8 +232,8 @@ def log_result(result: TrialResult, folder: Path) -> None:
 
 def _log_result(result: TrialResult, folder: Path) -> None:
     flat = flatten_result(result)
-    mlflow.log_metrics(flat)
     _log_texts(result)
+    log_linked(_active_run_id(), flat, result.texts)
     mlflow.log_dict(flat, "metrics.json")
     mlflow.log_text(json.dumps(result.plan.to_json(), separators=(",", ":")), "plan.json")
     mlflow.log_dict(result.plan.agreement, "voter_agreement.json")
@@ -309,9 +308,7 @@ def _measurement_tags(facts: dict[str, Any]) -> dict[str, str]:
 def _log_texts(result: TrialResult) -> None:
     """Dataset inputs; the text itself is not stored, its digest identifies it."""
     for text in result.texts:
-        facts = np.array([[text.blocks, text.tokens]])
-        dataset = from_numpy(facts, name=f"{text.source} ({text.role})", digest=text.digest)
-        _log_input(dataset, text.role)
+        _log_input(make_dataset(text), text.role)
 
 
 def _log_input(dataset: Any, role: str) -> None:

@@ -447,6 +447,7 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
     from prune_exp.reporting.terminal import print_summary
     from prune_exp.reporting.write import write_note, write_report
     from prune_exp.tracking import runs
+    from prune_exp.tracking.linked import log_dense
     from prune_exp.tracking.read import choose_best, count_failed_points, read_trials
 
     trials = read_trials(root_run_id)
@@ -456,6 +457,7 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
     if best is not None:
         name = _store_models(settings, trials, best)
         write_report(root_run_id, trials, best, folder)
+        log_dense(root_run_id, best.trial)
     if root_run_id not in [trial.run_id for trial in trials]:
         runs.log_outcome(root_run_id, trials, best)
         runs.keep_files(root_run_id, folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support.cli import command, runs_in
+from support.cli import command, is_dense, runs_in
 from support.models import make_tiny
 from support.store import look_at
 from support.tokenizers import make_tokenizer
@@ -85,7 +85,11 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
     client = MlflowClient()
     experiment = client.get_experiment_by_name("prune_exp")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    everything = client.search_runs([experiment.experiment_id])
+    (dense,) = [run for run in everything if is_dense(run)]
+    assert dense.data.metrics["speedup"] == 1.0
+    assert dense.info.status == "FINISHED"
+    runs = [run for run in everything if not is_dense(run)]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     children.sort(key=lambda run: int(run.data.tags["hydra.job.num"]))
     assert len(runs) == 3

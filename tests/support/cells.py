@@ -108,7 +108,7 @@ CELLS = [
         ("Optuna tell", TELL, {"code": KILLED, "kept": 1}),
         ("Optuna tell", TELL, {"after": True, "code": KILLED, "kept": 1}),
         ("storing", STORE, {"code": KILLED, "kept": 2}),
-        ("storing", STORED, {"call": 2, "code": KILLED, "kept": 2}),
+        ("storing", STORED, {"code": KILLED, "kept": 2}),
         ("storing", STORE, {"after": True, "code": KILLED, "kept": 2}),
         ("registration", NAMED, {"after": True, "code": KILLED, "kept": 2}),
         ("registration", REGISTER, {"after": True, "code": KILLED, "kept": 2}),

@@ -55,12 +55,17 @@ def command(
     )
 
 
+def is_dense(run: Any) -> bool:
+    """Whether a run is the row for the dense model."""
+    return run.data.tags.get("prune_exp.role") == "dense"
+
+
 def runs_in(folder: Path, uri: str | None = None) -> list[Any]:
-    """All runs of the store under a folder, the sweep's own first, then by trial number."""
+    """A store's runs but the dense models', the sweep's own first, then by trial number."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri or f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("prune_exp")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    runs = [run for run in client.search_runs([experiment.experiment_id]) if not is_dense(run)]
     return sorted(runs, key=lambda run: int(run.data.tags.get("hydra.job.num", -1)))
