@@ -36,6 +36,11 @@ def name_split(tokenizer: Any) -> str:
             "to=gguf cannot write this tokenizer: it is neither BPE of bytes nor of characters that"
             " fall back on bytes; use to=[hf,onnx,openvino]"
         )
+    if not spec["model"]["merges"]:
+        raise SettingError(
+            "to=gguf cannot write this tokenizer: it has no merges left, and llama.cpp wants some;"
+            " use to=[hf,onnx,openvino]"
+        )
     if fallback:
         return "default"
     steps = flatten_steps(spec["pre_tokenizer"])

@@ -256,7 +256,7 @@ def _score_there(server: Any, ids: list[int], places: list[int]) -> Any:
         for one in found:
             row[one["id"]] = one["logprob"]
         rows.append(row)
-    return np.stack(rows)
+    return log_softmax(np.stack(rows))  # the server's sum of a large vocabulary is a little off
 
 
 def _complete_there(server: Any, prompt: str, new_tokens: int) -> Said:

@@ -22,6 +22,7 @@ from support.tokenizers import (
     WORDS,
     make_bpe_tokenizer,
     make_fallback_tokenizer,
+    make_tokenizer,
     make_tokenizer_like,
 )
 
@@ -127,3 +128,8 @@ def test_a_tokenizer_of_another_kind_is_refused() -> None:
     words = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
     with pytest.raises(SettingError, match="neither BPE of bytes nor of characters"):
         name_split(PreTrainedTokenizerFast(tokenizer_object=words))
+
+
+def test_a_tokenizer_without_merges_is_refused() -> None:
+    with pytest.raises(SettingError, match="no merges left"):
+        name_split(make_tokenizer())

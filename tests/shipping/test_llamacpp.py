@@ -1,15 +1,23 @@
 """Stock llama.cpp opens what is written, where it is installed (the extra `ship`)."""
 
+import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 
+from prune_exp.settings.command_schemas import ShipSettings
+from prune_exp.shipping import runtimes
+from prune_exp.shipping import ship as whole
 from prune_exp.shipping.comparison import Shipment, compare_file
 from prune_exp.shipping.gguf_file import check_gguf, write_gguf
 from prune_exp.shipping.gguf_model import ARCHITECTURES
 from prune_exp.text.tokenizer import read_vocabulary, trim_tokenizer
-from support.shipping import reference_of, save_tiny
+from support.shipping import TEXT, reference_of, save_tiny
 from support.tokenizers import make_bpe_tokenizer, make_fallback_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -33,6 +41,22 @@ def test_every_family_says_the_same(family: str, tmp_path: Path) -> None:
     tie = family not in ("qwen2", "gpt_neox")
     found = ship(save_tiny(tmp_path / "model", family, tie=tie, **SIZES.get(family, {})))
     assert found.fault is None, found
+    assert found.kl_nats > -1e-9
+
+
+def test_distributions_that_do_not_add_up_to_one_are_made_to() -> None:
+    """As those of a large vocabulary that the server has summed in float32."""
+
+    class Server:
+        listening_address = ""
+
+        def handle_completions(self, _asked: Any) -> Any:
+            rows = [{"id": i, "logprob": math.log(p)} for i, p in enumerate((0.6, 0.3, 0.3))]
+            return {"choices": [{"logprobs": {"content": [{"top_logprobs": rows}]}}]}
+
+    with mock.patch.object(runtimes, "_tokenize_there", return_value=[0]):
+        found = runtimes._score_there(Server(), [0, 1, 2], [0, 1])
+    assert found == pytest.approx(np.log([[0.5, 0.25, 0.25]] * 2))
 
 
 @pytest.mark.parametrize("kind", ["bytes", "gemma", "llama2"])
@@ -51,6 +75,37 @@ def test_fewer_bits_stay_near(kind: str, limit: float, tmp_path: Path) -> None:
     found = ship(save_tiny(tmp_path / "model", initializer_range=0.05, **sizes), kind, limit)
     assert found.fault is None, found
     assert found.kl_nats > 1e-9
+
+
+def test_files_lie_beside_each_other_with_what_was_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xllamacpp")
+    checkpoint = save_tiny(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("\n\n".join(TEXT * 20))
+    trial = SimpleNamespace(metrics={"perplexity_ratio": 2.0}, run_id="run")
+    model = SimpleNamespace(name="tiny", version="1", trial=trial, folder=checkpoint)
+    recorded: list[str] = []
+    monkeypatch.setattr(whole, "fetch_shipped", lambda *_: model)
+    monkeypatch.setattr(whole, "record_shipment", lambda _, target, *__: recorded.append(target))
+    asked = ShipSettings(
+        to=["gguf:f32", "gguf:q8_0"],
+        output=str(tmp_path / "out"),
+        text=str(tmp_path / "text.txt"),
+        positions=15,
+        max_kl_8_bit=1.0,
+    )
+    assert whole.ship_model(asked) == 0
+    assert recorded == ["gguf:f32", "gguf:q8_0"]
+    files = ["tiny-f32.gguf", "tiny-q8_0.gguf"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == sorted([*files, *(f"{name}.json" for name in files)])
+    exact, near = (json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in files)
+    assert exact["kl_nats"] < 1e-4
+    assert near["kl_nats"] > exact["kl_nats"]
+    assert exact["note"] == "29 F32"
+    assert exact["perplexity_ratio"] == 2 * exact["perplexity_ratio_to_checkpoint"]
+    assert "Q8_0" in near["note"]
 
 
 def test_it_chats_by_the_template(tmp_path: Path) -> None:
