@@ -5,7 +5,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -26,6 +26,7 @@ from optuna.trial import Trial, TrialState
 
 from prune_exp.machine.cache import digest_of
 from prune_exp.machine.display import first_line
+from prune_exp.search.samplers import make_sampler
 from prune_exp.search.space import SearchRange, Space
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
@@ -297,19 +298,6 @@ def _comparable(fingerprint: Mapping[str, str]) -> dict[str, str]:
     if any("interval(" in kept[key] for key in spaces):
         return kept
     return kept | dict.fromkeys(spaces, "a list")
-
-
-def make_sampler(search: SearchSettings, *, seen: int) -> BaseSampler:
-    """The configured sampler. A study that goes on must not draw its first points again."""
-    seed = search.seed + seen
-    made: dict[str, Callable[[], BaseSampler]] = {
-        "tpe": lambda: samplers.TPESampler(multivariate=True, seed=seed),
-        "random": lambda: samplers.RandomSampler(seed=seed),
-        "nsgaii": lambda: samplers.NSGAIISampler(seed=seed),
-        "gp": lambda: samplers.GPSampler(seed=seed),
-        "qmc": lambda: samplers.QMCSampler(seed=search.seed, scramble=True),
-    }
-    return made[search.sampler]()
 
 
 def distributions_of(study: optuna.Study, space: Space) -> dict[str, BaseDistribution]:

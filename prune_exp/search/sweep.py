@@ -20,6 +20,7 @@ from prune_exp.search.driver import Driver, fingerprint_of, objectives_of
 from prune_exp.search.forecast import show_plan
 from prune_exp.search.largest_kept import is_study_settled, sampler_for
 from prune_exp.search.ownership import Ownership, own_study
+from prune_exp.search.samplers import check_sampler
 from prune_exp.search.space import Space, read_space
 from prune_exp.search.summary import list_importances
 from prune_exp.settings.checks import settings_of
@@ -72,6 +73,7 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     first = settings_of(configs[0], checked=True)  # the sweep's own lack what is swept
     directions = objectives_of(first, searching=bool(space.searched))
     sampler = sampler_for(settings, space)
+    check_sampler(settings.search, directions)
     inputs, trial_mib = hydra.call_hooks("on_sweep_checked", configs)
     root = Path(settings.tracking.root).expanduser().absolute()
     if settings.plan:

@@ -16,10 +16,10 @@ from prune_exp.settings.choices import (
     RECOVERY_TEXTS,
     RUNTIME_CACHES,
     RUNTIME_DTYPES,
-    SAMPLERS,
     TURNS,
     check_name,
     check_one_of,
+    check_sampler_name,
 )
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.goals import check_goals
@@ -97,7 +97,12 @@ def check_settings(settings: Settings) -> None:
     _check_batches(settings.benchmark)
     check_one_of("benchmark.turns", settings.benchmark.turns, TURNS)
     _check_runtime(settings.benchmark)
-    check_one_of("search.sampler", settings.search.sampler, SAMPLERS)
+    check_sampler_name(settings.search.sampler)
+    if not isinstance(settings.search.sampler_args, dict | None):
+        raise SettingError(
+            f"search.sampler_args={settings.search.sampler_args} is no names with values; type"
+            " search.sampler_args='{n_startup_trials: 5}'"
+        )
     _ = settings.search.limits
     for metric, direction in settings.search.directions.items():
         check_one_of(f"search.objectives: {metric}", direction, DIRECTIONS)

@@ -16,7 +16,9 @@ HEAD_UNITS = ("group", "query")
 BEST_RULES = ("speedup_if_maintained", "quality", "speedup")
 LOG_MODELS = ("best", "all", "none")
 LARGEST_KEPT = "largest_kept"
-SAMPLERS = ("tpe", "random", "nsgaii", "gp", "qmc", LARGEST_KEPT)
+SAMPLERS = ("tpe", "random", "nsgaii", "nsgaiii", "gp", "qmc", "cmaes", LARGEST_KEPT)
+FROM_HUB = "hub:"
+"""What the name of a sampler of OptunaHub begins with: hub:PACKAGE@COMMIT."""
 RECOVERIES = ("none", "distill")
 RECOVERY_TEXTS = ("calibration", "generated", "both")
 RECOVERY_DTYPES = ("auto", "float32", "bfloat16")
@@ -40,6 +42,17 @@ def check_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raises SettingError with the valid names, the nearest first, unless `value` is one."""
     if value not in allowed:
         raise SettingError(describe_unknown(name, value, allowed))
+
+
+def check_sampler_name(value: str) -> None:
+    """Raises SettingError unless a sampler is one of ours, or of OptunaHub at a commit."""
+    if not value.startswith(FROM_HUB):
+        check_one_of("search.sampler", value, SAMPLERS)
+    elif not re.fullmatch(r"hub:[\w./-]+@[0-9a-f]{7,40}", value):
+        raise SettingError(
+            f"search.sampler={value} names no sampler at a commit; its code comes from the"
+            " network and is run, so pin it, as in search.sampler=hub:samplers/auto_sampler@COMMIT"
+        )
 
 
 def describe_unknown(name: str, value: str, allowed: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import PurePath
+from typing import Any
 
 from prune_exp.settings.choices import LARGEST_KEPT, UNITS
 from prune_exp.settings.errors import SettingError
@@ -286,9 +287,12 @@ class SearchSettings:
     storage: str | None = None
     """Optuna storage URL, such as postgresql://...; a journal under tracking.root when null."""
     sampler: str = "tpe"
-    """How points in intervals are chosen: tpe (multivariate), random, nsgaii, gp or qmc; or
-    largest_kept, which looks for the largest sparsity that keeps quality, one trial after the
-    other, and ends when another would gain little."""
+    """How points in intervals are chosen: tpe (multivariate), random, nsgaii, nsgaiii, gp, qmc or
+    cmaes; or largest_kept, which looks for the largest sparsity that keeps quality, one trial after
+    the other, and ends when another would gain little; or one of OptunaHub as
+    `hub:PACKAGE@COMMIT`, such as `hub:samplers/auto_sampler@` and a commit of its registry."""
+    sampler_args: Any = None
+    """Arguments of that sampler by Optuna's names, as in `{n_startup_trials: 5}`."""
     seed: int = 0
     """Seeds the sampler."""
     n_trials: int = 20

@@ -57,7 +57,7 @@ def restore_settings(schema: type[T], flat: Mapping[str, str], group: str = "") 
 def _parse_value(name: str, text: str, hint: Any) -> Any:
     """A stored value as what it was; nothing in it is evaluated."""
     options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if type(None) in options and text == "None":
+    if (type(None) in options or hint is Any) and text == "None":
         return None
     kind = options[0]
     try:

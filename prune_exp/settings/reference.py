@@ -16,7 +16,13 @@ from typing import Any, get_type_hints
 from prune_exp.settings import command_schemas, schema
 from prune_exp.settings.config_tree import conf_dir, group_names
 
-TYPES = {"str": "text", "float": "number", "int": "integer", "bool": "true or false"}
+TYPES = {
+    "str": "text",
+    "float": "number",
+    "int": "integer",
+    "bool": "true or false",
+    "Any": "names with values, or null",
+}
 COMMANDS = {
     "promote": command_schemas.PromoteSettings,
     "verify": command_schemas.VerifySettings,

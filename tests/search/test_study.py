@@ -61,7 +61,7 @@ def test_a_search_counts_all_trials_but_interrupted_ones_and_deals_lists_in_turn
     ]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "gp", "qmc"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "nsgaiii", "gp", "qmc"])
 def test_every_sampler_keeps_to_the_space_and_does_not_repeat_itself(
     sampler: str, tmp_path: Path
 ) -> None:
@@ -91,7 +91,7 @@ def test_constraints_decide_what_is_feasible(tmp_path: Path) -> None:
     assert "best so far: trial 1" in describe_trial(study, 1, ["cost"])
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "gp", "qmc"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "nsgaiii", "gp", "qmc"])
 @pytest.mark.parametrize("known", [True, False])
 def test_a_trial_that_was_ended_early_is_done_and_infeasible(
     known: bool, sampler: str, tmp_path: Path
@@ -311,7 +311,7 @@ def test_intervals_are_searched_within_each_listed_value(tmp_path: Path) -> None
         assert len(near) >= 10, (seed, late)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "gp", "qmc"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "nsgaiii", "gp", "qmc"])
 def test_every_sampler_takes_lists_with_intervals(sampler: str, tmp_path: Path) -> None:
     mixed = space({"seed": ("0", "1")}, "sparsity", "vote_threshold")
     seen: dict[str, set[float]] = {"0": set(), "1": set()}
