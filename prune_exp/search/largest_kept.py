@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from prune_exp.measurement.records import HIGH
-from prune_exp.search.space import Space
+from prune_exp.search.space import SearchRange, Space
 from prune_exp.settings.choices import LARGEST_KEPT
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.schema import Settings
@@ -129,7 +129,7 @@ def sampler_for(settings: Settings, space: Space) -> "LargestKeptSampler | None"
     """
     if settings.search.sampler != LARGEST_KEPT:
         return None
-    if space.listed or set(space.searched) != {SPARSITY}:
+    if space.listed or set(space.searched) != {SPARSITY} or _interval_of(space) is None:
         raise SettingError(
             "search.sampler=largest_kept searches sparsity alone; type"
             " -m 'sparsity=interval(0.02,0.5)' and give everything else one value"
@@ -151,8 +151,15 @@ def is_study_settled(study: optuna.Study, space: Space) -> bool:
     sampler = study.sampler
     if not isinstance(sampler, LargestKeptSampler):
         return False
-    high = space.searched[SPARSITY].high
-    return is_settled(measured_in(study), tolerated=sampler.tolerated, high=high)
+    interval = _interval_of(space)
+    assert interval is not None
+    return is_settled(measured_in(study), tolerated=sampler.tolerated, high=interval.high)
+
+
+def _interval_of(space: Space) -> SearchRange | None:
+    """The sparsities to search, without steps."""
+    one = space.searched[SPARSITY]
+    return one if isinstance(one, SearchRange) and one.step is None else None
 
 
 class LargestKeptSampler(BaseSampler):

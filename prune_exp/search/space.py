@@ -11,6 +11,9 @@ from typing import Any
 
 from prune_exp.settings.errors import SettingError
 
+SEARCH = "search"
+"""Tag of lists and ranges that are searched, as in `tag(search,choice(a,b))`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRange:
@@ -20,6 +23,27 @@ class SearchRange:
     high: float
     integer: bool
     log: bool
+    step: float | None = None
+    """Between two values; None where all are allowed."""
+
+    def describe(self) -> str:
+        """As it would be typed, though a range's end is excluded there."""
+        if self.step is not None:
+            return f"tag(search,range({self.low:g},{self.high:g},step={self.step:g}))"
+        inner = f"interval({self.low:g},{self.high:g})"
+        inner = f"int({inner})" if self.integer else inner
+        return f"tag(log,{inner})" if self.log else inner
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchChoice:
+    """Values of a setting, or options of a group, that are searched and not listed."""
+
+    values: tuple[str, ...]
+
+    def describe(self) -> str:
+        """As it is typed."""
+        return f"tag({SEARCH},choice({','.join(self.values)}))"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +53,7 @@ class Space:
     fixed: tuple[str, ...]
     """Overrides with one value, the same for every trial."""
     listed: dict[str, tuple[str, ...]]
-    searched: dict[str, SearchRange]
+    searched: "dict[str, SearchRange | SearchChoice]"
 
     @property
     def rows(self) -> list[dict[str, str]]:
@@ -39,32 +63,42 @@ class Space:
 
     def overrides(self, values: dict[str, Any]) -> list[str]:
         """What to compose a trial from."""
-        return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
+        return [*self.fixed, *(f"{key}={self._write(key, value)}" for key, value in values.items())]
+
+    def _write(self, key: str, value: Any) -> str:
+        """Without the dust that adding up steps leaves in a number."""
+        one = self.searched.get(key)
+        stepped = isinstance(one, SearchRange) and one.step is not None and not one.integer
+        return f"{value:.12g}" if stepped else str(value)
 
     @property
     def corners(self) -> list[list[str]]:
-        """Overrides of every listed point, with all intervals at their low and at their high ends.
+        """Overrides of every listed point and searched choice, with all intervals at both ends.
 
         If these can be composed and checked, no point inside should surprise.
         """
+        ranges = {k: one for k, one in self.searched.items() if isinstance(one, SearchRange)}
         ends = [
-            {key: one.low for key, one in self.searched.items()},
-            {key: one.high for key, one in self.searched.items()},
+            {key: one.low for key, one in ranges.items()},
+            {key: one.high for key, one in ranges.items()},
         ]
-        return [self.overrides(row | end) for row in self.rows for end in ends[: self._ends]]
-
-    @property
-    def _ends(self) -> int:
-        return 2 if self.searched else 1
+        chosen = {
+            k: one.values for k, one in self.searched.items() if isinstance(one, SearchChoice)
+        }
+        choices = [
+            dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())
+        ]
+        return [
+            self.overrides(row | choice | end)
+            for row in self.rows
+            for choice in choices
+            for end in ends[: 2 if ranges else 1]
+        ]
 
     def describe(self) -> dict[str, str]:
         """Each swept setting and what it may be, for comparing two spaces."""
         shown = {key: ",".join(values) for key, values in self.listed.items()}
-        for key, one in self.searched.items():
-            inner = f"interval({one.low:g},{one.high:g})"
-            inner = f"int({inner})" if one.integer else inner
-            shown[key] = f"tag(log,{inner})" if one.log else inner
-        return shown
+        return shown | {key: one.describe() for key, one in self.searched.items()}
 
 
 def read_space(arguments: list[str], default: list[str], config_loader: Any) -> Space:
@@ -117,13 +151,15 @@ def _sort_overrides(arguments: list[str], config_loader: Any) -> Space:
     parser = OverridesParser.create(config_loader=config_loader)
     fixed: dict[str, str] = {}
     listed: dict[str, tuple[str, ...]] = {}
-    searched: dict[str, SearchRange] = {}
+    searched: dict[str, SearchRange | SearchChoice] = {}
     for override in parser.parse_overrides(arguments):
         key = override.get_key_element()
         for earlier in (fixed, listed, searched):
             earlier.pop(key, None)
         if not override.is_sweep_override():
             fixed[key] = str(override.input_line)
+        elif override.is_discrete_sweep() and SEARCH in _tags_of(override):
+            searched[key] = _searched_of(override)
         elif override.is_discrete_sweep():
             listed[key] = tuple(dict.fromkeys(override.sweep_string_iterator()))
         elif override.is_interval_sweep():
@@ -134,6 +170,33 @@ def _sort_overrides(arguments: list[str], config_loader: Any) -> Space:
                 f" {key}=interval(0.3,0.5)"
             )
     return Space(fixed=tuple(fixed.values()), listed=listed, searched=searched)
+
+
+def _tags_of(override: Any) -> Set[str]:
+    return getattr(override.value(), "tags", set())
+
+
+def _searched_of(override: Any) -> SearchRange | SearchChoice:
+    """A list or a range that is searched.
+
+    Raises:
+        SettingError: it has but one value, or steps on a log scale.
+    """
+    values = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    if len(values) < 2:
+        raise SettingError(f"{override.input_line} has one value and nothing to search; give more")
+    if not override.is_range_sweep():
+        return SearchChoice(values=values)
+    if "log" in _tags_of(override):
+        raise SettingError(
+            f"{override.input_line} has steps, which a log scale cannot have; use"
+            f" {override.get_key_element()}=tag(log,interval({values[0]},{values[-1]}))"
+        )
+    integer = all(value.lstrip("-").isdigit() for value in values)
+    kind = int if integer else float
+    low, high = sorted(map(kind, (values[0], values[-1])))
+    step = abs(kind(override.value().step))
+    return SearchRange(low=low, high=high, integer=integer, log=False, step=step)
 
 
 def _range_of(override: Any) -> SearchRange:

@@ -27,7 +27,7 @@ from optuna.trial import Trial, TrialState
 from prune_exp.machine.cache import digest_of
 from prune_exp.machine.display import first_line
 from prune_exp.search.samplers import make_sampler
-from prune_exp.search.space import SearchRange, Space
+from prune_exp.search.space import SEARCH, SearchChoice, SearchRange, Space
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
 from prune_exp.settings.redaction import redact
@@ -295,7 +295,7 @@ def _comparable(fingerprint: Mapping[str, str]) -> dict[str, str]:
     if kept.get("tracking.uri", UNSET) != UNSET:
         kept.pop("tracking.root", None)  # the runs are elsewhere: it only holds a driver's outputs
     spaces = [key for key in kept if key.startswith(SPACE)]
-    if any("interval(" in kept[key] for key in spaces):
+    if any(mark in kept[key] for key in spaces for mark in ("interval(", f"tag({SEARCH},")):
         return kept
     return kept | dict.fromkeys(spaces, "a list")
 
@@ -336,10 +336,12 @@ def _keys_held_as_words(study: optuna.Study) -> set[str]:
     }
 
 
-def _distribution_of(one: SearchRange) -> BaseDistribution:
+def _distribution_of(one: SearchRange | SearchChoice) -> BaseDistribution:
+    if isinstance(one, SearchChoice):
+        return CategoricalDistribution(one.values)
     if one.integer:
-        return IntDistribution(int(one.low), int(one.high), log=one.log)
-    return FloatDistribution(one.low, one.high, log=one.log)
+        return IntDistribution(int(one.low), int(one.high), log=one.log, step=int(one.step or 1))
+    return FloatDistribution(one.low, one.high, log=one.log, step=one.step)
 
 
 def remaining_rows(study: optuna.Study | None, space: Space, n_trials: int) -> list[dict[str, Any]]:

@@ -1,9 +1,13 @@
 """What a command line sweeps."""
 
+from pathlib import Path
+
 import pytest
 
+from prune_exp.search import study as studies
 from prune_exp.search.space import read_space, swept_by
 from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import SearchSettings
 
 
 def test_the_space_of_another_sweeper_is_read_too() -> None:
@@ -23,3 +27,70 @@ def test_an_interval_without_numbers_in_it_is_refused(sweep: str, said: str) -> 
     with pytest.raises(SettingError, match="try a=interval") as refused:
         read_space([sweep], [], None)
     assert said in str(refused.value)
+
+
+def test_what_is_tagged_is_searched_by_steps_and_choices() -> None:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    from prune_exp.search.study import distributions_of
+
+    arguments = [
+        "sparsity=tag(search,range(0.1,0.5,0.05))",
+        "data.voting_blocks=tag(search,range(2,10,2))",
+        "pruning=tag(search,choice(best,vocab))",
+        "seed=0,1",
+    ]
+    space = read_space(arguments, [], None)
+    assert distributions_of(space) == {
+        "seed": CategoricalDistribution(("0", "1")),
+        "sparsity": FloatDistribution(0.1, 0.45, step=0.05),
+        "data.voting_blocks": IntDistribution(2, 8, step=2),
+        "pruning": CategoricalDistribution(("best", "vocab")),
+    }
+    assert space.describe()["sparsity"] == "tag(search,range(0.1,0.45,step=0.05))"
+    assert space.overrides({"sparsity": 0.1 + 0.05 + 0.05 + 0.05 + 0.05}) == ["sparsity=0.3"]
+    assert len(space.corners) == 2 * 2 * 2
+    swept = {text for one in space.corners for text in one if text.startswith("sparsity")}
+    assert swept == {"sparsity=0.1", "sparsity=0.45"}
+    only = read_space(["pruning=tag(search,choice(best,vocab))"], [], None)
+    assert only.corners == [["pruning=best"], ["pruning=vocab"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("seed=tag(search,choice(1))", "has one value and nothing to search"),
+        ("sparsity=tag(search,log,range(0.1,0.5,0.1))", "tag(log,interval(0.1,0.4))"),
+        ("sparsity=tag(search,range(0.1,0.15,0.1))", "has one value"),
+    ],
+)
+def test_searches_without_a_choice_are_one_line(given: str, said: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        read_space([given], [], None)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "nsgaiii", "gp", "qmc"])
+def test_samplers_keep_to_steps_and_choices(sampler: str, tmp_path: Path) -> None:
+    arguments = ["a=tag(search,range(0.1,0.5,0.1))", "b=tag(search,choice(x,y))", "c=1,2"]
+    space = read_space(arguments, [], None)
+    search = SearchSettings(sampler=sampler)
+    study = studies.open_study(search, tmp_path, "s", {"cost": "minimize"}, {})
+    rows = studies.remaining_rows(study, space, 6)
+    for trial in studies.ask_trials(study, space, rows):
+        given = dict(one.split("=") for one in space.overrides(studies.point_of(trial)))
+        assert given["a"] in ("0.1", "0.2", "0.3", "0.4")
+        assert given["b"] in ("x", "y")
+        studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+
+
+def test_the_largest_cut_is_searched_without_steps() -> None:
+    from prune_exp.search.largest_kept import sampler_for
+    from prune_exp.settings.schema import Settings
+
+    settings = Settings()
+    settings.search.sampler = "largest_kept"
+    stepped = read_space(["sparsity=tag(search,range(0.1,0.5,0.1))"], [], None)
+    with pytest.raises(SettingError, match="searches sparsity alone"):
+        sampler_for(settings, stepped)
+    assert sampler_for(settings, read_space(["sparsity=interval(0.1,0.5)"], [], None))
