@@ -87,7 +87,7 @@ reference: $(STAMP) ## write conf/README.md from the settings
 	mv conf/README.md.new conf/README.md
 
 ui: $(STAMP) ## browse the runs
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db
+	$(BIN)/python -m prune_exp.tracking.ui
 
 lock: ## write requirements.lock from what pyproject.toml admits today
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

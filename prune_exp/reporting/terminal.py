@@ -16,6 +16,8 @@ from prune_exp.tracking.domains import list_too_few
 from prune_exp.tracking.figures import Figure, key_figures
 from prune_exp.tracking.naming import overrides_of
 from prune_exp.tracking.read import CANDIDATE, Choice, TrackedTrial, store_uri
+from prune_exp.tracking.ui import SERVER
+from prune_exp.tracking.views import find_page
 
 COLUMNS = {
     "Pruned": ("params_pruned_pct", ".1f", " %", 1),
@@ -127,7 +129,8 @@ def _list_next_steps(
 ) -> list[str]:
     lines = ["Next:"]
     if tracking.uri is None:
-        lines.append(f"  browse the runs   mlflow ui --backend-store-uri {store_uri(tracking)}")
+        lines.append(f"  browse the runs   {_browse(tracking)}")
+        lines.append(f"    and open        {SERVER}{find_page(tracking.experiment)}")
     lines.append(f"  read the report   {folder / 'report.html'}")
     if registered:
         uri = f"models:/{registered}@{CANDIDATE}"
@@ -135,6 +138,11 @@ def _list_next_steps(
         words = [f"run_id={best.trial.run_id}", *_place_of_store(tracking)]
         lines.append(f"  judge and promote python -m prune_exp.promote {shlex.join(words)}")
     return lines
+
+
+def _browse(tracking: TrackingSettings) -> str:
+    """The command that serves MLflow's pages, also from another folder."""
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", store_uri(tracking)])
 
 
 def _place_of_store(tracking: TrackingSettings) -> list[str]:

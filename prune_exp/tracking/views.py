@@ -51,6 +51,12 @@ def page_of_experiment(experiment_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={tags.VIEW_NAME}&{MODE}"
 
 
+def find_page(experiment: str) -> str:
+    """The address of an experiment by name; that of all of them where it is not in the store."""
+    found = MlflowClient().get_experiment_by_name(experiment)
+    return "#/experiments" if found is None else page_of_experiment(found.experiment_id)
+
+
 def page_of_report(experiment_id: str, run_id: str) -> str:
     """The address of a run's report, shown among its artifacts."""
     return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/report.html?{MODE}"
