@@ -363,6 +363,9 @@ class TrackingSettings:
     """Name in the registry; `pruned-<model.name>` when null."""
     log_models: str = "best"
     """Whose weights are stored: best, all or none."""
+    system_metrics: bool = False
+    """Track the machine's load, memory, disk and network, and a GPU's where MLflow can read it, as
+    MLflow's system metrics while a trial runs; not while clocks do."""
     signing_key: str | None = None
     """PEM file with an elliptic-curve private key that signs stored models; unsigned when null."""
     tags: dict[str, str] = field(default_factory=dict)

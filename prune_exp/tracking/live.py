@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric
+from mlflow.system_metrics.system_metrics_monitor import (  # pyright: ignore[reportMissingImports]
+    SystemMetricsMonitor,
+)
 from mlflow.tracking import MlflowClient
 
 from prune_exp.machine.progress import HEARD, WORDS
@@ -21,7 +24,9 @@ QUIET_LOOK_S = 0.5
 class Listener:
     """Reads what a trial's process says and sends it to its run."""
 
-    def __init__(self, run_id: str, folder: Path) -> None:
+    def __init__(self, run_id: str, folder: Path, *, system_metrics: bool = False) -> None:
+        self.system_metrics = system_metrics
+        self.monitor: SystemMetricsMonitor | None = None
         self.run_id = run_id
         self.folder = folder
         self.heard = 0
@@ -41,11 +46,27 @@ class Listener:
                 self.heard = len(lines)
                 (self.folder / HEARD).write_text(str(self.heard), encoding="ascii")
 
+    def watch_machine(self) -> None:
+        """Starts MLflow's own monitor of the machine, where that is wanted."""
+        if self.system_metrics and self.monitor is None:
+            self.monitor = SystemMetricsMonitor(self.run_id, resume_logging=True)
+            self.monitor.start()
+
+    def leave_machine(self) -> None:
+        """Ends the monitor, once it has sent what it has."""
+        if self.monitor is not None:
+            self.monitor.finish()
+            self.monitor = None
+
     def _take(self, words: dict[str, Any]) -> None:
         if "hush" in words:
             if words["hush"] or self.hushed:
                 self._send()
             self.hushed = words["hush"]
+            if self.hushed:
+                self.leave_machine()
+            else:
+                self.watch_machine()
             return
         self.held.append(words)
 
@@ -66,13 +87,16 @@ class Listener:
 
 
 @contextmanager
-def follow_trial(run_id: str | None, folder: Path) -> Iterator[None]:
+def follow_trial(
+    run_id: str | None, folder: Path, *, system_metrics: bool = False
+) -> Iterator[None]:
     """Passes on what is said in `folder` while the body runs; nothing where there is no run."""
     if run_id is None:
         yield
         return
     (folder / HEARD).write_text("0", encoding="ascii")
-    listener = Listener(run_id, folder)
+    listener = Listener(run_id, folder, system_metrics=system_metrics)
+    listener.watch_machine()
     ended = threading.Event()
 
     def listen() -> None:
@@ -88,3 +112,4 @@ def follow_trial(run_id: str | None, folder: Path) -> Iterator[None]:
         thread.join()
         listener.hushed = False
         listener.listen_once()
+        listener.leave_machine()

@@ -78,7 +78,8 @@ def run_and_log(
     target = folder / "model"
     taken = target.exists() or target.is_symlink()
     try:
-        follow = partial(follow_trial, active_run_id())
+        watched = settings.tracking.system_metrics
+        follow = partial(follow_trial, active_run_id(), system_metrics=watched)
         trial = partial(run_within, limits=limits)
         result = run_isolated(trial, settings, folder, follow=follow)
         if isinstance(result, StoppedTrial):

@@ -1,6 +1,7 @@
 """Phases and losses are in the store while a trial runs, and nothing is sent while clocks run."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +91,25 @@ def test_a_store_that_does_not_answer_disturbs_nobody(
     assert progress.count_heard(tmp_path) == 3
 
 
-def speak(value: float) -> float:
-    say_phase("prune")
-    say_figures(1, a=value)
-    with hush():
-        return value
-
-
 def test_a_process_of_its_own_is_followed(run_id: str) -> None:
-    with_listener = run_isolated(speak, 2.0, follow=lambda folder: follow_trial(run_id, folder))
-    assert with_listener == 2.0
-    assert (phase(run_id), values(run_id, "a")) == ("prune", [(1, 2.0)])
-    assert run_isolated(speak, 3.0) == 3.0, "and speaks to nobody where nobody listens"
-    assert run_isolated(speak, 3.0, follow=lambda folder: follow_trial(None, folder)) == 3.0
+    figures = partial(say_figures, 1, a=2.0)
+    run_isolated(figures, follow=partial(follow_trial, run_id))
+    assert values(run_id, "a") == [(1, 2.0)]
+    run_isolated(say_phase, "prune", follow=partial(follow_trial, None))
+    assert phase(run_id) is None, "and speaks to nobody where nobody listens"
+
+
+def test_the_machine_is_watched_but_not_while_clocks_run(
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    speak_to(tmp_path)
+    listener = Listener(run_id, tmp_path, system_metrics=True)
+    monkeypatch.setattr(progress.Speaker, "wait_until_heard", lambda _: listener.listen_once())
+    listener.watch_machine()
+    with hush():
+        assert listener.monitor is None
+    listener.listen_once()
+    assert listener.monitor is not None
+    listener.leave_machine()
+    assert not Listener(run_id, tmp_path).system_metrics, "only where it is wanted"
