@@ -147,7 +147,8 @@ def _is_rebuilt_from_the_store(client: Any, best: str, root: str, folder: Path) 
     assert len(done.stdout.strip().splitlines()) == 1
     for name in ("report.json", "report.md", "report.html"):
         stored = Path(client.download_artifacts(best, name, str(folder)))
-        assert (folder / "again" / name).read_bytes() == stored.read_bytes()
+        told = stored.read_bytes().replace(b"](figures/", b"](")
+        assert (folder / "again" / name).read_bytes() == told
     done = command("run_id=nothing", module="prune_exp.report", cwd=folder)
     assert done.returncode == 1
     assert done.stderr.startswith("prune_exp.report: error: run_id=nothing is not in this store")
