@@ -110,8 +110,7 @@ class Driver:
         try:
             returns = self._launch_batch(points, numbers)
         except Exception as error:
-            left = self._keep_finished(numbers, wait=True)
-            lost = numbers if left is None else left
+            lost = self._keep_finished(numbers, wait=True) or []
             for number in lost:
                 self._tell_trial(number, None, f"{type(error).__name__}: {error}")
             self._report_lost(lost, str(error))

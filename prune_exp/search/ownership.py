@@ -92,7 +92,7 @@ def _is_gone(owner: dict[str, Any]) -> bool:
     """Whether an owner has gone: by its process where that can be seen, or else by its silence."""
     place = process_place()
     if place and owner["place"] == place:
-        return is_dead(owner["process"])
+        return is_dead(owner["process"], seen_here=True)
     return time.time() - owner["beat"] > SILENT_S
 
 

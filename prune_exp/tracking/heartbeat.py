@@ -55,7 +55,7 @@ class Watch:
     def has_gone(self) -> bool:
         """Looks at the process where that can be seen, else into the store now and then."""
         if self._driver.place and self._driver.place == process_place():
-            return is_dead(self._driver.process)
+            return is_dead(self._driver.process, seen_here=True)
         if time.monotonic() - self._looked_at < BEAT_S:
             return False
         self._looked_at = time.monotonic()

@@ -123,10 +123,16 @@ def read_run(run_id: str) -> TrackedTrial:
     return _trial_of(_find_run(run_id))
 
 
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's codes for a run that is not there, or cannot be."""
+
+
 def _find_run(run_id: str) -> Any:
     try:
         return MlflowClient().get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ABSENT:  # whether it is there is not known
+            raise
         raise SettingError(
             f"run_id={run_id} is not in this store; copy the id from the MLflow UI"
         ) from None

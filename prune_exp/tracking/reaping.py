@@ -58,7 +58,7 @@ def has_gone(found: Mapping[str, str]) -> bool:
     """
     place = found.get(tags.PLACE)
     if not place or place == process_place():
-        return is_dead(found.get(tags.PROCESS, ""))
+        return is_dead(found.get(tags.PROCESS, ""), seen_here=bool(place))
     beat = found.get(tags.BEAT, "")
     return beat.isdigit() and time.time() - int(beat) > SILENT_S
 
@@ -77,10 +77,11 @@ def await_trials(root_run_id: str, patience_s: float = math.inf) -> None:
         time.sleep(PAUSE_S)
 
 
-def is_dead(process: str) -> bool:
+def is_dead(process: str, *, seen_here: bool = False) -> bool:
     """Whether the process of a run has gone.
 
-    False for what another machine runs, and for a tag that is not one of ours.
+    False for what another machine runs, by its name, and for a tag that is not one of ours.
+    `seen_here` is for a process whose place is this one: then the name may have changed since.
     """
     try:
         host, pid, started = process.split(" ")
@@ -88,7 +89,7 @@ def is_dead(process: str) -> bool:
         start = float(started)
     except ValueError:
         return False
-    if host != socket.gethostname():
+    if host != socket.gethostname() and not seen_here:
         return False
     try:
         return abs(psutil.Process(identifier).create_time() - start) > 1

@@ -86,16 +86,22 @@ def test_a_broken_launcher_loses_only_what_had_not_finished(tmp_path: Path) -> N
     assert "a worker died" in driver.study.trials[0].user_attrs[studies.ERROR]
 
 
-def test_where_the_store_does_not_answer_the_next_start_looks_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("a worker died")])
+def test_where_the_store_does_not_answer_the_next_start_looks_again(
+    error: type[BaseException] | BaseException, tmp_path: Path
+) -> None:
     def launch(*_: object) -> list[Any]:
-        raise KeyboardInterrupt
+        raise error
 
     def look_up() -> Found:
         raise ConnectionError("no answer")
 
     driver = driver_for(tmp_path, launch, look_up_finished=look_up)
-    with pytest.raises(KeyboardInterrupt):
-        driver.run_rows(driver.space.rows)
+    if isinstance(error, RuntimeError):
+        assert driver.run_rows(driver.space.rows) == []
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            driver.run_rows(driver.space.rows)
     assert states_of(driver) == ["RUNNING"] * 3
 
 

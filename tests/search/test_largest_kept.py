@@ -21,7 +21,7 @@ from prune_exp.search.largest_kept import (
     next_sparsity,
     sampler_for,
 )
-from prune_exp.search.space import SearchRange, Space
+from prune_exp.search.space import SearchChoice, SearchRange, Space
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.schema import Settings
 
@@ -121,7 +121,7 @@ def test_optuna_asks_it_and_reads_what_trials_found() -> None:
 
 
 def space_of(**searched: tuple[float, float]) -> Space:
-    ranges = {
+    ranges: dict[str, SearchRange | SearchChoice] = {
         key: SearchRange(low=low, high=high, integer=False, log=False)
         for key, (low, high) in searched.items()
     }

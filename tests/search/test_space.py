@@ -29,10 +29,10 @@ def test_an_interval_without_numbers_in_it_is_refused(sweep: str, said: str) -> 
     assert said in str(refused.value)
 
 
-def test_what_is_tagged_is_searched_by_steps_and_choices() -> None:
+def test_what_is_tagged_is_searched_by_steps_and_choices(tmp_path: Path) -> None:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    from prune_exp.search.study import distributions_of
+    from prune_exp.search.study import distributions_of, open_study
 
     arguments = [
         "sparsity=tag(search,range(0.1,0.5,0.05))",
@@ -41,8 +41,9 @@ def test_what_is_tagged_is_searched_by_steps_and_choices() -> None:
         "seed=0,1",
     ]
     space = read_space(arguments, [], None)
-    assert distributions_of(space) == {
-        "seed": CategoricalDistribution(("0", "1")),
+    study = open_study(SearchSettings(), tmp_path, "s", {"cost": "minimize"}, {})
+    assert distributions_of(study, space) == {
+        "seed": FloatDistribution(0.0, 1.0),
         "sparsity": FloatDistribution(0.1, 0.45, step=0.05),
         "data.voting_blocks": IntDistribution(2, 8, step=2),
         "pruning": CategoricalDistribution(("best", "vocab")),

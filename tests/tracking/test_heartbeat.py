@@ -42,13 +42,14 @@ def beat_s_ago(seconds: float) -> str:
     ("found", "gone"),
     [
         ({tags.PROCESS: DEAD, tags.PLACE: process_place()}, True),
+        ({tags.PROCESS: "renamed 999999999 0.00", tags.PLACE: process_place()}, True),
         ({tags.PROCESS: DEAD}, True),
         ({tags.PROCESS: "far 12 1.00"}, False),
         ({tags.PROCESS: DEAD, tags.PLACE: FAR}, False),
         ({tags.PROCESS: DEAD, tags.PLACE: FAR, tags.BEAT: SILENT_S / 2}, False),
         ({tags.PROCESS: "far 12 1.00", tags.PLACE: FAR, tags.BEAT: 2 * SILENT_S}, True),
     ],
-    ids=["here", "no place", "elsewhere", "container of this name", "quiet", "silent"],
+    ids=["here", "renamed", "no place", "elsewhere", "container of this name", "quiet", "silent"],
 )
 def test_who_has_gone(found: dict[str, Any], gone: bool) -> None:
     """A beat is given as how many seconds ago it was."""

@@ -17,6 +17,7 @@ from prune_exp.tracking.read import (
     describe_correction,
     find_latest,
     kept_after_correction,
+    read_trials,
 )
 from support import made_up_runs
 from support.made_up_runs import store_sweep
@@ -138,6 +139,27 @@ def test_points_are_judged_and_not_attempts() -> None:
     assert count_failed_points([attempt("FAILED", "0.5", cut=True), done]) == 0
     twice = [attempt("FAILED", "0.5"), attempt("FAILED", "0.5", study="b"), done]
     assert count_failed_points(twice) == 1
+
+
+def test_a_store_that_does_not_answer_is_not_taken_for_one_without_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    from prune_exp.tracking.store import open_store
+
+    open_store(TrackingSettings(root=str(tmp_path)))
+    for strange in ("0" * 32, "no run", "../x"):
+        with pytest.raises(SettingError, match="is not in this store"):
+            read_trials(strange)
+
+    def fall_silent(*_: object) -> None:
+        raise MlflowException("Connection refused", error_code=1)  # INTERNAL_ERROR
+
+    monkeypatch.setattr(MlflowClient, "get_run", fall_silent)
+    with pytest.raises(MlflowException, match="refused"):
+        read_trials("0" * 32)
 
 
 def test_the_latest_run_is_a_sweeps_own_or_a_trial_alone(tmp_path: Path) -> None:
