@@ -91,7 +91,7 @@ class ShipSettings:
     """A registered version; the champion when null, or the candidate where there is none."""
     to: list[str] = field(default_factory=lambda: ["hf"])
     """What to write: `hf`, `onnx`, `openvino`, `gguf:f32`, `gguf:bf16`, `gguf:q8_0`,
-    `gguf:q4_k_m`."""
+    `gguf:q4_k_m`; `hub:USER/NAME` pushes all of it, and the checkpoint, to the hub."""
     output: str = "???"
     """Folder for the files; it must be empty or not exist yet."""
     text: str | None = None
@@ -110,6 +110,8 @@ class ShipSettings:
     """The same of files in 4 bits."""
     threads: int = 1
     """Threads of each runtime."""
+    private: bool = True
+    """Let only its owner see a repository of the hub that is made for `hub:USER/NAME`."""
     dry_run: bool = False
     """Show what would be written, and write nothing."""
     cache_dir: str = "~/.cache/prune_exp"

@@ -17,7 +17,8 @@ from prune_exp.registry.shipments import describe_shipped, fetch_shipped, record
 from prune_exp.settings.command_schemas import ShipSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.shipping.comparison import Reference, Shipment, ShippingError, compare_file
-from prune_exp.shipping.targets import Target, choose_targets, file_name
+from prune_exp.shipping.hub import check_login, list_files, push_files
+from prune_exp.shipping.targets import Target, choose_repositories, choose_targets, file_name
 from prune_exp.text.documents import deal_documents, read_documents
 from prune_exp.text.domains import list_judged_files
 
@@ -32,9 +33,12 @@ def ship_model(settings: ShipSettings) -> int:
         SettingError: nothing could be shipped; nothing was written.
     """
     targets = choose_targets(settings)
+    repositories = choose_repositories(settings)
     output = _check_output(settings)
     if settings.positions < 1:
         raise SettingError(f"positions={settings.positions} is too small; use 1 or more")
+    for repository in () if settings.dry_run else repositories:
+        check_login(repository)
     with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
         candidate = fetch_shipped(settings, Path(scratch))
         for target in targets.values():
@@ -47,9 +51,10 @@ def ship_model(settings: ShipSettings) -> int:
         _ = reference.texts
         print(f"{describe_shipped(candidate)}:")
         if settings.dry_run:
-            _show_plan(targets, candidate, output)
+            _show_plan(targets, repositories, candidate, output)
             return 0
-        return _ship_all(settings, targets, candidate, reference, output)
+        code = _ship_all(settings, targets, candidate, reference, output)
+        return code or _push_all(settings, repositories, candidate, output)
 
 
 def _check_output(settings: ShipSettings) -> Path:
@@ -76,9 +81,15 @@ def _heldout_documents(settings: ShipSettings, candidate: Candidate) -> tuple[st
     return tuple(text for documents in kept for text in documents)
 
 
-def _show_plan(targets: dict[str, Target], candidate: Candidate, output: Path) -> None:
+def _show_plan(
+    targets: dict[str, Target], repositories: list[str], candidate: Candidate, output: Path
+) -> None:
     for name, target in targets.items():
         print(f"  {name:12} {output / file_name(name, target, candidate.name)}")
+    for repository in repositories:
+        beside = [file_name(name, one, candidate.name) for name, one in targets.items()]
+        top = sorted(path.name for path in candidate.folder.iterdir())
+        print(f"  hub:{repository}: {', '.join([*top, *(one for one in beside if one != 'hf')])}")
     print("Dry run: nothing was written.")
 
 
@@ -114,6 +125,16 @@ def _ship_all(
         record_shipment(candidate, one.target, one.to_json(), one.metrics)
     print(f"{output} holds {', '.join(one.file for one in kept)}." if kept else "Nothing is kept.")
     return 0 if len(kept) == len(targets) else 1
+
+
+def _push_all(
+    settings: ShipSettings, repositories: list[str], candidate: Candidate, output: Path
+) -> int:
+    for repository in repositories:
+        message = describe_shipped(candidate)
+        address = push_files(output, repository, private=settings.private, message=message)
+        print(f"{len(list(list_files(output)))} files are at {address}")
+    return 0
 
 
 def _finish_output(made: Path, candidate: Candidate, output: Path) -> None:

@@ -9,6 +9,7 @@ from prune_exp.settings.choices import describe_unknown
 from prune_exp.settings.command_schemas import ShipSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.shipping import graph
+from prune_exp.shipping.hub import CHECKPOINT, HUB, repository_of
 
 Write = Callable[[Path, Path, str], None]
 """Makes a file or folder of a checkpoint; the last is the model's name."""
@@ -134,19 +135,30 @@ TARGETS: dict[str, Target] = {
 }
 
 
+def choose_repositories(settings: ShipSettings) -> list[str]:
+    """The repositories of the hub that are asked for.
+
+    Raises:
+        SettingError: a name is none.
+    """
+    return list(dict.fromkeys(repository_of(one) for one in settings.to if one.startswith(HUB)))
+
+
 def choose_targets(settings: ShipSettings) -> dict[str, Target]:
-    """The targets that are asked for, by name, each once.
+    """The targets that are asked for, by name, each once; the hub is given the checkpoint too.
 
     Raises:
         SettingError: none or an unknown one is asked for, or a runtime is not installed.
     """
+    known = (*TARGETS, f"{HUB}USER/NAME")
     if not settings.to:
-        raise SettingError(f"to is empty; give one or more of {', '.join(TARGETS)}")
+        raise SettingError(f"to is empty; give one or more of {', '.join(known)}")
     found: dict[str, Target] = {}
     for name in settings.to:
-        if name not in TARGETS:
-            raise SettingError(describe_unknown("to", name, tuple(TARGETS)))
-        found[name] = TARGETS[name]
+        own = CHECKPOINT if name.startswith(HUB) else name
+        if own not in TARGETS:
+            raise SettingError(describe_unknown("to", name, known))
+        found[own] = TARGETS[own]
     for name, target in found.items():
         missing = [module for module in target.modules if find_spec(module) is None]
         if missing:

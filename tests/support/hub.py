@@ -1,0 +1,121 @@
+"""A stand-in for the Hugging Face hub on this machine: what is pushed, it remembers."""
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Hub:
+    """What a stand-in was sent."""
+
+    def __init__(self) -> None:
+        self.created: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+        self.tokens: set[str] = set()
+        self.refuses = False
+        self.blobs: dict[str, bytes] = {}
+        self.address = ""
+
+
+@contextmanager
+def stand_in_hub() -> Iterator[Hub]:
+    """Serves one on 127.0.0.1 until the end."""
+    hub = Hub()
+
+    class Handler(_Handler):
+        served = hub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    served: Hub
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        self._note_token()
+        if self.served.refuses:
+            self._answer({"error": f"no such {self.headers.get('authorization')}"}, 401)
+        else:
+            self._answer({"name": "someone", "type": "user", "siblings": []})
+
+    def do_PUT(self) -> None:
+        body = self._body()
+        self.served.blobs[self.path.rpartition("/")[2]] = body
+        self._answer({})
+
+    def do_POST(self) -> None:
+        self._note_token()
+        body = self._body()
+        if self.path.endswith("/repos/create"):
+            self.served.created.append(json.loads(body))
+            self._answer({"url": f"{self.served.address}/someone/tiny", "id": "someone/tiny"})
+        elif "/preupload/" in self.path:
+            modes = [
+                {"path": one["path"], "uploadMode": _mode_of(one["path"]), "shouldIgnore": False}
+                for one in json.loads(body)["files"]
+            ]
+            self._answer({"files": modes})
+        elif self.path.endswith("/objects/batch"):
+            self._answer({"transfer": "basic", "objects": self._places(json.loads(body))})
+        elif "/commit/" in self.path:
+            self._commit(body)
+        else:
+            self._answer({"errors": [], "warnings": []})
+
+    def _places(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            one | {"actions": {"upload": {"href": f"{self.served.address}/blob/{one['oid']}"}}}
+            for one in asked["objects"]
+        ]
+
+    def _commit(self, body: bytes) -> None:
+        for line in body.decode().splitlines():
+            one = json.loads(line)
+            if one["key"] == "file":
+                value = one["value"]
+                self.served.files[value["path"]] = base64.b64decode(value["content"])
+            elif one["key"] == "lfsFile":
+                value = one["value"]
+                self.served.files[value["path"]] = self.served.blobs[value["oid"]]
+        commit = {"commitUrl": f"{self.served.address}/someone/tiny/commit/1", "commitOid": "1"}
+        self._answer(commit | {"success": True, "hookOutput": ""})
+
+    def _note_token(self) -> None:
+        self.served.tokens.add(self.headers.get("authorization", ""))
+
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding") == "chunked":
+            return b"".join(iter(self._chunk, b""))
+        return self.rfile.read(int(self.headers.get("content-length", 0)))
+
+    def _chunk(self) -> bytes:
+        size = int(self.rfile.readline().strip(), 16)
+        data = self.rfile.read(size)
+        self.rfile.readline()
+        return data
+
+    def _answer(self, answer: dict[str, Any], code: int = 200) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _mode_of(path: str) -> str:
+    return "lfs" if path.endswith((".safetensors", ".gguf", ".bin", ".data")) else "regular"
