@@ -245,6 +245,24 @@ def objectives_of(settings: Settings, *, searching: bool) -> dict[str, str]:
     return {key: way for key, way in directions.items() if key in keys} or FALLBACK
 
 
+def check_optimized(settings: Settings) -> None:
+    """Refuses a metric to optimize for another sweeper that trials will not have.
+
+    Raises:
+        SettingError: there is none of the name, or it is not measured.
+    """
+    metric = settings.optimized_metric
+    keys = _keys_of(settings)
+    if metric is None or metric in keys:
+        return
+    if metric in _keys_of(settings, all_measured=True):
+        raise SettingError(
+            f"optimized_metric={metric} is not measured by these settings; measure it with"
+            " benchmark=default and quality=default, or use optimized_metric=weights_read_ratio"
+        )
+    raise SettingError(describe_unknown("optimized_metric", metric, keys))
+
+
 def _keys_of(settings: Settings, *, all_measured: bool = False) -> list[str]:
     """The metrics that trials will have, or could have with everything switched on."""
     return metric_keys(

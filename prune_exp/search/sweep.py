@@ -24,6 +24,7 @@ from prune_exp.search.samplers import check_sampler
 from prune_exp.search.space import Space, read_space
 from prune_exp.search.summary import list_importances
 from prune_exp.settings.checks import settings_of
+from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
 from prune_exp.settings.redaction import redact_sweep
 from prune_exp.settings.schema import Settings
@@ -74,6 +75,11 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     directions = objectives_of(first, searching=bool(space.searched))
     sampler = sampler_for(settings, space)
     check_sampler(settings.search, directions)
+    if settings.optimized_metric is not None:
+        raise SettingError(
+            f"optimized_metric={settings.optimized_metric} is for other sweepers; for this one type"
+            f" search.objectives=[{settings.optimized_metric}]"
+        )
     inputs, trial_mib = hydra.call_hooks("on_sweep_checked", configs)
     root = Path(settings.tracking.root).expanduser().absolute()
     if settings.plan:

@@ -30,6 +30,9 @@ class Settings:
     is one."""
     cache_dir: str = "~/.cache/prune_exp"
     """Where converted models, calibration statistics and dense baselines are kept."""
+    optimized_metric: str | None = None
+    """Metric that a trial returns as a number to other sweepers than ours, which want one, such as
+    Hydra's own for Optuna; its trials are never ended early. Ours has `search.objectives`."""
     plan: bool = False
     """Say what would be run, how long it may take and how much memory, and start nothing."""
     model: ModelSettings = field(default_factory=ModelSettings)

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 NO_LIMITS: Mapping[str, float] = {}
 
 
-def run_job(config: Any) -> dict[str, float]:
+def run_job(config: Any) -> dict[str, float] | float:
     """Runs one trial inside the MLflow run that the callback opened; returns its metrics.
+
+    With `optimized_metric` that one alone, which other sweepers than ours want.
 
     Raises:
         ValueError: an objective of the sweep came out as no number.
@@ -41,7 +43,8 @@ def run_job(config: Any) -> dict[str, float]:
     settings = read_config(config, hydra)
     folder = Path(hydra.runtime.output_dir)
     sweeps = hydra.mode == RunMode.MULTIRUN
-    limits = settings.search.stopping_limits if sweeps else {}
+    wanted = settings.optimized_metric
+    limits = settings.search.stopping_limits if sweeps and wanted is None else {}
     try:
         result = run_and_log(settings, folder, limits)
         if isinstance(result, StoppedTrial):
@@ -58,8 +61,9 @@ def run_job(config: Any) -> dict[str, float]:
         print(f"note: {odd}", file=sys.stderr)
     metrics = flatten_result(result)
     if sweeps:
-        check_numbers(metrics, [*settings.search.directions, *settings.search.limits])
-    return metrics
+        relied = [*settings.search.directions, *settings.search.limits]
+        check_numbers(metrics, [*relied, *([wanted] if wanted else [])])
+    return metrics if wanted is None else metrics[wanted]
 
 
 def run_and_log(

@@ -64,6 +64,10 @@ class Lifecycle(Callback):
             with _Refusals():
                 check_pickled(config)
                 check_tracking(settings_of(config).tracking)
+                if config.optimized_metric is not None:
+                    from prune_exp.search.driver import check_optimized
+
+                    check_optimized(settings_of(config))
                 if config.plan:
                     raise SettingError(
                         "plan=true is known to hydra/sweeper=prune_exp alone; leave out the other"

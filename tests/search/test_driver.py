@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prune_exp.search import study as studies
-from prune_exp.search.driver import Driver, objectives_of
+from prune_exp.search.driver import Driver, check_optimized, objectives_of
 from prune_exp.search.space import Space
 from prune_exp.search.sweep import list_points
 from prune_exp.settings.checks import settings_of
@@ -239,6 +239,29 @@ def test_a_list_runs_without_its_objectives_but_not_without_its_constraints(
     bound = searching_for(text_file, benchmark="off", constraints=["latency_ratio:0.8"])
     with pytest.raises(SettingError, match="take it out of search"):
         objectives_of(bound, searching=False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "changes", "said"),
+    [
+        ("latency_ratio", {}, ""),
+        (None, {}, ""),
+        ("latency_ratoi", {}, "did you mean latency_ratio?"),
+        ("latency_ratio", {"benchmark": "off"}, "optimized_metric=latency_ratio is not measured"),
+        ("kl_to_dense", {"quality": "off"}, "optimized_metric=kl_to_dense is not measured"),
+    ],
+)
+def test_what_another_sweeper_optimizes_must_be_measured(
+    metric: str | None, changes: dict[str, Any], said: str, text_file: Path
+) -> None:
+    settings = searching_for(text_file, **changes)
+    settings.optimized_metric = metric
+    if not said:
+        check_optimized(settings)
+        return
+    with pytest.raises(SettingError) as refused:
+        check_optimized(settings)
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("swept", ["data.path={a},{b}", "data=file,wikipedia data.path={a}"])

@@ -1,9 +1,11 @@
 """A trial that fails leaves nothing of its own, and everything of the user's."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.types import RunMode
 
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.schema import Settings
@@ -98,6 +100,38 @@ def test_a_good_trial_keeps_its_checkpoint(tmp_path: Path, monkeypatch: pytest.M
     pretend(monkeypatch, dies=None)
     assert app.run_and_log(Settings(), tmp_path) == "the result"
     assert (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "returned"), [(None, {"cost": 2.0, "size": 3.0}), ("size", 3.0), ("cost", 2.0)]
+)
+def test_another_sweeper_gets_the_one_number_that_it_wants(
+    wanted: str | None, returned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    given: list[Any] = []
+
+    def run_and_log(_settings: Settings, _folder: Path, limits: Any) -> str:
+        given.append(limits)
+        return "the result"
+
+    settings = Settings(optimized_metric=wanted)
+    settings.search.constraints = ["size:9"]
+    node = SimpleNamespace(
+        mode=RunMode.MULTIRUN,
+        job=SimpleNamespace(num=1),
+        runtime=SimpleNamespace(output_dir=str(tmp_path)),
+    )
+    monkeypatch.setattr(HydraConfig, "get", lambda: node)
+    monkeypatch.setattr(app, "read_config", lambda *_: settings)
+    monkeypatch.setattr(app, "run_and_log", run_and_log)
+    monkeypatch.setattr("prune_exp.tracking.runs.is_in_trial", lambda: True)
+    monkeypatch.setattr(run, "describe_width", lambda *_: None)
+    found = {"cost": 2.0, "size": 3.0}
+    monkeypatch.setattr("prune_exp.tracking.metrics.flatten_result", lambda _: found)
+    assert app.run_job(None) == returned
+    assert given == [{} if wanted else {"size": 9.0}], "who wants a number never ends early"
 
 
 @pytest.mark.parametrize(
