@@ -37,7 +37,9 @@ def apply_goals(settings: Any, typed: Set[str]) -> None:
         return
     for name, value in sensible.items():
         metric, limit = LIMITS[name]
-        settings.search.constraints.append(f"{metric}:{limit(value)!r}")
+        constraint = f"{metric}:{limit(value)!r}"
+        if constraint not in settings.search.constraints:  # a command typed again from its params
+            settings.search.constraints.append(constraint)
     only_quality = goals.keys() == {QUALITY}
     if _is_default(settings.search, "objectives", list(DEFAULT_OBJECTIVES), typed):
         faster = "latency_ratio" if settings.benchmark.enabled else "weights_read_ratio"

@@ -50,6 +50,12 @@ BOTH = ["latency_ratio", "bits_per_byte_increase"]
             "quality",
         ),
         (
+            ["goal.file_mib=1", "search.constraints=[file_mib:1.0]"],
+            ["file_mib:1.0"],
+            BOTH[1:],
+            "quality",
+        ),
+        (
             ["goal.file_mib=1", "search.constraints=[kl_to_dense:2]"],
             ["kl_to_dense:2", "file_mib:1.0"],
             BOTH[1:],
