@@ -36,6 +36,8 @@ from prune_exp.tracking.metrics import AT_LEAST, describe_stop, is_stopped
 FINGERPRINT = "fingerprint"
 PARENT = "mlflow_parent"
 INTERRUPTED = "interrupted"
+WARM = "warm_start"
+"""Of a trial that another study ran: which one, as STUDY/NUMBER. Of a study: what differs."""
 STOPPED = "stopped"
 """Which constraint a trial could not meet, of one that was ended for that."""
 ERROR = "error"
@@ -53,6 +55,7 @@ UNCOMPARED = frozenset(
         "search.minutes",
         "search.space",
         "search.stop",
+        "search.warm_start",
         "tracking.best",
         "tracking.log_models",
         "tracking.promote",
@@ -161,7 +164,7 @@ def _append_all(journal: FileIO, lines: bytes, start: int) -> None:
         raise
 
 
-def _list_studies(search: SearchSettings, storage: Any) -> list[str]:
+def list_studies(search: SearchSettings, storage: Any) -> list[str]:
     """Names of the studies in a storage.
 
     Raises:
@@ -191,7 +194,7 @@ def find_study(
         return None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = storage_of(search, root)
-    if search.study_name not in _list_studies(search, storage):
+    if search.study_name not in list_studies(search, storage):
         return None
     study = optuna.load_study(study_name=search.study_name, storage=storage)
     _check_same(study, fingerprint)
@@ -245,7 +248,7 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     storage = storage_of(search, root)
-    known = name in _list_studies(search, storage)
+    known = name in list_studies(search, storage)
     if known:
         _check_same(optuna.load_study(study_name=name, storage=storage), fingerprint)
     study = optuna.create_study(
@@ -264,6 +267,21 @@ def open_study(
 
 def _check_same(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
     """Raises SettingError where something differs; of inputs only where it was noted then."""
+    differ = [
+        f"{key} was {before} and is {now}"
+        for key, (before, now) in list_differences(study, fingerprint).items()
+    ]
+    if differ:
+        raise SettingError(
+            f"search.study_name={study.study_name} exists with other settings:"
+            f" {'; '.join(differ[:5])}; give a new search.study_name, or what it had before"
+        )
+
+
+def list_differences(
+    study: optuna.Study, fingerprint: Mapping[str, str]
+) -> dict[str, tuple[str, str]]:
+    """What decides on results and was otherwise in a study: before and now, by name."""
     earlier = _comparable(study.user_attrs.get(FINGERPRINT, {}))
     fingerprint = _comparable(fingerprint)
     for digest, places in KNOWN_BY_DIGEST.items():
@@ -271,18 +289,13 @@ def _check_same(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
             for place in places:
                 earlier.pop(place, None)
                 fingerprint.pop(place, None)
-    differ = [
-        f"{key} was {earlier.get(key, 'not set')} and is {fingerprint.get(key, 'not set')}"
+    return {
+        key: (earlier.get(key, "not set"), fingerprint.get(key, "not set"))
         for key in sorted(earlier.keys() | fingerprint.keys())
         if earlier.get(key) != fingerprint.get(key)
         and not (key.startswith(OF_INPUTS) and key not in earlier)
         and not (fingerprint.get(key) in NOTHING_SET and key not in earlier)
-    ]
-    if differ:
-        raise SettingError(
-            f"search.study_name={study.study_name} exists with other settings:"
-            f" {'; '.join(differ[:5])}; give a new search.study_name, or what it had before"
-        )
+    }
 
 
 def _comparable(fingerprint: Mapping[str, str]) -> dict[str, str]:
@@ -353,7 +366,7 @@ def remaining_rows(study: optuna.Study | None, space: Space, n_trials: int) -> l
     """
     if study is None:
         return _deal_rows(space, 0, n_trials) if space.searched else [*space.rows]
-    told = [t for t in study.trials if t.state.is_finished()]
+    told = [t for t in study.trials if t.state.is_finished() and WARM not in t.user_attrs]
     if not space.searched:
         done = [point_of(t) for t in told if t.state != TrialState.FAIL]
         return [row for row in space.rows if row not in done]

@@ -15,7 +15,7 @@ from optuna.visualization import matplotlib as plots
 from rich.console import Console
 from rich.table import Table
 
-from prune_exp.search.study import ERROR, STOPPED, is_feasible, point_of
+from prune_exp.search.study import ERROR, STOPPED, WARM, is_feasible, point_of
 
 
 def describe_trial(study: optuna.Study, number: int, objectives: list[str]) -> str:
@@ -74,8 +74,14 @@ def print_front(study: optuna.Study, objectives: list[str]) -> None:
         table.add_column(name, overflow="fold")
     for trial in sorted(front, key=lambda one: one.values):
         shown = [_shorten(points[trial.number].get(key, "")) for key in params]
-        table.add_row(str(trial.number), *shown, *(_shorten(value) for value in trial.values))
+        table.add_row(_name_trial(trial), *shown, *(_shorten(value) for value in trial.values))
     console.print(table)
+
+
+def _name_trial(trial: FrozenTrial) -> str:
+    """Its number, and which trial of which study it was where another study ran it."""
+    source = trial.user_attrs.get(WARM)
+    return f"{trial.number} ({source})" if source else str(trial.number)
 
 
 def list_importances(study: optuna.Study, objectives: list[str]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from prune_exp.search.ownership import Ownership, own_study
 from prune_exp.search.samplers import check_sampler
 from prune_exp.search.space import Space, read_space
 from prune_exp.search.summary import list_importances
+from prune_exp.search.warm_start import add_known_trials, find_sources
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
@@ -86,10 +87,12 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
         _show_plan(hydra, settings, space, configs, inputs, trial_mib)
         raise SystemExit(0)
     name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
+    fingerprint = fingerprint_of(settings, space) | inputs
+    sources = find_sources(settings.search, root, space, fingerprint)
     with studies.sole_driver(root, name):
-        fingerprint = fingerprint_of(settings, space) | inputs
         study = studies.open_study(settings.search, root, name, directions, fingerprint, sampler)
         with own_study(study) as ours:
+            add_known_trials(study, sources, space, directions, settings.search.limits)
             rows = _resume_study(hydra, study, space, settings, directions, configs[0])
             folder = _make_folder(hydra.config)
             at_a_time = _choose_batch(hydra, settings.search, trial_mib)

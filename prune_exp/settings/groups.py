@@ -295,6 +295,9 @@ class SearchSettings:
     """Arguments of that sampler by Optuna's names, as in `{n_startup_trials: 5}`."""
     seed: int = 0
     """Seeds the sampler."""
+    warm_start: list[str] = field(default_factory=list)
+    """Studies of the same storage that searched the same space: their finished trials are known to
+    the sampler from the start, the best first, and are not run again."""
     n_trials: int = 20
     """Trials in total, those of an earlier start of the study included. Lists set their own."""
     minutes: float | None = None
