@@ -14,18 +14,23 @@ T = TypeVar("T")
 
 def flatten_settings(settings: Any) -> dict[str, str]:
     """Settings by dotted name, without anything that looks like a secret."""
+    return flatten_values(asdict(settings))
+
+
+def flatten_values(values: Mapping[Any, Any]) -> dict[str, str]:
+    """Nested values by dotted name, without anything that looks like a secret."""
     flat: dict[str, str] = {}
 
-    def flatten_group(prefix: str, group: Mapping[str, Any]) -> None:
+    def flatten_group(prefix: str, group: Mapping[Any, Any]) -> None:
         for key, value in group.items():
             name = f"{prefix}{key}"
             if isinstance(value, Mapping):
                 flatten_group(f"{name}.", value)
-            elif not is_secret(key):
+            elif not is_secret(str(key)):
                 shown = json.dumps(value) if isinstance(value, list) else str(value)
                 flat[name] = redact(shown)
 
-    flatten_group("", asdict(settings))
+    flatten_group("", values)
     return flat
 
 
