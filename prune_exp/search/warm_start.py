@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from prune_exp.search import study as studies
@@ -89,6 +90,7 @@ def add_known_trials(
 ) -> None:
     """Adds what the sources' trials found, the best first, and notes what was otherwise."""
     have = {trial.user_attrs.get(studies.WARM) for trial in study.trials}
+    kinds = studies.distributions_of(study, space)
     for source in sources:
         name = source.study.study_name
         usable = [
@@ -96,10 +98,11 @@ def add_known_trials(
             for trial in source.study.get_trials(states=(TrialState.COMPLETE,))
             if {*directions, *limits} <= trial.user_attrs.keys()
             and studies.WARM not in trial.user_attrs
+            and _params_among(trial, kinds) is not None
         ]
         new = [one for one in usable if f"{name}/{one.number}" not in have]
         for trial in _best_first(new, directions, limits):
-            study.add_trial(_copy_trial(trial, name, space, directions, limits))
+            study.add_trial(_copy_trial(trial, name, kinds, directions, limits))
         if new:
             _note_source(study, source, len(new))
 
@@ -115,18 +118,41 @@ def _note_source(study: optuna.Study, source: Source, count: int) -> None:
 def _copy_trial(
     trial: FrozenTrial,
     source: str,
-    space: Space,
+    kinds: Mapping[str, BaseDistribution],
     directions: Mapping[str, str],
     limits: Mapping[str, float],
 ) -> FrozenTrial:
     found = trial.user_attrs
+    params = _params_among(trial, kinds)
+    assert params is not None
     return create_trial(
-        params=trial.params,
-        distributions=studies.distributions_of(space),
+        params=params,
+        distributions=dict(kinds),
         values=[found[metric] for metric in directions],
         user_attrs=found | {studies.WARM: f"{source}/{trial.number}"},
         constraints={metric: found[metric] - most for metric, most in limits.items()},
     )
+
+
+def _params_among(
+    trial: FrozenTrial, kinds: Mapping[str, BaseDistribution]
+) -> dict[str, Any] | None:
+    """A trial's values as this study holds them; None where one lies outside of its space.
+
+    Studies of earlier versions hold numbers of a list as words.
+    """
+    point = studies.point_of(trial)
+    params: dict[str, Any] = {}
+    for key, kind in kinds.items():
+        try:
+            value = point[key] if isinstance(kind, CategoricalDistribution) else float(point[key])
+            inside = kind._contains(kind.to_internal_repr(value))
+        except (KeyError, ValueError):
+            return None
+        if not inside:
+            return None
+        params[key] = kind.to_external_repr(kind.to_internal_repr(value))
+    return params
 
 
 def _best_first(

@@ -37,25 +37,54 @@ def postgresql() -> Iterator[str]:
 
 
 @pytest.fixture
-def ray_cluster() -> Iterator[Any]:
-    """Two Ray nodes on this machine; the second says that it has a GPU."""
+def ray_cluster() -> Iterator[Callable[[int], str]]:
+    """Starts two Ray nodes on this machine; the second says how many GPUs it has."""
     try:
         import hydra_plugins.hydra_ray_launcher  # pyright: ignore[reportMissingImports]  # noqa: F401
         from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
     except ImportError:
         GIVE_UP("Ray is not installed")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    cluster.add_node(num_cpus=2, num_gpus=1)
-    yield cluster
+
+    def add_node(gpus: int) -> str:
+        cluster.add_node(num_cpus=2, num_gpus=gpus)
+        return cluster.address
+
+    yield add_node
     cluster.shutdown()
 
 
+def test_every_trial_has_a_gpu_of_its_own(
+    ray_cluster: Callable[[int], str], tiny_args: list[str], tmp_path: Path
+) -> None:
+    runs = f"sqlite:///{tmp_path / 'team.db'}"
+    surroundings = {
+        "RAY_ADDRESS": ray_cluster(2),
+        "MLFLOW_TRACKING_URI": runs,
+        "PRUNE_EXP_STUDIES": f"sqlite:///{tmp_path / 'studies.db'}",
+    }
+    arguments = [
+        *("-m", "experiment=cluster", *tiny_args, "benchmark=off", "search.study_name=X"),
+        *("search.parallel=3", "tracking.log_models=none", "sparsity=0.3,0.4,0.5"),
+        *(f"tracking.root={tmp_path / 'mlruns'}", "+hydra.launcher.ray.remote.num_gpus=1"),
+    ]
+    done = command(*arguments, cwd=tmp_path, env=surroundings, timeout=500, cold=True)
+    assert done.returncode == 0, done.stderr
+    _, *children = runs_in(tmp_path, runs)
+    assert [run.info.status for run in children] == ["FINISHED"] * 3
+    *early, last = sorted(children, key=lambda run: run.info.start_time)
+    assert sorted(run.data.tags["visible_gpus"] for run in early) == ["0", "1"]
+    assert last.data.tags["visible_gpus"] in {"0", "1"}
+    ended = {run.data.tags["visible_gpus"]: run.info.end_time for run in early}
+    assert ended[last.data.tags["visible_gpus"]] <= last.info.start_time
+
+
 def test_ray_nodes_an_mlflow_server_and_postgresql(
-    ray_cluster: Any, postgresql: str, tiny_args: list[str], tmp_path: Path
+    ray_cluster: Callable[[int], str], postgresql: str, tiny_args: list[str], tmp_path: Path
 ) -> None:
     with serve_mlflow(f"{postgresql}/runs", tmp_path / "artifacts") as mlflow_server:
         surroundings = {
-            "RAY_ADDRESS": ray_cluster.address,
+            "RAY_ADDRESS": ray_cluster(1),
             "MLFLOW_TRACKING_URI": mlflow_server,
             "PRUNE_EXP_STUDIES": f"{postgresql}/studies",
         }

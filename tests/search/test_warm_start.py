@@ -1,5 +1,6 @@
 """What other studies found in the same space is known from the start, and not run again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,29 @@ def test_studies_that_cannot_be_known_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="sweep an interval"):
         find_sources(SearchSettings(warm_start=["first"]), tmp_path, listed, PRINT)
     assert find_sources(SearchSettings(), tmp_path, listed, PRINT) == []
+
+
+def test_words_become_numbers_and_what_lies_outside_is_left_out(tmp_path: Path) -> None:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.trial import create_trial
+
+    narrow = Space(
+        fixed=(), listed={"t": ("0.1", "0.5")}, searched={"sparsity": replace(INSIDE, high=0.5)}
+    )
+    old = opened(tmp_path, "old")
+    words = CategoricalDistribution(("0.1", "0.5", "0.9"))
+    number = FloatDistribution(0.1, 0.9)
+    for word, sparsity in (("0.1", 0.2), ("0.5", 0.3), ("0.9", 0.4), ("0.1", 0.9)):
+        old.add_trial(
+            create_trial(
+                params={"t": word, "sparsity": sparsity},
+                distributions={"t": words, "sparsity": number},
+                values=[1.0],
+                user_attrs={"cost": 1.0},
+            )
+        )
+    new = opened(tmp_path, "new")
+    sources = find_sources(SearchSettings(warm_start=["old"]), tmp_path, narrow, PRINT)
+    add_known_trials(new, sources, narrow, COST, {})
+    found = [trial.params for trial in new.trials]
+    assert found == [{"t": 0.1, "sparsity": 0.2}, {"t": 0.5, "sparsity": 0.3}]
