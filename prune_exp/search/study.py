@@ -20,7 +20,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
-from optuna.storages import JournalStorage
+from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import Trial, TrialState
 
@@ -92,10 +92,10 @@ def storage_of(search: SearchSettings, root: Path) -> Any:
     """Optuna's storage: the URL of the settings, or a journal file under `root`.
 
     Raises:
-        SettingError: the journal is damaged.
+        SettingError: the journal is damaged, or the package that talks to the database is missing.
     """
     if search.storage is not None:
-        return search.storage
+        return _open_database(search.storage)
     root.mkdir(parents=True, exist_ok=True)
     path = str(root / JOURNAL)
     lock = JournalFileOpenLock(path, grace_period=STALE_LOCK_S)
@@ -106,6 +106,18 @@ def storage_of(search: SearchSettings, root: Path) -> Any:
             f"{path}, where studies are kept, is damaged{_first_bad_line(Path(path))}; put it aside"
             f" as with mv {path} {path}.damaged, and studies begin anew (runs and models are in"
             " MLflow, and stay)"
+        ) from None
+
+
+def _open_database(url: str) -> Any:
+    """A database whose connections are tried before they are used: it may have restarted."""
+    try:
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    except ImportError as error:
+        raise SettingError(
+            f"search.storage={redact(url)} needs a package that is not installed"
+            f" ({first_line(error)}); for PostgreSQL type pip install 'prune-exp[postgresql]' and"
+            " let the URL begin with postgresql+psycopg://"
         ) from None
 
 
@@ -164,22 +176,6 @@ def _append_all(journal: FileIO, lines: bytes, start: int) -> None:
         raise
 
 
-def list_studies(search: SearchSettings, storage: Any) -> list[str]:
-    """Names of the studies in a storage.
-
-    Raises:
-        SettingError: the package that talks to the database is missing.
-    """
-    try:
-        return optuna.get_all_study_names(storage)
-    except ImportError as error:
-        raise SettingError(
-            f"search.storage={redact(str(search.storage))} needs a package that is not installed"
-            f" ({first_line(error)}); for PostgreSQL type pip install 'prune-exp[postgresql]' and"
-            " let the URL begin with postgresql+psycopg://"
-        ) from None
-
-
 def find_study(
     search: SearchSettings, root: Path, fingerprint: Mapping[str, str]
 ) -> optuna.Study | None:
@@ -194,7 +190,7 @@ def find_study(
         return None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = storage_of(search, root)
-    if search.study_name not in list_studies(search, storage):
+    if search.study_name not in optuna.get_all_study_names(storage):
         return None
     study = optuna.load_study(study_name=search.study_name, storage=storage)
     _check_same(study, fingerprint)
@@ -248,7 +244,7 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     storage = storage_of(search, root)
-    known = name in list_studies(search, storage)
+    known = name in optuna.get_all_study_names(storage)
     if known:
         _check_same(optuna.load_study(study_name=name, storage=storage), fingerprint)
     study = optuna.create_study(

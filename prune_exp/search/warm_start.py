@@ -48,7 +48,7 @@ def find_sources(
     storage: Any = None
     if search.storage is not None or (root / studies.JOURNAL).is_file():
         storage = studies.storage_of(search, root)
-        known = studies.list_studies(search, storage)
+        known = optuna.get_all_study_names(storage)
     for name in search.warm_start:
         if name not in known or name == search.study_name:
             others = [one for one in known if one != search.study_name]

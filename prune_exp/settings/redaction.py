@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,17 @@ def redact_sweep(folder: Path) -> None:
 def is_secret(name: str) -> bool:
     """Whether a name says that what it stands for is a password or the like."""
     return SECRET.search(CAMEL.sub("_", name)) is not None
+
+
+def list_secrets(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Which of nested values hold a password, by dotted name."""
+    found: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += list_secrets(value, f"{prefix}{key}.")
+        elif redact(str(value)) != str(value):
+            found.append(f"{prefix}{key}")
+    return found
 
 
 def redact_override(text: str) -> str:

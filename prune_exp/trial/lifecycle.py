@@ -23,6 +23,7 @@ from prune_exp.settings.explanation import explain_error
 from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.params import flatten_settings, restore_settings
 from prune_exp.settings.redaction import (
+    list_secrets,
     redact_files,
     redact_logs,
     redact_override,
@@ -362,7 +363,7 @@ def check_tracking(tracking: TrackingSettings) -> None:
 
 
 def check_pickled(config: Any) -> None:
-    """Raises SettingError for a secret on the command line that a launcher would leave on disk."""
+    """Raises SettingError for a secret that a launcher would leave on disk, wherever it stands."""
     launcher = str(config.hydra.launcher._target_)
     if "submitit" not in launcher:
         return
@@ -375,6 +376,12 @@ def check_pickled(config: Any) -> None:
                 f" and all; put the value into an environment variable and type"
                 f" {key}='${{oc.env:NAME}}'"
             )
+    values: Any = OmegaConf.to_container(config, resolve=False)
+    for key in list_secrets({name: one for name, one in values.items() if name != "hydra"}):
+        raise SettingError(
+            f"{key} of the config files holds a password, which submitit would write into its"
+            f" folder; put the value into an environment variable and write ${{oc.env:NAME}} there"
+        )
 
 
 def check_output_folder(folder: Path) -> None:

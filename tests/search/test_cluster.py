@@ -16,7 +16,9 @@ from typing import Any, NoReturn
 
 import pytest
 
+from prune_exp.search import study as studies
 from prune_exp.search.ownership import OWNER
+from prune_exp.settings.groups import SearchSettings
 from support.cli import command, runs_in
 from support.servers import find_initdb, serve_mlflow, serve_postgresql
 
@@ -108,6 +110,24 @@ def test_ray_nodes_an_mlflow_server_and_postgresql(
         assert MlflowClient(mlflow_server).get_model_version_by_alias("pruned-tiny", "candidate")
         first, second = sorted(children, key=lambda run: run.info.start_time)
         assert first.info.end_time <= second.info.start_time, "there is one GPU, though two nodes"
+
+
+def test_a_database_that_has_cut_its_connections_is_asked_again(
+    postgresql: str, tmp_path: Path
+) -> None:
+    """As a restart does between two trials."""
+    if find_spec("psycopg") is None:
+        GIVE_UP("psycopg is not installed")
+    import psycopg  # pyright: ignore[reportMissingImports]
+
+    url = postgresql.replace("postgresql:", "postgresql+psycopg:")
+    search = SearchSettings(storage=f"{url}/studies")
+    study = studies.open_study(search, tmp_path, "s", {"cost": "minimize"}, {})
+    assert study.ask().number == 0
+    with psycopg.connect(f"{postgresql}/studies", autocommit=True) as server:
+        others = "from pg_stat_activity where pid <> pg_backend_pid() and datname = 'studies'"
+        assert server.execute(f"select pg_terminate_backend(pid) {others}").fetchall()
+    assert study.ask().number == 1
 
 
 def load_study(storage: str) -> Any:

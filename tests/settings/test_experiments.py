@@ -26,6 +26,11 @@ def composed(*overrides: str) -> Any:
         return compose("config", overrides=list(overrides))
 
 
+def test_ray_never_runs_a_trial_again_by_itself() -> None:
+    cluster: Any = OmegaConf.load(conf_dir() / "experiment" / "cluster.yaml")
+    assert cluster.hydra.launcher.ray.remote.max_retries == 0
+
+
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in node.items():

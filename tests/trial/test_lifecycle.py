@@ -162,6 +162,13 @@ def test_submitit_is_given_no_secret_to_write_down(
     assert PASSWORD not in refusal("submitit_local", secret)
     assert not refusal("submitit_local", by_name)
     assert not refusal("basic", secret)
+    filed = composed("hydra/launcher=submitit_local", secret)
+    filed.hydra.overrides.task = []
+    with pytest.raises(SettingError, match=r"search\.storage of the config files") as refused:
+        check_pickled(filed)
+    assert PASSWORD not in str(refused.value)
+    check_pickled(composed("hydra/launcher=submitit_local", by_name))
+    check_pickled(composed(secret))
 
 
 @pytest.mark.parametrize("feasible", [True, False])
