@@ -194,25 +194,36 @@ def _tokens_to_remove(shape: ModelShape, sparsity: float, pruning: PruningSettin
     return min(round(wanted), _most_tokens(shape, pruning))
 
 
-def check_heads(shape: ModelShape, pruning: PruningSettings) -> None:
-    """Raises SettingError where heads are asked for and none can go."""
-    if not pruning.heads_share or "heads" not in pruning.units:
-        return
-    if any(groups or queries for groups, queries, _ in _head_options(shape, pruning)):
-        return
+def describe_fixed_heads(shape: ModelShape, pruning: PruningSettings) -> str | None:
+    """A sentence where heads are asked for and none can go from this model; None elsewhere.
+
+    Raises:
+        SettingError: some could go, by the other `pruning.head_unit`.
+    """
+    if not pruning.heads_share or "heads" not in pruning.units or _has_options(shape, pruning):
+        return None
     given = f"pruning.heads_share={pruning.heads_share:g}"
-    if not shape.free_heads:
-        raise SettingError(
-            f"{given} cannot be: this model's config derives the size of a head from their number,"
-            " so all heads stay; use pruning.heads_share=0"
-        )
     other = "query" if pruning.head_unit == "group" else "group"
-    more = len([*_head_options(shape, replace(pruning, head_unit=other))]) > 1
-    hint = f"pruning.head_unit={other}" if more else "pruning.heads_share=0"
-    raise SettingError(
-        f"{given} cannot be: no smaller number of heads by pruning.head_unit={pruning.head_unit} is"
-        f" one that the model's config takes; use {hint}"
+    if _has_options(shape, replace(pruning, head_unit=other)):
+        raise SettingError(
+            f"{given} cannot be: no smaller number of heads by"
+            f" pruning.head_unit={pruning.head_unit} is one that the model's config takes; use"
+            f" pruning.head_unit={other}"
+        )
+    why = (
+        "takes no smaller number of them"
+        if shape.free_heads
+        else "derives the size of a head from their number"
     )
+    return (
+        f"all heads stay, since this model's config {why}; layers and channels bear the share that"
+        f" {given} gives to heads"
+    )
+
+
+def _has_options(shape: ModelShape, pruning: PruningSettings) -> bool:
+    """Whether any head can go."""
+    return any(groups or queries for groups, queries, _ in _head_options(shape, pruning))
 
 
 def _head_options(shape: ModelShape, pruning: PruningSettings) -> Iterator[tuple[int, int, int]]:

@@ -17,7 +17,7 @@ from prune_exp.model.architectures import shape_of
 from prune_exp.model.assembly import accepted_heads
 from prune_exp.model.shape import ModelShape
 from prune_exp.model.sources import locate_model
-from prune_exp.pruning.allocation import allocate_budget, check_heads
+from prune_exp.pruning.allocation import allocate_budget, describe_fixed_heads
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.voters import check_voters
 from prune_exp.pruning.weight_masks import check_masks
@@ -281,7 +281,8 @@ def check_request(settings: Settings, shape: ModelShape) -> None:
     pruning = settings.pruning
     if pruning.method == "structured":
         check_voters(pruning.voters)
-        check_heads(shape, pruning)
+        if fixed := describe_fixed_heads(shape, pruning):
+            note_once(fixed)
         allocate_budget(shape, settings.sparsity, pruning)
     else:
         in_blocks = shape.layers * shape.params_layer / shape.params_total

@@ -12,7 +12,7 @@ from prune_exp.pruning.allocation import (
     QUANTIZED,
     TOLERANCE,
     allocate_budget,
-    check_heads,
+    describe_fixed_heads,
     describe_odd_width,
 )
 from prune_exp.settings.errors import SettingError
@@ -165,17 +165,24 @@ def test_a_width_that_cannot_be_quantized_is_said_with_what_to_type() -> None:
     assert describe_odd_width(small, 256, 0.3, mlp_only) is None, "as the dense model has it"
 
 
-def test_heads_that_cannot_go_are_not_asked_for_in_vain() -> None:
+def test_heads_that_cannot_go_are_said_to_stay() -> None:
     wanted = PruningSettings(heads_share=0.5)
-    check_heads(SMOLLM2, wanted)
+    assert describe_fixed_heads(SMOLLM2, wanted) is None
     fixed = replace(SMOLLM2, free_heads=False)
-    with pytest.raises(SettingError, match=r"all heads stay; use pruning\.heads_share=0"):
-        check_heads(fixed, wanted)
-    check_heads(fixed, PruningSettings())
-    check_heads(fixed, replace(wanted, units=["mlp"]))
+    assert "derives the size of a head" in str(describe_fixed_heads(fixed, wanted))
+    assert describe_fixed_heads(fixed, PruningSettings()) is None
+    assert describe_fixed_heads(fixed, replace(wanted, units=["mlp"])) is None
+    refusing = replace(SMOLLM2, accepted_heads=frozenset())
+    assert "takes no smaller number" in str(describe_fixed_heads(refusing, wanted))
+    for shape in (fixed, refusing):
+        found = allocate_budget(shape, 0.3, wanted)
+        assert found.kv_groups == found.queries_per_group == 0
+        assert abs(found.params_removed / shape.params_total - 0.3) < 0.005
+
+
+def test_heads_that_go_by_the_other_unit_are_refused_with_what_to_type() -> None:
+    wanted = PruningSettings(heads_share=0.5)
     one_group = replace(SMOLLM2, query_heads=4, kv_heads=1)
     with pytest.raises(SettingError, match=r"use pruning\.head_unit=query"):
-        check_heads(one_group, wanted)
-    check_heads(one_group, replace(wanted, head_unit="query"))
-    with pytest.raises(SettingError, match=r"use pruning\.heads_share=0"):
-        check_heads(replace(SMOLLM2, accepted_heads=frozenset()), wanted)
+        describe_fixed_heads(one_group, wanted)
+    assert describe_fixed_heads(one_group, replace(wanted, head_unit="query")) is None
