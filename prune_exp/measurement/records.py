@@ -63,6 +63,11 @@ class Interval:
         """The value and both ends times a factor that is known exactly."""
         return Interval(value=factor * self.value, low=factor * self.low, high=factor * self.high)
 
+    def widened(self, factor: float) -> "Interval":
+        """The interval of a ratio, its logarithm's distances to both ends times a factor."""
+        low, high = (self.value * (end / self.value) ** factor for end in (self.low, self.high))
+        return Interval(value=self.value, low=low, high=high)
+
     def inverse(self) -> "Interval":
         """The same ratio the other way round."""
         return Interval(value=1 / self.value, low=1 / self.high, high=1 / self.low)

@@ -171,20 +171,24 @@ def test_champion_gate_needs_something_better() -> None:
     from prune_exp.registry.gates import champion
     from prune_exp.settings.command_schemas import LimitSettings
 
+    def made(low: float, high: float) -> Interval:
+        return Interval(value=(low * high) ** 0.5, low=low, high=high)
+
     def passed(quality: tuple[float, float], speed: tuple[float, float]) -> bool:
         fake: Any = SimpleNamespace(
             champion=SimpleNamespace(version="1"),
             limits=LimitSettings(),
             losses=None,
             champion_losses=None,
-            perplexity_ratio=lambda _a, _b: Interval(value=1, low=quality[0], high=quality[1]),
-            champion_speedup=lambda: Interval(value=1, low=speed[0], high=speed[1]),
+            perplexity_ratio=lambda _a, _b: made(*quality),
+            champion_speedup=lambda: made(*speed),
         )
         return champion(fake).passed
 
     assert passed((0.9, 0.99), (0.96, 1.1)), "better in quality, not slower"
     assert passed((0.98, 1.01), (1.01, 1.1)), "faster, no worse in quality"
     assert not passed((0.98, 1.01), (0.97, 1.03)), "not surely better in anything"
+    assert not passed((0.9, 0.999), (0.96, 1.04)), "better by one chance of two"
     assert not passed((0.9, 0.99), (0.8, 0.9)), "slower"
     assert not passed((1.0, 1.1), (2.0, 3.0)), "quality may be worse"
     nan = float("nan")
