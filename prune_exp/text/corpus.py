@@ -1,5 +1,6 @@
 """Documents to blocks of tokens. Calibration and held-out text never share a document."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -126,6 +127,11 @@ def load_corpus(
     return Corpus(calibration=cut_calibration(parts, data, tokenizer), heldout=heldout, parts=parts)
 
 
+def _blocks_for_verdict(blocks: int, documents: int) -> int:
+    """About how many blocks are of enough documents, a half more for those of unequal length."""
+    return math.ceil(1.5 * blocks * FEWEST_DOCUMENTS / max(documents, 1))
+
+
 def note_few_documents(heldout: TokenBlocks) -> None:
     """Says at once, and not after hours, that a text to be kept can get no verdict."""
     for domain, rows in heldout.spans():
@@ -133,9 +139,9 @@ def note_few_documents(heldout: TokenBlocks) -> None:
         if domain.kept and documents < FEWEST_DOCUMENTS:
             note_once(
                 f"there will be no verdict on quality: {len(rows)} held-out blocks of {domain.name}"
-                f" are of {documents} documents, and a verdict needs {FEWEST_DOCUMENTS}; give more"
-                " data.heldout_blocks, or a text of more documents (data.stretch_characters cuts"
-                " long ones)"
+                f" are of {documents} documents, and a verdict needs {FEWEST_DOCUMENTS}; give"
+                f" data.heldout_blocks={_blocks_for_verdict(len(rows), documents)} or about so"
+                " many, or shorter documents (data.stretch_characters cuts long ones at line ends)"
             )
 
 

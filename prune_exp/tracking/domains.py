@@ -27,14 +27,17 @@ class TrackedDomain:
         return self.documents is not None and self.documents < FEWEST_DOCUMENTS
 
     def is_lost(self, limit: float) -> bool:
-        """Whether even the upper end is not within the limit."""
-        return not self.perplexity_ratio.high <= limit
+        """Whether the upper end is beyond the limit; of few documents, whether the lower end is."""
+        found = self.perplexity_ratio
+        return found.low > limit if self.too_few else not found.high <= limit
 
     def describe_verdict(self, limit: float) -> str:
         """lost, maintained, or why neither can be said."""
         if self.is_lost(limit):
             return "lost"
-        return f"no verdict: {self.documents} documents" if self.too_few else "maintained"
+        if not self.too_few:
+            return "maintained"
+        return f"no verdict: {self.documents} document{'' if self.documents == 1 else 's'}"
 
 
 def read_domains(metrics: Mapping[str, float]) -> list[TrackedDomain]:
