@@ -273,8 +273,8 @@ def describe_odd_width(
     if pruning.width_multiple is not None or width in (dense.width, 0) or not width % QUANTIZED:
         return None
     sentence = (
-        f"the MLP width left, {width}, is no multiple of {QUANTIZED}, so most formats of 4 and 8"
-        " bits, GGUF's among them, cannot hold the model"
+        f"the MLP width left, {width}, is no multiple of {QUANTIZED}, so formats of 4 and 8 bits,"
+        " GGUF's among them, keep matrices of that width in 16"
     )
     even = replace(pruning, width_multiple=QUANTIZED)
     found = [one.params_removed for one in _list_shapes(dense, sparsity, even)]

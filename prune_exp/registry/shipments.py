@@ -1,6 +1,7 @@
 """Which stored model is shipped, whether its files hold, and what the store keeps of it."""
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,11 +48,15 @@ def _choose_shipped(settings: ShipSettings, scratch: Path) -> Candidate:
         )
         return choose_candidate(asked, scratch)
     name = settings.tracking.registered_model or only_model()
-    version = version_at(name, CHAMPION) or version_at(name, CANDIDATE)
+    version = version_at(name, CHAMPION)
     if version is None:
-        raise SettingError(
-            f"{name} has neither a champion nor a candidate; say which version with version=NUMBER"
-        )
+        version = version_at(name, CANDIDATE)
+        if version is None:
+            raise SettingError(
+                f"{name} has neither a champion nor a candidate; say which version with"
+                " version=NUMBER"
+            )
+        print(f"note: {name} has no champion, so its candidate is shipped", file=sys.stderr)
     return at_version(name, version, scratch)
 
 

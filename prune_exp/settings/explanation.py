@@ -40,7 +40,8 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
         return explained
     missing = re.search(r"[Mm]issing mandatory value: ([\w.]+)", text)
     if missing:
-        return f"{missing.group(1)} must be given; type {missing.group(1)}=..."
+        latest = " (run_id=latest for the newest)" if missing.group(1) == "run_id" else ""
+        return f"{missing.group(1)} must be given; type {missing.group(1)}=...{latest}"
     key = re.search(r"full_key: ([\w.]+)", text)
     if key:
         reason = text.split(" full_key:")[0]
