@@ -98,11 +98,15 @@ def add_known_trials(
             for trial in source.study.get_trials(states=(TrialState.COMPLETE,))
             if {*directions, *limits} <= trial.user_attrs.keys()
             and studies.WARM not in trial.user_attrs
-            and _params_among(trial, kinds) is not None
+            and f"{name}/{trial.number}" not in have
         ]
-        new = [one for one in usable if f"{name}/{one.number}" not in have]
+        inside = {trial.number: _params_among(trial, kinds) for trial in usable}
+        new = [trial for trial in usable if inside[trial.number] is not None]
         for trial in _best_first(new, directions, limits):
-            study.add_trial(_copy_trial(trial, name, kinds, directions, limits))
+            known = f"{name}/{trial.number}"
+            study.add_trial(
+                _copy_trial(trial, known, inside[trial.number], kinds, directions, limits)
+            )
         if new:
             _note_source(study, source, len(new))
 
@@ -117,19 +121,18 @@ def _note_source(study: optuna.Study, source: Source, count: int) -> None:
 
 def _copy_trial(
     trial: FrozenTrial,
-    source: str,
+    known: str,
+    params: dict[str, Any] | None,
     kinds: Mapping[str, BaseDistribution],
     directions: Mapping[str, str],
     limits: Mapping[str, float],
 ) -> FrozenTrial:
     found = trial.user_attrs
-    params = _params_among(trial, kinds)
-    assert params is not None
     return create_trial(
         params=params,
         distributions=dict(kinds),
         values=[found[metric] for metric in directions],
-        user_attrs=found | {studies.WARM: f"{source}/{trial.number}"},
+        user_attrs=found | {studies.WARM: known},
         constraints={metric: found[metric] - most for metric, most in limits.items()},
     )
 

@@ -1,5 +1,6 @@
 """A shipped file against the checkpoint that it was made of: the same text, the same prompts."""
 
+import json
 import os
 import subprocess
 import sys
@@ -249,8 +250,6 @@ def run_probe(request: Path, target: Path, threads: int) -> tuple[ProbeAnswer, t
     Raises:
         ShippingError: it ended without one.
     """
-    import json
-
     import numpy as np
 
     done = subprocess.run(

@@ -158,6 +158,7 @@ def show_domains(found: Findings) -> list[Element]:
     domains = read_domains(found.metrics)
     if not domains:
         return [Paragraph("Quality was not measured by kind of text.")]
+    (ratio,) = key_figures("perplexity_ratio")
     rows = [
         [
             one.name,
@@ -165,7 +166,7 @@ def show_domains(found: Findings) -> list[Element]:
             f"{one.dense_bits_per_byte:.3f}",
             f"{one.pruned_bits_per_byte:.3f}",
             f"{one.perplexity_ratio.value:.2f}x",
-            "-" if one.documents == 1 else _show_ends(one.perplexity_ratio),
+            "-" if one.documents == 1 else ratio.show_ends(one.perplexity_ratio),
             one.describe_verdict(found.metrics["max_perplexity_ratio"]),
         ]
         for one in domains
@@ -180,10 +181,6 @@ def show_domains(found: Findings) -> list[Element]:
         "Quality",
     ]
     return [Table(head, rows)]
-
-
-def _show_ends(found: Interval) -> str:
-    return f"{found.low:.2f} to {found.high:.2f}"
 
 
 def show_picture(drawn: dict[str, str], name: str) -> Element:
