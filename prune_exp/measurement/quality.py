@@ -13,7 +13,7 @@ from tqdm import tqdm
 from prune_exp.machine.cache import cached_folder, digest_of
 from prune_exp.machine.device import cache_key
 from prune_exp.measurement.early_looks import EarlyLooks, watch_limits
-from prune_exp.measurement.intervals import LARGEST_LOG, ratio_over_documents
+from prune_exp.measurement.intervals import LARGEST_LOG, ratio_over_documents, token_ratio
 from prune_exp.measurement.records import DomainQuality, Quality, QualityComparison
 from prune_exp.model.architectures import decoder_of, head_of
 from prune_exp.model.next_tokens import NextTokens, divergence, split_tokens, token_losses
@@ -113,7 +113,8 @@ def compare_quality(
     spans = list(text.spans())
     kept = [row for domain, rows in spans if domain.kept for row in rows]
     scored_bytes = sum(domain.bytes_scored for domain, _ in spans if domain.kept)
-    whole = both.compare(text.documents_in(kept), scored_bytes, kept=True)
+    documents = text.documents_in(kept)
+    whole = both.compare(documents, scored_bytes, kept=True)
     return QualityComparison(
         dense=whole.dense,
         pruned=whole.pruned,
@@ -122,6 +123,9 @@ def compare_quality(
         documents=whole.documents,
         kl_to_dense=_mean_of(judged.divergence, kept, whole.dense.tokens),
         top1_agreement=_mean_of(judged.agreed, kept, whole.dense.tokens),
+        token_ratio=token_ratio(
+            both.tokens[documents].tolist(), both.pruned.own_tokens[documents].tolist()
+        ),
         max_perplexity_ratio=max_perplexity_ratio,
         domains={
             domain.name: both.compare(

@@ -59,10 +59,6 @@ class Interval:
         sign = 100 if gain else -100
         return Interval(value=sign * (self.value - 1), low=sign * (low - 1), high=sign * (high - 1))
 
-    def scaled(self, factor: float) -> "Interval":
-        """The value and both ends times a factor that is known exactly."""
-        return Interval(value=factor * self.value, low=factor * self.low, high=factor * self.high)
-
     def widened(self, factor: float) -> "Interval":
         """The interval of a ratio, its logarithm's distances to both ends times a factor."""
         low, high = (self.value * (end / self.value) ** factor for end in (self.low, self.high))
@@ -292,6 +288,8 @@ class QualityComparison:
     """Mean KL(dense || pruned) of the next-token distributions, nats; None across vocabularies."""
     top1_agreement: float | None
     """Share of positions where both rank the same token first; None across vocabularies."""
+    token_ratio: Interval
+    """Tokens that the dense model needs for the same text, over the pruned one's own."""
     max_perplexity_ratio: float
     domains: dict[str, DomainQuality] = field(default_factory=dict)
     """By the name of the text, those that need not be kept included."""

@@ -24,7 +24,7 @@ class StopRule:
     remains is that a width that is small by chance stops too early, which costs a fixed-width
     interval some coverage and vanishes as the number of pairs grows (Chow and Robbins 1965, Annals
     of Mathematical Statistics 36:457). The minimum and the rare looks keep that small. No
-    correction is applied; a test simulates what coverage is left, which is about 92 %.
+    correction is applied; a test simulates what coverage is left.
     """
 
     target_ci_pct: float | None = None

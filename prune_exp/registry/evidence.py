@@ -9,7 +9,7 @@ import torch
 
 from prune_exp.machine.device import choose_device
 from prune_exp.measurement.benchmark import measure_pair
-from prune_exp.measurement.intervals import ratio_over_documents
+from prune_exp.measurement.intervals import multiply, ratio_over_documents, token_ratio
 from prune_exp.measurement.prompts import list_prompts, read_prompts, tokenize_prompts
 from prune_exp.measurement.quality import (
     DocumentLosses,
@@ -204,7 +204,7 @@ class Evidence:
     @property
     def speedup(self) -> Interval:
         """The dense model's time for the same text over the candidate's, measured here."""
-        return self.speed.speedup.scaled(self._token_share(self.source.folder))
+        return multiply(self.speed.speedup, self._token_ratio(self.source.folder))
 
     def champion_speedup(self) -> Interval:
         """The champion's time for the same text over the candidate's, measured on this machine.
@@ -214,7 +214,7 @@ class Evidence:
         assert self.champion is not None
         folder = self.champion.folder
         ratio = self._measure_against(folder, self.champion_benchmark).speedup
-        return ratio.scaled(self._token_share(folder))
+        return multiply(ratio, self._token_ratio(folder))
 
     def _measure_against(
         self, folder: Path, settings: BenchmarkSettings, cache: Path | None = None
@@ -232,19 +232,23 @@ class Evidence:
             device=self.device,
         )
 
-    def _token_share(self, folder: Path) -> float:
+    def _token_ratio(self, folder: Path) -> Interval:
         """How many tokens another model needs for `text`, over those that the candidate needs."""
-        tokenizers = [loading.load_tokenizer(one) for one in (folder, self.candidate.folder)]
-        if tokenizers[0].get_vocab() == tokenizers[1].get_vocab():
-            return 1.0
-        theirs, own = (self._count_tokens(one) for one in tokenizers)
-        return theirs / own
+        theirs, ours = (
+            self._count_tokens(loading.load_tokenizer(one))
+            for one in (folder, self.candidate.folder)
+        )
+        return token_ratio(theirs.tolist(), ours.tolist())
 
-    def _count_tokens(self, tokenizer: Any) -> int:
-        """Tokens of `text` that are predicted in another tokenizer."""
+    def _count_tokens(self, tokenizer: Any) -> torch.Tensor:
+        """Tokens of each document of `text` that are predicted in another tokenizer [documents]."""
         reencode = self._reencoder_to(tokenizer)
         blocks = zip(self.text.ids, self.text.owners, strict=True)
-        return sum(len(split_block(ids, owners, reencode)[2]) for ids, owners in blocks)
+        documents = len(self.text.count_predicted())
+        counts = torch.zeros(documents, dtype=torch.long)
+        for ids, owners in blocks:
+            counts += torch.bincount(split_block(ids, owners, reencode)[2], minlength=documents)
+        return counts
 
     def _judge(self, folder: Path) -> DocumentLosses:
         reencode = self._reencoder_to(loading.load_tokenizer(folder))

@@ -111,8 +111,7 @@ class Driver:
             returns = self._launch_batch(points, numbers)
         except Exception as error:
             lost = self._keep_finished(numbers, wait=True) or []
-            for number in lost:
-                self._tell_trial(number, None, f"{type(error).__name__}: {error}")
+            self._tell_lost(lost, f"{type(error).__name__}: {error}")
             self._report_lost(lost, str(error))
             return []
         except BaseException:
@@ -152,10 +151,26 @@ class Driver:
         if bad:
             self._report_lost(list(bad), next(iter(bad.values())))
 
+    def _tell_lost(self, numbers: list[int], why: str) -> None:
+        """Tells of trials whose launcher broke down: those that had not begun do not count."""
+        began = self._find_runs(numbers)
+        for number in numbers:
+            if began is None or number in began:
+                self._tell_trial(number, None, why)
+            else:
+                studies.interrupt_trial(self.study, number, f"not begun: {why}")
+                self.failures += 1
+
+    def _find_runs(self, numbers: list[int]) -> dict[int, str] | None:
+        """Which run of the store each trial is; None where the store does not say."""
+        with suppress(Exception):  # nothing depends on it
+            return self.look_up_runs(numbers)
+        return None
+
     def _note_runs(self, numbers: list[int]) -> None:
         """Notes which run of the store each trial is, for people who look at the study."""
         with suppress(Exception):  # nothing depends on it
-            studies.note_runs(self.study, self.look_up_runs(numbers) or {})
+            studies.note_runs(self.study, self._find_runs(numbers) or {})
 
     def _report_lost(self, numbers: list[int], reason: str) -> None:
         try:

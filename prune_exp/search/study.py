@@ -543,11 +543,11 @@ def describe_unusable(metrics: Mapping[str, float], wanted: Iterable[str]) -> st
     return ", ".join(bad)
 
 
-def interrupt_trial(study: optuna.Study, number: int) -> None:
+def interrupt_trial(study: optuna.Study, number: int, why: str = "interrupted") -> None:
     """Records that a trial was cut off, so that it does not count."""
     trial = _open_trial(study, number)
     trial.set_user_attr(INTERRUPTED, True)
-    trial.set_user_attr(ERROR, "interrupted")
+    trial.set_user_attr(ERROR, why)
     study.tell(number, state=TrialState.FAIL)
 
 

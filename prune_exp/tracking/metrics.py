@@ -5,6 +5,7 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from prune_exp.measurement.intervals import multiply
 from prune_exp.measurement.records import (
     BatchSpeed,
     DomainQuality,
@@ -159,8 +160,7 @@ def _params_read(shape: ModelShape) -> int:
 
 def _text_metrics(quality: QualityComparison, speed: SpeedComparison) -> dict[str, float]:
     """Speedup for equal text: a smaller vocabulary needs more tokens to say the same."""
-    share = quality.pruned.bytes_per_token / quality.dense.bytes_per_token
-    return speed.speedup.scaled(share).metrics("text_speedup")
+    return multiply(speed.speedup, quality.token_ratio).metrics("text_speedup")
 
 
 def quality_metrics(quality: QualityComparison) -> dict[str, float]:

@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prune_exp.measurement.intervals import middle_ends, middle_ratio, ratio_over_documents
+from prune_exp.measurement.intervals import (
+    middle_ends,
+    middle_ratio,
+    multiply,
+    ratio_over_documents,
+    token_ratio,
+)
+from prune_exp.measurement.records import Interval
 
 RUNS = 2000
 LEAST_PCT = 93.0
@@ -59,7 +66,7 @@ def test_blocks_that_are_cut_across_documents_would_not() -> None:
 
 
 @pytest.mark.parametrize("kind", ["normal", "disturbed"])
-@pytest.mark.parametrize("pairs", [2, 3, 6, 20])
+@pytest.mark.parametrize("pairs", [2, 3, 6, 12, 20])
 def test_intervals_of_times_hold_the_truth(pairs: int, kind: str) -> None:
     """At the sizes of memory rounds, batch rounds and prompts, and with 15 % of pairs disturbed."""
     chance = np.random.default_rng(pairs)
@@ -120,3 +127,49 @@ def test_the_middle_of_ratios_by_hand() -> None:
     assert back.ends == pytest.approx(found.inverse().ends)
     same = middle_ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0], resamples=200)
     assert (same.value, same.low, same.high) == pytest.approx((2, 2, 2))
+
+
+@pytest.mark.parametrize("text", LENGTHS)
+def test_how_many_tokens_a_text_needs_is_known_as_well_as_its_documents_agree(text: str) -> None:
+    """A tenth of a document's tokens become two, give or take a half from document to document."""
+    lengths = np.asarray(LENGTHS[text], dtype=float)
+    shares = np.random.default_rng(3).normal(0.1, 0.05, size=(RUNS, len(lengths)))
+    spelled = lengths * shares
+    found = [token_ratio(lengths.tolist(), row) for row in (lengths + spelled).tolist()]
+    held = 100 * np.mean([one.low <= 1 / 1.1 <= one.high for one in found])
+    print(f"{text}: {held:.1f} %")
+    assert held >= LEAST_PCT
+
+
+def test_the_same_tokens_are_one_without_any_doubt() -> None:
+    assert token_ratio(WIKI, WIKI) == Interval(value=1.0, low=1.0, high=1.0)
+
+
+def test_one_document_says_nothing_of_others() -> None:
+    found = token_ratio([100], [110])
+    assert found.low < 0.01 < 100 < found.high
+
+
+def test_a_product_is_as_uncertain_as_both_ratios() -> None:
+    """By hand: distances of 3 and 4 to one side make 5, of 1 and 0 to the other 1."""
+    one = Interval(value=2.0, low=2 * math.exp(-0.03), high=2 * math.exp(0.01))
+    other = Interval(value=0.9, low=0.9 * math.exp(-0.04), high=0.9)
+    found = multiply(one, other)
+    assert found.value == pytest.approx(1.8)
+    assert found.low == pytest.approx(1.8 * math.exp(-0.05))
+    assert found.high == pytest.approx(1.8 * math.exp(0.01))
+    assert multiply(one, Interval(value=1.0, low=1.0, high=1.0)).ends == pytest.approx(one.ends)
+
+
+def test_the_interval_of_a_product_holds_the_truth() -> None:
+    chance = np.random.default_rng(5)
+    z = 1.959964
+    held = 0
+    for a, b in chance.normal(size=(RUNS, 2)) * (0.02, 0.03):
+        factors = [
+            Interval(value=math.exp(m), low=math.exp(m - z * s), high=math.exp(m + z * s))
+            for m, s in ((a, 0.02), (b, 0.03))
+        ]
+        found = multiply(*factors)
+        held += found.low <= 1 <= found.high
+    assert LEAST_PCT <= 100 * held / RUNS <= 97

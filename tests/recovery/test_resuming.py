@@ -69,6 +69,29 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["step-00000060"]
 
 
+def test_of_two_states_side_by_side_the_later_one_counts(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kill leaves them when a state is in place and the one before it not yet removed."""
+    lessons, chosen = make_lessons(tiny_folder, tmp_path / "cache"), make_settings()
+    expected = train(make_student(tiny_folder), lessons, chosen, tmp_path / "whole")
+    folder = tmp_path / "cut"
+
+    def die(*_: Any, **__: Any) -> None:
+        if len(list(folder.glob("step-*"))) == 2:
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.shutil, "rmtree", die)
+        with pytest.raises(Cut):
+            train(make_student(tiny_folder), lessons, chosen, folder)
+    older, later = sorted(folder.glob("step-*"))
+    assert later.stat().st_mtime >= older.stat().st_mtime
+    found = train(make_student(tiny_folder), lessons, chosen, folder)
+    assert found.curve == expected.curve
+    assert [path.name for path in folder.iterdir()] == ["step-00000060"]
+
+
 def test_dense_states_are_computed_once(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

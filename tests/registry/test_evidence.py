@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from prune_exp.measurement.records import Interval
 from prune_exp.model.loading import load_tokenizer
@@ -90,9 +91,9 @@ def time_models(
     case: Evidence,
     monkeypatch: pytest.MonkeyPatch,
     seconds: dict[str, float],
-    tokens: dict[str, int],
+    tokens: dict[str, list[int]],
 ) -> Evidence:
-    """Models that take so long for a request, and text that is so many of their tokens."""
+    """Models that take so long for a request, and texts of so many of their tokens by document."""
 
     def measure(dense: Path, pruned: Path, prompts: Any, *_: Any, **__: Any) -> Any:
         assert prompts == {"dense": dense.name, "pruned": pruned.name}
@@ -111,7 +112,7 @@ def time_models(
     monkeypatch.setattr(
         module, "tokenize_prompts", lambda _, own: {side: one.name for side, one in own.items()}
     )
-    monkeypatch.setattr(Evidence, "_count_tokens", lambda _, own: tokens[own.name])
+    monkeypatch.setattr(Evidence, "_count_tokens", lambda _, own: torch.tensor(tokens[own.name]))
     source = ModelSource(folder=Path("/models/dense"), digest="d")
     case.__dict__["source"] = source
     return case
@@ -139,12 +140,24 @@ def test_speed_is_judged_anew_and_for_equal_text(
         for key in ("speedup", "text_speedup", "memory_reduction_pct"):
             case.candidate.trial.metrics.update(interval(key, tracked, 0.01))
         times = {"dense": 2.0, "candidate": seconds}
-        case = time_models(case, monkeypatch, times, {"dense": 100, "candidate": tokens})
+        counts = {"dense": [100] * 12, "candidate": [tokens] * 12}
+        case = time_models(case, monkeypatch, times, counts)
         found = speedup(case)
         assert found.name == "speedup"
         assert found.passed is passed
         assert found.figures["tracked"] == tracked
         assert memory(case).passed is (seconds < 1.9)
+
+
+def test_speed_is_no_surer_than_how_many_tokens_texts_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.1 times faster for equal text on the whole, but documents differ too much to say so."""
+    times = {"dense": 2.0, "candidate": 1.5}
+    alike, unlike = [121] * 12, [71, 171] * 6
+    for tokens, passed in ((alike, True), (unlike, False)):
+        counts = {"dense": [100] * 12, "candidate": tokens}
+        found = speedup(time_models(evidence({}), monkeypatch, times, counts))
+        assert found.passed is passed
+        assert found.figures["value"] == pytest.approx(200 / 1.5 / 121)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +170,8 @@ def test_the_champion_is_compared_on_equal_text(
     case = evidence({})
     case = replace(case, champion=replace(case.candidate, folder=Path("/models/champion")))
     times = {"champion": 3.0, "candidate": seconds}
-    case = time_models(case, monkeypatch, times, {"champion": 100, "candidate": tokens})
+    counts = {"champion": [100] * 12, "candidate": [tokens] * 12}
+    case = time_models(case, monkeypatch, times, counts)
     found = case.champion_speedup()
     assert found.value == pytest.approx(expected)
     assert found.low == pytest.approx(0.95 * expected)

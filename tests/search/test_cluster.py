@@ -20,6 +20,7 @@ from prune_exp.search import study as studies
 from prune_exp.search.ownership import OWNER
 from prune_exp.settings.groups import SearchSettings
 from support.cli import command, runs_in
+from support.kills import fatal_environment
 from support.servers import find_initdb, serve_mlflow, serve_postgresql
 
 pytestmark = pytest.mark.cluster
@@ -79,6 +80,54 @@ def test_every_trial_has_a_gpu_of_its_own(
     assert last.data.tags["visible_gpus"] in {"0", "1"}
     ended = {run.data.tags["visible_gpus"]: run.info.end_time for run in early}
     assert ended[last.data.tags["visible_gpus"]] <= last.info.start_time
+
+
+@pytest.fixture
+def deadly_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's nodes are to be started with this: the first trial to prune kills its worker, once."""
+    where = "prune_exp.pruning.surgery:carry_out_plan"
+    for name, value in fatal_environment(tmp_path, where, "driver").items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_worker_of_rays_that_is_killed_costs_its_trial_alone(
+    deadly_trials: None,
+    ray_cluster: Callable[[int], str],
+    tiny_args: list[str],
+    tmp_path: Path,
+) -> None:
+    """Ray does not run it again by itself; the next start does."""
+    del deadly_trials
+    runs = f"sqlite:///{tmp_path / 'team.db'}"
+    studies_url = f"sqlite:///{tmp_path / 'studies.db'}"
+    surroundings = {
+        "RAY_ADDRESS": ray_cluster(0),
+        "MLFLOW_TRACKING_URI": runs,
+        "PRUNE_EXP_STUDIES": studies_url,
+    }
+    arguments = [
+        *("-m", "experiment=cluster", *tiny_args, "benchmark=off", "search.study_name=X"),
+        *("search.parallel=2", "tracking.log_models=none", "sparsity=0.3,0.5"),
+        f"tracking.root={tmp_path / 'mlruns'}",
+    ]
+    done = command(*arguments, cwd=tmp_path, env=surroundings, timeout=500, cold=True)
+    assert (tmp_path / "killed").exists(), done.stderr
+    assert done.returncode == 1, done.stderr
+    parent, *children = runs_in(tmp_path, runs)
+    assert len(children) == 2
+    assert sorted(run.info.status for run in children) == ["FAILED", "FINISHED"]
+    assert parent.info.status == "FAILED"
+    assert sorted(one.state.name for one in load_study(studies_url).trials) == ["COMPLETE", "FAIL"]
+    (good,) = [run for run in children if run.info.status == "FINISHED"]
+    done = command(*arguments, cwd=tmp_path, env=surroundings, timeout=500, cold=True)
+    assert done.returncode == 0, done.stderr
+    parent, *children = runs_in(tmp_path, runs)
+    assert parent.info.status == "FINISHED"
+    finished = [run for run in children if run.info.status == "FINISHED"]
+    assert sorted(run.data.params["sparsity"] for run in finished) == ["0.3", "0.5"]
+    assert good.info.run_id in {run.info.run_id for run in finished}
+    states = [one.state.name for one in load_study(studies_url).trials]
+    assert sorted(states) == ["COMPLETE", "COMPLETE", "FAIL"]
 
 
 def test_ray_nodes_an_mlflow_server_and_postgresql(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from prune_exp.search import study as studies
 from prune_exp.search.driver import Driver, check_optimized, objectives_of
-from prune_exp.search.space import Space
+from prune_exp.search.space import SearchRange, Space
 from prune_exp.search.sweep import list_points
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.errors import SettingError
@@ -84,6 +85,27 @@ def test_a_broken_launcher_loses_only_what_had_not_finished(tmp_path: Path) -> N
     assert states_of(driver) == ["FAIL", "COMPLETE", "FAIL"]
     assert lost == [0, 2]
     assert "a worker died" in driver.study.trials[0].user_attrs[studies.ERROR]
+
+
+def test_trials_that_a_broken_launcher_never_began_are_asked_for_again(tmp_path: Path) -> None:
+    """The first had begun, and may be what broke it; a search does not count the others."""
+
+    def launch(*_: object) -> list[Any]:
+        raise RuntimeError("a worker died")
+
+    lost: list[int] = []
+    driver = driver_for(tmp_path, launch, lost=lost)
+    driver.look_up_runs = lambda numbers: {one: "its run" for one in numbers if one == 0}
+    driver.run_rows(driver.space.rows)
+    assert lost == [0, 1, 2]
+    assert driver.failures == 3
+    assert states_of(driver) == ["FAIL"] * 3
+    counted = [studies.INTERRUPTED not in one.user_attrs for one in driver.study.trials]
+    assert counted == [True, False, False]
+    assert driver.study.trials[1].user_attrs[studies.ERROR].endswith("a worker died")
+    between = SearchRange(low=0.1, high=0.5, integer=False, log=False)
+    search = replace(driver.space, listed={}, searched={"sparsity": between})
+    assert len(studies.remaining_rows(driver.study, search, 3)) == 2
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("a worker died")])

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from support.cli import command, runs_in
-from support.kills import kill_driver
+from support.kills import pause_command
 from support.studies import sparsities, states
 
 
@@ -20,7 +20,8 @@ def test_trials_end_when_their_driver_is_killed(
     arguments = ["-m", *tiny_args, f"hydra/launcher={launcher}", "search.study_name=X"]
     arguments += ["search.parallel=2", "benchmark=off", "sparsity=0.3,0.5"]
     arguments += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    trial = kill_driver(arguments, tmp_path, "prune_exp.pruning.surgery:carry_out_plan")
+    with pause_command(arguments, tmp_path, "prune_exp.pruning.surgery:carry_out_plan") as trial:
+        pass
     while psutil.pid_exists(trial):  # the test's own limit ends this
         time.sleep(0.2)
     done = command(*arguments, cwd=tmp_path, cold=True)

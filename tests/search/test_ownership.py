@@ -38,20 +38,23 @@ DEAD = f"{socket.gethostname()} 999999999 0.00"
 
 
 @pytest.mark.parametrize(
-    "held",
+    ("process", "silent_s", "here"),
     [
-        owner("far 12 1.00"),
-        owner("far 12 1.00", silent_s=ownership.SILENT_S / 2),
-        owner(DEAD),
-        owner(living(), here=True),
-        owner(living(), here=True, silent_s=2 * ownership.SILENT_S),
+        ("far 12 1.00", 0, False),
+        ("far 12 1.00", ownership.SILENT_S / 2, False),
+        (DEAD, 0, False),
+        (living(), 0, True),
+        (living(), 2 * ownership.SILENT_S, True),
     ],
     ids=["elsewhere", "quiet elsewhere", "container of this name", "here", "quiet here"],
 )
-def test_a_second_driver_is_refused_by_name(held: dict[str, Any], tmp_path: Path) -> None:
+def test_a_second_driver_is_refused_by_name(
+    process: str, silent_s: float, here: bool, tmp_path: Path
+) -> None:
     study = study_for(tmp_path)
+    held = owner(process, silent_s=silent_s, here=here)
     study.set_user_attr(OWNER, held)
-    host, pid, _ = held["process"].split(" ")
+    host, pid, _ = process.split(" ")
     with (
         pytest.raises(SettingError, match=f"is being run by process {pid} on {host}"),
         own_study(study),

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from support.cli import command
@@ -49,11 +51,12 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-def _environment(folder: Path, where: str, whom: str) -> dict[str, str]:
+def fatal_environment(folder: Path, where: str, whom: str) -> dict[str, str]:
+    """Variables with which Python kills somebody at a function, as `start` says; once."""
     (folder / "killer").mkdir(exist_ok=True)
     (folder / "killer" / "sitecustomize.py").write_text(KILLER, encoding="utf-8")
     path = os.pathsep.join([str(folder / "killer"), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {
+    return {
         "PYTHONPATH": path,
         "KILL_AT": where,
         "KILL_WHOM": whom,
@@ -61,24 +64,27 @@ def _environment(folder: Path, where: str, whom: str) -> dict[str, str]:
     }
 
 
-def kill_driver(arguments: list[str], folder: Path, where: str) -> int:
-    """Kills the command's own process while one of its trials is at a function, and stays there.
+@contextmanager
+def pause_command(arguments: list[str], folder: Path, where: str) -> Iterator[int]:
+    """A command one of whose processes, which is given, has stopped at a function for good.
 
-    Returns the trial's process.
+    The command's own process is killed in the end.
     """
     driver = subprocess.Popen(
         [sys.executable, "-m", "prune_exp", *arguments],
         cwd=folder,
         stdout=subprocess.DEVNULL,
-        env=_environment(folder, where, "pause"),
+        env=os.environ | fatal_environment(folder, where, "pause"),
     )
-    flag = folder / "killed"
-    while not (flag.exists() and flag.read_text()):  # the test's own limit ends this
-        assert driver.poll() is None
-        time.sleep(0.1)
-    driver.kill()
-    driver.wait()
-    return int(flag.read_text())
+    try:
+        flag = folder / "killed"
+        while not (flag.exists() and flag.read_text()):  # the test's own limit ends this
+            assert driver.poll() is None
+            time.sleep(0.1)
+        yield int(flag.read_text())
+    finally:
+        driver.kill()
+        driver.wait()
 
 
 def start(arguments: list[str], folder: Path, where: str, whom: str) -> tuple[int, str]:
@@ -87,6 +93,6 @@ def start(arguments: list[str], folder: Path, where: str, whom: str) -> tuple[in
     `whom` is self or driver, with `after` when the function is to run first, or `raise` for an
     error of MLflow's in place of the kill.
     """
-    process = command(*arguments, cwd=folder, env=_environment(folder, where, whom))
+    process = command(*arguments, cwd=folder, env=fatal_environment(folder, where, whom))
     assert (folder / "killed").exists(), "nothing was killed"
     return process.returncode, process.stderr

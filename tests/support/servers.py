@@ -70,31 +70,46 @@ def _create_database(name: str, program: list[Any], port: int) -> None:
     raise AssertionError("PostgreSQL did not start")
 
 
+class MlflowServer:
+    """An MLflow server on a store, which can be stopped and started again at the same address."""
+
+    def __init__(self, store: str, artifacts: Path) -> None:
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        self._command = [
+            *(sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", store, "--artifacts-destination", str(artifacts)),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        import requests
+
+        silent = subprocess.DEVNULL
+        self._process = subprocess.Popen(self._command, stdout=silent, stderr=silent)
+        for _ in range(240):
+            try:
+                if requests.get(f"{self.address}/health", timeout=2).ok:
+                    return
+            except requests.RequestException:
+                time.sleep(0.5)
+        raise AssertionError("the server did not start")
+
+    def stop(self) -> None:
+        """Ends it, where it runs."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+        self._process = None
+
+
 @contextmanager
 def serve_mlflow(store: str, artifacts: Path) -> Iterator[str]:
     """An MLflow server on a store; its address."""
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", store, "--artifacts-destination", str(artifacts)),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    import requests
-
+    server = MlflowServer(store, artifacts)
     try:
-        for _ in range(240):
-            try:
-                if requests.get(f"{address}/health", timeout=2).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.5)
-        else:
-            raise AssertionError("the server did not start")
-        yield address
+        server.start()
+        yield server.address
     finally:
-        server.terminate()
-        server.wait(20)
+        server.stop()
