@@ -167,6 +167,29 @@ class BatchSpeed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnswerSide:
+    """What one model's answers to the prompts are like, means over prompts."""
+
+    repeated_runs_pct: float
+    """Runs of four tokens that came before in the same answer."""
+    degenerate_answers_pct: float
+    """Answers more than half of whose runs did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """What both models' answers to the same prompts are like."""
+
+    dense: AnswerSide
+    pruned: AnswerSide
+
+    def metrics(self) -> Flat:
+        """All numbers under their metrics' names."""
+        sides = (("dense", self.dense), ("pruned", self.pruned))
+        return {f"{side}/{key}": value for side, one in sides for key, value in asdict(one).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpeedComparison:
     """Paired measurement of the dense and the pruned model."""
 

@@ -181,6 +181,23 @@ def tell_recovery(m: Metrics) -> str | None:
     )
 
 
+def tell_behaviour(m: Metrics) -> str | None:
+    """Whether its answers go round in circles, where either model's do."""
+    if "pruned/repeated_runs_pct" not in m:
+        return None
+    dense, pruned = (
+        (m[f"{side}/repeated_runs_pct"], m[f"{side}/degenerate_answers_pct"])
+        for side in ("dense", "pruned")
+    )
+    if not any((*dense, *pruned)):
+        return None
+    return (
+        f"Of the runs of four tokens in its answers to the prompts, {pruned[0]:.0f} % had come before"
+        f" in the same answer (dense: {dense[0]:.0f} %); {pruned[1]:.0f} % of these answers mostly"
+        f" repeat themselves (dense: {dense[1]:.0f} %)."
+    )
+
+
 SUMMARY = (
     tell_sparsity,
     tell_speed,
@@ -193,6 +210,7 @@ SUMMARY = (
 RULES: tuple[Rule, ...] = (
     *SUMMARY,
     tell_agreement,
+    tell_behaviour,
     tell_share_of_limit,
     tell_bandwidth,
     tell_where_memory_goes,

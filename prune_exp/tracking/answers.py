@@ -3,16 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
+from prune_exp.measurement.repetition import repeated_pct
+
 TABLE = "answers.json"
-COLUMNS = ("prompt", "dense", "pruned", "tokens_alike", "agreement")
+COLUMNS = (
+    "prompt",
+    "dense",
+    "pruned",
+    "tokens_alike",
+    "agreement",
+    "dense_repeated_pct",
+    "pruned_repeated_pct",
+)
 
 
 def tabulate_answers(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]] | None:
     """A column each for prompts, both texts, and how far they agree; None where nothing was asked.
 
     `tokens_alike` is the number of tokens before the first that differs, `agreement` that as a
-    share of the longer answer. A prompt that was asked several times has its first answers: texts
-    do not change from round to round.
+    share of the longer answer. What is repeated are runs of tokens within an answer. A prompt that
+    was asked several times has its first answers: texts do not change from round to round.
     """
     sides: dict[str, dict[int, dict[str, Any]]] = {"dense": {}, "pruned": {}}
     for sample in samples:
@@ -23,19 +33,21 @@ def tabulate_answers(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]] 
 
 
 def _compare(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
-    alike, longest = _count_alike(dense, pruned)
+    theirs, ours = (side.get("pieces") or side["text"].split() for side in (dense, pruned))
+    alike, longest = _count_alike(theirs, ours), max(len(theirs), len(ours))
     return {
         "prompt": dense["prompt_text"],
         "dense": dense["text"],
         "pruned": pruned["text"],
         "tokens_alike": alike,
         "agreement": alike / longest if longest else 1.0,
+        "dense_repeated_pct": repeated_pct(theirs),
+        "pruned_repeated_pct": repeated_pct(ours),
     }
 
 
-def _count_alike(dense: dict[str, Any], pruned: dict[str, Any]) -> tuple[int, int]:
-    """Length of what both begin with, and that of the longer one: tokens, or else words."""
-    one, other = (side.get("pieces") or side["text"].split() for side in (dense, pruned))
+def _count_alike(one: Sequence[str], other: Sequence[str]) -> int:
+    """Length of what both begin with: in tokens, or else in words."""
     pairs = zip(one, other, strict=False)
-    alike = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-    return alike, max(len(one), len(other))
+    shorter = min(len(one), len(other))
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), shorter)

@@ -45,6 +45,7 @@ def metric_keys(
         result,
         quality=replace(result.quality, domains=judged) if quality else None,
         speed=result.speed if speed else None,
+        behaviour=result.behaviour if speed else None,
         recovery=result.recovery if recovery else None,
         dense_shape=replace(result.dense_shape, params_total=2),
         seconds=dict.fromkeys(phases, 1.0),
@@ -83,6 +84,8 @@ def flatten_result(result: TrialResult) -> dict[str, float]:
         flat |= result.speed.metrics()
     if result.quality is not None and result.speed is not None:
         flat |= _text_metrics(result.quality, result.speed)
+    if result.behaviour is not None:
+        flat |= result.behaviour.metrics()
     if result.recovery is not None:
         figures = asdict(replace(result.recovery, curve=()))
         flat |= {f"recovery/{key}": value for key, value in figures.items() if key != "curve"}

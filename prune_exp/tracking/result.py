@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from prune_exp.measurement.records import QualityComparison, SpeedComparison
+from prune_exp.measurement.records import Behaviour, QualityComparison, SpeedComparison
 from prune_exp.model.shape import ModelShape
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.recovery.record import Recovery
@@ -31,6 +31,8 @@ class TrialResult:
     machine: dict[str, Any] = field(default_factory=dict)
     """Where it ran, when nothing was timed; `speed` says it otherwise."""
     recovery: Recovery | None = None
+    behaviour: Behaviour | None = None
+    """What the answers to the prompts are like; None where nothing was asked."""
     reserved_digest: str = ""
     """Identifies the documents that are kept from trials, for a last judgement."""
     file_bytes: int = 0

@@ -14,6 +14,7 @@ from prune_exp.measurement.conditions import describe_machine
 from prune_exp.measurement.early_looks import SurelyBeyond
 from prune_exp.measurement.prompts import tokenize_prompts
 from prune_exp.measurement.records import QualityComparison, SpeedComparison
+from prune_exp.measurement.repetition import compare_behaviour
 from prune_exp.model.architectures import head_of, shape_of
 from prune_exp.model.export import (
     choose_export_dtype,
@@ -97,6 +98,7 @@ def _run_prepared(
         file_bytes=weights_bytes(target),
         quality=judged,
         speed=measured,
+        behaviour=None if measured is None else compare_behaviour(measured.samples),
         machine={} if measured else describe_machine(available_threads(), watch.device),
         seconds=watch.seconds,
         peak_mib=watch.peak_mib,

@@ -146,6 +146,21 @@ def test_ballots_and_voters_of_one_opinion_are_told() -> None:
     assert "No voters ranked units here." in section(nobody, "Who voted for what")
 
 
+def test_answers_that_repeat_themselves_most_are_shown() -> None:
+    """Beside the first prompts', those of others that the dense model does not repeat as much."""
+    shown = made_up.samples(["a", "b", "c", "same", "some", "round"])
+    for sample in shown:
+        words = {"some": "x y z w x y z w q", "round": "o o o o o o o o o"}.get(
+            sample["prompt_text"], "no word comes twice"
+        )
+        sample["text"] = words if sample["model"] == "pruned" else "no word comes twice here"
+    told = section(findings(samples=shown), "Sample outputs")
+    first, _, worst = told.partition("The others that repeat themselves most:")
+    assert "| a |" in first
+    assert "same" not in told
+    assert 0 < worst.index("| round |") < worst.index("| some |")
+
+
 def test_outputs_that_the_store_lost_are_said_to_be_lost() -> None:
     assert "The store does not hold them." in section(findings(samples=[]), "Sample outputs")
     bare = findings([trial(0, metrics=made_up.figures(speed=False))], samples=[])

@@ -27,6 +27,14 @@ def figures(low: float, value: float, high: float, maintained: float = 1.0) -> d
     }
 
 
+ANSWERS = {
+    "dense/repeated_runs_pct": 0.0,
+    "pruned/repeated_runs_pct": 12.0,
+    "dense/degenerate_answers_pct": 0.0,
+    "pruned/degenerate_answers_pct": 0.0,
+}
+
+
 @pytest.mark.parametrize(
     ("interval", "word"),
     [
@@ -89,6 +97,9 @@ def test_a_busy_machine_is_warned_of(load: float, use: float, warned: bool) -> N
 OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
     ("tell_text_speed", {}, None),
     ("tell_text_speed", {"text_speedup": 1.0}, None),
+    ("tell_behaviour", {}, None),
+    ("tell_behaviour", ANSWERS | {"pruned/repeated_runs_pct": 0.0}, None),
+    ("tell_behaviour", ANSWERS, "had come before in the same answer (dense: 0 %)"),
     (
         "tell_text_speed",
         {"text_speedup": 1.1, "pruned/bytes_per_token": 3.0},

@@ -1,6 +1,6 @@
 """The report's sections in order."""
 
-from prune_exp.reporting.document import provenance, removal, sections
+from prune_exp.reporting.document import outputs, provenance, removal, sections
 from prune_exp.reporting.document.elements import Document, Section
 from prune_exp.reporting.document.findings import Findings
 from prune_exp.reporting.document.validity import show_validity
@@ -26,7 +26,7 @@ def compose_document(found: Findings, drawn: dict[str, str]) -> Document:
         "Who voted for what": removal.describe_votes(found, drawn),
         "Key insights": sections.show_insights(found),
         "All trials": sections.show_trials(found, drawn),
-        "Sample outputs": sections.show_outputs(found),
+        "Sample outputs": outputs.show_outputs(found),
         "Conclusion": sections.show_conclusion(found),
         "How it was measured": provenance.describe_methods(found),
         "Limits of validity": show_validity(found),

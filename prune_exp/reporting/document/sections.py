@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from prune_exp.machine.display import clip_text
 from prune_exp.measurement.records import Interval
 from prune_exp.reporting.batches import batch_gain, batch_labels, batch_name
 from prune_exp.reporting.document.elements import (
@@ -43,6 +42,8 @@ DETAILS = (
     ("Start-up of the process (s)", "startup_s", ".1f"),
     ("Bits per byte, held out", "bits_per_byte", ".3f"),
     ("Perplexity, held out", "perplexity", ".1f"),
+    ("Runs of tokens that an answer repeats (%)", "repeated_runs_pct", ".1f"),
+    ("Answers that mostly repeat themselves (%)", "degenerate_answers_pct", ".1f"),
 )
 MEMORY = (
     ("Weights", "weights_mib"),
@@ -60,9 +61,6 @@ LIMITS = (
     ("FLOP per byte", "decode_flop_per_byte", ".2f"),
     ("GFLOP/s", "decode_gflop_per_s", ".1f"),
 )
-OUTPUTS = 3
-LONGEST_OUTPUT = 600
-NO_OUTPUT = "(nothing to see: it ended at once, or wrote only spaces)"
 CAPTIONS = {
     "dashboard_overview.png": "Overview: the key figures of the dense and the pruned model",
     "detailed_comparison.png": "Details: distributions, memory, throughput, improvements with 95 %"
@@ -257,28 +255,6 @@ def show_trials(found: Findings, drawn: dict[str, str]) -> list[Element]:
             )
         )
     return [*shown, show_picture(drawn, "pareto.png")]
-
-
-def show_outputs(found: Findings) -> list[Element]:
-    """What both models went on to write."""
-    texts = {(s["prompt"], s["model"]): s["text"] for s in found.samples if s["round"] == 0}
-    rows = [
-        [
-            clip_text(one, LONGEST_OUTPUT) if one.strip() else NO_OUTPUT
-            for one in (s["prompt_text"], *_answers_to(texts, s["prompt"]))
-        ]
-        for s in found.samples
-        if s["model"] == "dense" and s["prompt"] < OUTPUTS and s["round"] == 0
-    ]
-    if rows:
-        return [Table(["Prompt", "Dense", "Pruned"], rows, figures=False)]
-    if "speedup" in found.metrics:
-        return [Paragraph("The store does not hold them.")]
-    return [Paragraph("None; speed was not measured.")]
-
-
-def _answers_to(texts: dict[tuple[int, str], str], prompt: int) -> tuple[str, str]:
-    return texts[prompt, "dense"], texts.get((prompt, "pruned"), "not in the store")
 
 
 def show_conclusion(found: Findings) -> list[Element]:
