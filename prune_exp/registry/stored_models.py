@@ -81,7 +81,8 @@ def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = N
     card = write_card(trial, plan, checkpoint)
     if plan is not None:
         (checkpoint / "plan.json").write_text(json.dumps(plan.to_json()), encoding="utf-8")
-    uri, beside = _log_checkpoint(trial.run_id, checkpoint, card, signing_key)
+    served_as = trial.params.get("tracking.serve_as", "text")
+    uri, beside = _log_checkpoint(trial.run_id, checkpoint, card, served_as, signing_key)
     client = MlflowClient()
     client.set_tag(trial.run_id, tags.FILES_SHA256, folder_sha256(checkpoint))
     client.set_tag(trial.run_id, tags.WRAPPER_SHA256, beside)
@@ -90,7 +91,7 @@ def log_model(trial: TrackedTrial, checkpoint: Path, signing_key: str | None = N
 
 
 def _log_checkpoint(
-    run_id: str, checkpoint: Path, card: Any, signing_key: str | None
+    run_id: str, checkpoint: Path, card: Any, served_as: str, signing_key: str | None
 ) -> tuple[str, str]:
     """Stores a checkpoint as the trial's logged model, loadable by transformers and pyfunc.
 
@@ -102,7 +103,7 @@ def _log_checkpoint(
     model = model_of_trial(run_id)
     with tempfile.TemporaryDirectory(dir=checkpoint.parent) as scratch:
         stage = Path(scratch) / "stage"
-        _save_wrapped(model, run_id, checkpoint, card, stage)
+        _save_wrapped(model, run_id, checkpoint, card, served_as, stage)
         shutil.rmtree(stage / CHECKPOINT)
         link_or_copy(checkpoint / "LICENSE.txt", stage / "LICENSE.txt")
         beside = wrapper_sha256(stage)
@@ -118,25 +119,16 @@ def _log_checkpoint(
 
 
 def _save_wrapped(
-    model: LoggedModel, run_id: str, checkpoint: Path, card: Any, stage: Path
+    model: LoggedModel, run_id: str, checkpoint: Path, card: Any, served_as: str, stage: Path
 ) -> None:
     """Writes what MLflow keeps of a model, its own copy of the weights included."""
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
-    text = Schema([ColSpec(DataType.string)])
-    params = ParamSchema(
-        [
-            ParamSpec("max_new_tokens", DataType.integer, NEW_TOKENS),
-            ParamSpec("do_sample", DataType.boolean, False),  # the same text every time
-        ]
-    )
     with silence_transformers(), _unsharded():
         flavor.save_model(
             {"model": load_model(checkpoint), "tokenizer": load_tokenizer(checkpoint)},
             str(stage),
-            task="text-generation",
             model_card=card,
-            signature=ModelSignature(inputs=text, outputs=text, params=params),
-            input_example=["The river"],
+            **_describe_serving(served_as),
             pip_requirements=[f"{one}=={version(one).partition('+')[0]}" for one in REQUIRED],
             mlflow_model=Model(
                 artifact_path=model.artifact_location,
@@ -145,6 +137,25 @@ def _save_wrapped(
                 model_id=model.model_id,
             ),
         )
+
+
+def _describe_serving(served_as: str) -> dict[str, Any]:
+    """What MLflow is told of a stored model's input and output; texts are the same every time."""
+    if served_as != "text":
+        fixed = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+        return {"task": f"llm/v1/{served_as}", "model_config": fixed}
+    text = Schema([ColSpec(DataType.string)])
+    params = ParamSchema(
+        [
+            ParamSpec("max_new_tokens", DataType.integer, NEW_TOKENS),
+            ParamSpec("do_sample", DataType.boolean, False),
+        ]
+    )
+    return {
+        "task": "text-generation",
+        "signature": ModelSignature(inputs=text, outputs=text, params=params),
+        "input_example": ["The river"],
+    }
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

@@ -32,7 +32,7 @@ KNOWN_FILES = {
     "requirements.txt",
     "serving_input_example.json",
 }
-PYFUNC_KEYS = {"code", "env", "loader_module", "python_version"}
+PYFUNC_KEYS = {"code", "config", "env", "loader_module", "python_version"}
 PINNED = re.compile(r"([\w-]+)==[\w.!]+")
 ENVIRONMENT = ["-r requirements.txt"]
 
@@ -64,6 +64,9 @@ def _list_faults(facts: dict[str, Any]) -> Iterator[str]:
         yield "loader_module"
     if stock.get("model_binary") != CHECKPOINT:
         yield "model_binary"
+    config = pyfunc.get("config") or {}
+    if not (isinstance(config, dict) and all(isinstance(one, int) for one in config.values())):
+        yield "config"
     for part in (facts, pyfunc, stock):
         yield from sorted(key for key in part if "code" in key and part[key])
     yield from sorted(set(pyfunc) - PYFUNC_KEYS)

@@ -192,7 +192,7 @@ def tell_behaviour(m: Metrics) -> str | None:
     if not any((*dense, *pruned)):
         return None
     return (
-        f"Of the runs of four tokens in its answers to the prompts, {pruned[0]:.0f} % had come before"
+        f"Of all runs of four tokens in its answers, {pruned[0]:.0f} % had come before"
         f" in the same answer (dense: {dense[0]:.0f} %); {pruned[1]:.0f} % of these answers mostly"
         f" repeat themselves (dense: {dense[1]:.0f} %)."
     )

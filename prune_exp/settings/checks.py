@@ -16,6 +16,7 @@ from prune_exp.settings.choices import (
     RECOVERY_TEXTS,
     RUNTIME_CACHES,
     RUNTIME_DTYPES,
+    SERVED_AS,
     TURNS,
     check_name,
     check_one_of,
@@ -108,6 +109,7 @@ def check_settings(settings: Settings) -> None:
         check_one_of(f"search.objectives: {metric}", direction, DIRECTIONS)
     check_one_of("tracking.best", settings.tracking.best, BEST_RULES)
     check_one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
+    check_one_of("tracking.serve_as", settings.tracking.serve_as, SERVED_AS)
     _check_promotion(settings)
     _check_recovery(settings.recovery, settings.pruning.method)
     check_offload(settings)

@@ -15,6 +15,7 @@ UNITS = ("layers", "heads", "mlp", "vocab")
 HEAD_UNITS = ("group", "query")
 BEST_RULES = ("speedup_if_maintained", "quality", "speedup")
 LOG_MODELS = ("best", "all", "none")
+SERVED_AS = ("text", "chat", "completions")
 LARGEST_KEPT = "largest_kept"
 SAMPLERS = ("tpe", "random", "nsgaii", "nsgaiii", "gp", "qmc", "cmaes", LARGEST_KEPT)
 FROM_HUB = "hub:"

@@ -366,6 +366,10 @@ class TrackingSettings:
     """Name in the registry; `pruned-<model.name>` when null."""
     log_models: str = "best"
     """Whose weights are stored: best, all or none."""
+    serve_as: str = "text"
+    """What `mlflow models serve` takes for a stored model. text: strings. chat: messages, as in
+    MLflow's llm/v1/chat; needs a tokenizer with a chat template. completions: a prompt, as in
+    llm/v1/completions."""
     system_metrics: bool = False
     """Track the machine's load, memory, disk and network, and a GPU's where MLflow can read it, as
     MLflow's system metrics while a trial runs; not while clocks do."""

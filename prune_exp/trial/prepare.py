@@ -72,6 +72,7 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     cache_dir = Path(settings.cache_dir).expanduser()
     source = locate_model(settings.model, cache_dir)
     tokenizer = loading.load_tokenizer(source.folder)
+    check_chat(settings, tokenizer)
     skeleton = loading.load_skeleton(source.folder)
     asked = [tokenizer(text)["input_ids"] for text in prompts]
     check_lengths(settings.benchmark, skeleton.config)
@@ -138,6 +139,15 @@ def check_tokens(tokenizer: Any, rows: int, corpus: Corpus, prompts: list[list[i
         raise SettingError(
             f"the text or a prompt holds {token}, token {max(ids)}, but the model's embedding has"
             f" {rows} rows; take it out of data.path, or resize the model's embedding"
+        )
+
+
+def check_chat(settings: Settings, tokenizer: Any) -> None:
+    """Raises SettingError where messages are to be answered, and nothing says how they are read."""
+    if settings.tracking.serve_as == "chat" and not tokenizer.chat_template:
+        raise SettingError(
+            f"tracking.serve_as=chat needs a chat template, and the tokenizer of"
+            f" {settings.model.name} has none; use tracking.serve_as=completions"
         )
 
 
