@@ -87,7 +87,9 @@ class MlflowServer:
         import requests
 
         silent = subprocess.DEVNULL
-        self._process = subprocess.Popen(self._command, stdout=silent, stderr=silent)
+        self._process = subprocess.Popen(
+            self._command, stdout=silent, stderr=silent, start_new_session=True
+        )
         for _ in range(240):
             try:
                 if requests.get(f"{self.address}/health", timeout=2).ok:
@@ -97,10 +99,15 @@ class MlflowServer:
         raise AssertionError("the server did not start")
 
     def stop(self) -> None:
-        """Ends it, where it runs."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(20)
+        """Ends it, where it runs; at once where it waits for connections to be closed."""
+        if self._process is None:
+            return
+        try:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         self._process = None
 
 
