@@ -149,6 +149,23 @@ def token_ratio(theirs: Sequence[float], ours: Sequence[float]) -> Interval:
     return on_logs.ratio
 
 
+def difference_of_shares(won: int, lost: int, pairs: int) -> Interval:
+    """By how much a share differs between two that answered the same questions.
+
+    `won` of the questions the second one alone has right, `lost` the first one alone. The interval
+    adds a pair to either (Bonett and Price 2012, Journal of Educational and Behavioral Statistics
+    37:479), so that it has a width where nothing differs.
+    """
+    from scipy.stats import norm
+
+    more, fewer = (won + 1) / (pairs + 2), (lost + 1) / (pairs + 2)
+    middle = more - fewer
+    half = float(norm.ppf(0.975)) * math.sqrt((more + fewer - middle**2) / (pairs + 2))
+    return Interval(
+        value=(won - lost) / pairs, low=max(middle - half, -1.0), high=min(middle + half, 1.0)
+    )
+
+
 def multiply(one: Interval, other: Interval) -> Interval:
     """The product of two ratios that were measured independently of each other.
 

@@ -12,6 +12,8 @@ LOW = "_ci95_low"
 HIGH = "_ci95_high"
 DOMAIN = "domain/"
 """Before the name of a kind of text in the metrics of it."""
+TASK = "task/"
+"""Before the name of a task in the metrics of it."""
 FEW_PAIRS = 12
 """Below so many pairs a bootstrap knows too little, and intervals are Student's t."""
 
@@ -187,6 +189,33 @@ class Behaviour:
         """All numbers under their metrics' names."""
         sides = (("dense", self.dense), ("pruned", self.pruned))
         return {f"{side}/{key}": value for side, one in sides for key, value in asdict(one).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskComparison:
+    """Both models' answers to the questions of a task."""
+
+    questions: int
+    dense_accuracy_pct: float
+    pruned_accuracy_pct: float
+    accuracy_change: Interval
+    """Pruned minus dense, as a share of the questions."""
+    mcnemar_p_value: float
+    """How likely so uneven a split of the flipped questions is where both are as good."""
+    flipped: tuple[dict[str, str], ...] = ()
+    """Questions that one of them answers right."""
+
+    def metrics(self, name: str) -> Flat:
+        """Its figures under names that begin with `task/<name>`."""
+        prefix = f"{TASK}{name}"
+        points = self.accuracy_change
+        change = Interval(value=100 * points.value, low=100 * points.low, high=100 * points.high)
+        return {
+            f"{prefix}/questions": self.questions,
+            f"{prefix}/dense_accuracy_pct": self.dense_accuracy_pct,
+            f"{prefix}/pruned_accuracy_pct": self.pruned_accuracy_pct,
+            f"{prefix}/mcnemar_p_value": self.mcnemar_p_value,
+        } | change.metrics(f"{prefix}/accuracy_change_points")
 
 
 @dataclass(frozen=True, kw_only=True)

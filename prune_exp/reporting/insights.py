@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from prune_exp.measurement.records import Interval
 from prune_exp.pruning.plan import UNIT_NAMES
 from prune_exp.tracking.domains import join_words, list_losses, list_too_few, read_domains
+from prune_exp.tracking.figures import read_tasks
 
 Metrics = dict[str, float]
 Rule = Callable[[Metrics], str | None]
@@ -181,6 +182,25 @@ def tell_recovery(m: Metrics) -> str | None:
     )
 
 
+def tell_tasks(m: Metrics) -> str | None:
+    """What became of right answers; a change only where the interval excludes none."""
+    said = []
+    for one in read_tasks(m):
+        change = one.change_points
+        where = f"95 % interval {change.low:+.1f} to {change.high:+.1f}"
+        shown = change.low > 0 or change.high < 0
+        said.append(
+            f"On {one.name} it answers {one.pruned_accuracy_pct:.1f} % of {one.questions} questions"
+            f" right, the dense model {one.dense_accuracy_pct:.1f} %"
+            + (
+                f": {change.value:+.1f} points ({where})."
+                if shown
+                else f"; no difference was shown ({where} points)."
+            )
+        )
+    return " ".join(said) or None
+
+
 def tell_behaviour(m: Metrics) -> str | None:
     """Whether its answers go round in circles, where either model's do."""
     if "pruned/repeated_runs_pct" not in m:
@@ -210,6 +230,7 @@ SUMMARY = (
 RULES: tuple[Rule, ...] = (
     *SUMMARY,
     tell_agreement,
+    tell_tasks,
     tell_behaviour,
     tell_share_of_limit,
     tell_bandwidth,

@@ -285,6 +285,7 @@ def _keys_of(settings: Settings, *, all_measured: bool = False) -> list[str]:
         quality=all_measured or settings.quality.enabled,
         recovery=all_measured or settings.recovery.name != "none",
         batches=list(settings.benchmark.batches),
+        tasks=settings.quality.tasks,
         domains=[one.file.name for one in list_judged_files(settings.data, settings.quality)],
     )
 

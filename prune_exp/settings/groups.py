@@ -257,6 +257,14 @@ class QualitySettings:
     keep_on: list[str] = field(default_factory=list)
     """Texts, by their file's name without the ending, on which quality must be maintained; those
     that calibrate when empty."""
+    tasks: list[str] = field(default_factory=list)
+    """Tasks whose questions both models answer: names of lm-eval's tasks or of files NAME.jsonl;
+    plain_facts ships with the package."""
+    tasks_path: str | None = None
+    """Folder with files NAME.jsonl, a question a line with `question`, `choices` and the number of
+    the right one as `answer`, or with lm-eval's own YAML files."""
+    task_questions: int | None = None
+    """Most questions of each task, the first ones; all when null."""
 
 
 @dataclass(kw_only=True)

@@ -57,5 +57,6 @@ def _list_minima(settings: Settings) -> list[tuple[str, float | None, float]]:
         ("search.minutes", settings.search.minutes, 0),
         ("search.parallel", settings.search.parallel or None, 1),
         ("search.max_failures", settings.search.max_failures, 1),
+        ("quality.task_questions", settings.quality.task_questions, 1),
         ("quality.max_perplexity_ratio", settings.quality.max_perplexity_ratio, 1),
     ]

@@ -30,6 +30,7 @@ def _list_refused(settings: Settings) -> dict[str, str]:
             settings.data.calibration != "documents",
             "data.calibration=documents",
         ),
+        "quality.tasks": (bool(settings.quality.tasks), "quality.tasks=[]"),
         "tracking.promote=true": (settings.tracking.promote, "tracking.promote=false"),
     }
     return {given: instead for given, (applies, instead) in refused.items() if applies}

@@ -120,6 +120,7 @@ def _anchor_paths(settings: Any, folder: Path) -> None:
         (settings.model, ["path"]),
         (settings.data, own_text),
         (settings.benchmark, ["prompts_path"]),
+        (settings.quality, ["tasks_path"]),
         (settings.tracking, ["root", "signing_key"]),
     ):
         for name in names:

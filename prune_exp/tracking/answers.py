@@ -1,11 +1,14 @@
 """What both models answer to the same prompts, side by side, as MLflow's pages show tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prune_exp.measurement.records import TaskComparison
 from prune_exp.measurement.repetition import repeated_pct
 
 TABLE = "answers.json"
+FLIPPED = "flipped.json"
+FLIPPED_COLUMNS = ("task", "change", "question", "right", "dense", "pruned")
 COLUMNS = (
     "prompt",
     "dense",
@@ -30,6 +33,12 @@ def tabulate_answers(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]] 
     both = sorted(sides["dense"].keys() & sides["pruned"].keys())
     rows = [_compare(sides["dense"][number], sides["pruned"][number]) for number in both]
     return {name: [row[name] for row in rows] for name in COLUMNS} if rows else None
+
+
+def tabulate_flipped(tasks: Mapping[str, TaskComparison]) -> dict[str, list[str]] | None:
+    """The questions that one of both models answers right; None where no task was asked."""
+    rows = [{"task": name} | one for name, task in tasks.items() for one in task.flipped]
+    return {key: [row[key] for row in rows] for key in FLIPPED_COLUMNS} if tasks else None
 
 
 def _compare(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:

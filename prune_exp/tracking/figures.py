@@ -1,8 +1,40 @@
 """The key figures of a trial: how they are called and written, the same everywhere."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prune_exp.measurement.records import Interval
+from prune_exp.measurement.records import TASK, Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Both models' answers to the questions of a task, as metrics have them."""
+
+    name: str
+    questions: int
+    dense_accuracy_pct: float
+    pruned_accuracy_pct: float
+    change_points: Interval
+
+
+def read_tasks(metrics: Mapping[str, float]) -> list[Task]:
+    """The tasks of a trial, by name."""
+    ending = "/questions"
+    names = sorted(
+        key.removeprefix(TASK).removesuffix(ending)
+        for key in metrics
+        if key.startswith(TASK) and key.endswith(ending)
+    )
+    return [
+        Task(
+            name=name,
+            questions=int(metrics[f"{TASK}{name}{ending}"]),
+            dense_accuracy_pct=metrics[f"{TASK}{name}/dense_accuracy_pct"],
+            pruned_accuracy_pct=metrics[f"{TASK}{name}/pruned_accuracy_pct"],
+            change_points=Interval.read(metrics, f"{TASK}{name}/accuracy_change_points"),
+        )
+        for name in names
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from prune_exp.measurement.records import (
     DomainQuality,
     QualityComparison,
     SpeedComparison,
+    TaskComparison,
 )
 from prune_exp.model.shape import ModelShape
 from prune_exp.tracking.result import StoppedTrial, TrialResult
@@ -29,10 +30,12 @@ def metric_keys(
     recovery: bool = False,
     batches: Sequence[str] = ("b8",),
     domains: Sequence[str] = (),
+    tasks: Sequence[str] = (),
 ) -> list[str]:
     """The keys that a trial will have, known before it runs: those of a made-up result.
 
-    `batches` are the labels of the batch requests, `domains` the kinds of text that judge.
+    `batches` are the labels of the batch requests, `domains` the kinds of text that judge,
+    `tasks` those that both models are asked.
     """
     result = make_up_result(TrialResult)
     phases = [*EVERY_TRIALS_PHASES, *(["recover"] if recovery else [])]
@@ -46,6 +49,7 @@ def metric_keys(
         quality=replace(result.quality, domains=judged) if quality else None,
         speed=result.speed if speed else None,
         behaviour=result.behaviour if speed else None,
+        tasks=dict.fromkeys(tasks if quality else (), make_up_result(TaskComparison)),
         recovery=result.recovery if recovery else None,
         dense_shape=replace(result.dense_shape, params_total=2),
         seconds=dict.fromkeys(phases, 1.0),
@@ -86,6 +90,8 @@ def flatten_result(result: TrialResult) -> dict[str, float]:
         flat |= _text_metrics(result.quality, result.speed)
     if result.behaviour is not None:
         flat |= result.behaviour.metrics()
+    for name, task in result.tasks.items():
+        flat |= task.metrics(name)
     if result.recovery is not None:
         figures = asdict(replace(result.recovery, curve=()))
         flat |= {f"recovery/{key}": value for key, value in figures.items() if key != "curve"}

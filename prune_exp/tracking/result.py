@@ -3,7 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from prune_exp.measurement.records import Behaviour, QualityComparison, SpeedComparison
+from prune_exp.measurement.records import (
+    Behaviour,
+    QualityComparison,
+    SpeedComparison,
+    TaskComparison,
+)
 from prune_exp.model.shape import ModelShape
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.recovery.record import Recovery
@@ -33,6 +38,8 @@ class TrialResult:
     recovery: Recovery | None = None
     behaviour: Behaviour | None = None
     """What the answers to the prompts are like; None where nothing was asked."""
+    tasks: dict[str, TaskComparison] = field(default_factory=dict)
+    """By the name of the task."""
     reserved_digest: str = ""
     """Identifies the documents that are kept from trials, for a last judgement."""
     file_bytes: int = 0

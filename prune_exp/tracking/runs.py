@@ -21,7 +21,7 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
-from prune_exp.tracking.answers import TABLE, tabulate_answers
+from prune_exp.tracking.answers import FLIPPED, TABLE, tabulate_answers, tabulate_flipped
 from prune_exp.tracking.attempts import try_again
 from prune_exp.tracking.linked import log_linked, make_dataset
 from prune_exp.tracking.metrics import describe_stop, flatten_result, flatten_stopped
@@ -240,8 +240,8 @@ def _log_result(result: TrialResult, folder: Path) -> None:
     mlflow.log_dict(result.machine if result.speed is None else result.speed.facts, "machine.json")
     if result.speed is not None:
         mlflow.log_text(json.dumps(list(result.speed.samples), indent=1), "samples.json")
-        _log_answers(result.speed.samples)
         mlflow.set_tags(_measurement_tags(result.speed.facts))
+    _log_tables(result)
     _log_curve(result)
     keep_files(_active_run_id(), folder)
     mlflow.set_tags(  # last: whoever finds them knows that the result is whole
@@ -271,13 +271,17 @@ def log_stopped(stopped: StoppedTrial, limits: Mapping[str, float]) -> dict[str,
     return flat
 
 
-def _log_answers(samples: Sequence[dict[str, Any]]) -> None:
-    """Both models' answers as a table; MLflow's own call would append to an earlier try's."""
-    table = tabulate_answers(samples)
-    if table is not None:
+def _log_tables(result: TrialResult) -> None:
+    """Answers side by side as tables; MLflow's own call would append to an earlier try's."""
+    samples = () if result.speed is None else result.speed.samples
+    tables = {TABLE: tabulate_answers(samples), FLIPPED: tabulate_flipped(result.tasks)}
+    known = {name: table for name, table in tables.items() if table is not None}
+    for name, table in known.items():
         rows = list(zip(*table.values(), strict=True))
-        mlflow.log_dict({"columns": list(table), "data": rows}, TABLE)
-        mlflow.set_tag(tags.TABLES, json.dumps([{"path": TABLE, "type": "table"}]))
+        mlflow.log_dict({"columns": list(table), "data": rows}, name)
+    if known:
+        listed = [{"path": name, "type": "table"} for name in known]
+        mlflow.set_tag(tags.TABLES, json.dumps(listed))
 
 
 def keep_files(run_id: str, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from prune_exp.machine.device import choose_device
 from prune_exp.machine.packages import installed_version
 from prune_exp.measurement.prompts import read_prompts
 from prune_exp.measurement.serving import check_serving, longest_request
+from prune_exp.measurement.tasks import load_tasks
 from prune_exp.model import loading
 from prune_exp.model.architectures import shape_of
 from prune_exp.model.assembly import accepted_heads
@@ -46,6 +47,8 @@ class TrialInputs:
 
     dense: Inputs
     prompts: list[str]
+    tasks: dict[str, Any] = field(default_factory=dict)
+    """lm-eval's tasks, by name."""
 
 
 def pruning_request(settings: Settings) -> PruningRequest:
@@ -95,7 +98,8 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     check_recovery(settings, dense)
     if write:
         dense = _write_text(settings, dense, device)
-    return TrialInputs(dense=dense, prompts=prompts)
+    tasks = load_tasks(settings.quality) if settings.quality.enabled else {}
+    return TrialInputs(dense=dense, prompts=prompts, tasks=tasks)
 
 
 def note_foreign_text(inputs: TrialInputs) -> None:

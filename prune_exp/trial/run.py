@@ -35,6 +35,7 @@ from prune_exp.text.records import TextUsed
 from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.tracking.result import StoppedTrial, TrialResult
 from prune_exp.trial.dense import load_dense
+from prune_exp.trial.judged_tasks import JudgedTasks
 from prune_exp.trial.prepare import TrialInputs, prepare_trial, pruning_request
 from prune_exp.trial.stops import Stops
 
@@ -80,7 +81,11 @@ def _run_prepared(
     stops.check_request()
     with watch.phase("load"):
         model = load_dense(settings, dense.source, target)
-    pruned, recovered, judged = _prune_and_judge(settings, inputs, model, target, watch, stops)
+    tasks = JudgedTasks(settings=settings, inputs=inputs, watch=watch)
+    tasks.ask_dense(model)
+    pruned, recovered, judged = _prune_and_judge(
+        settings, inputs, model, target, watch, stops, tasks
+    )
     del model  # the measured processes need the memory
     discard_partial(target)
     measured = None
@@ -97,6 +102,7 @@ def _run_prepared(
         weights_sha256=weights_sha256(target),
         file_bytes=weights_bytes(target),
         quality=judged,
+        tasks=tasks.compare(),
         speed=measured,
         behaviour=None if measured is None else compare_behaviour(measured.samples),
         machine={} if measured else describe_machine(available_threads(), watch.device),
@@ -122,6 +128,7 @@ def _prune_and_judge(
     target: Path,
     watch: Stopwatch,
     stops: Stops,
+    tasks: JudgedTasks,
 ) -> tuple[_Exported, Recovered | None, QualityComparison | None]:
     """Prunes the dense model, which is used up, recovers, exports to `target` and judges."""
     dense = inputs.dense
@@ -144,6 +151,7 @@ def _prune_and_judge(
             full = replace(baseline, head=head)
             judged = _judge_pruned(settings, inputs, pruned, full, stops.limits)
         stops.check_quality(judged)
+    tasks.ask_pruned(pruned.model, pruned.tokenizer)
     shape = shape_of(pruned.model)
     return _Exported(tokenizer=pruned.tokenizer, plan=pruned.plan, shape=shape), recovered, judged
 

@@ -261,3 +261,35 @@ def test_hydras_own_sweeper_has_a_parent_run_too(tiny_args: list[str], tmp_path:
 
 def _inputs(run: Any) -> list[Any]:
     return run.inputs.dataset_inputs
+
+
+def test_tasks_are_asked_of_both_models(tiny_args: list[str], tmp_path: Path) -> None:
+    arguments = [*tiny_args, "benchmark=off", "quality.tasks=[plain_facts]"]
+    done = command(*arguments, "quality.task_questions=12", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_in(tmp_path)
+    found = run.data.metrics
+    assert found["task/plain_facts/questions"] == 12
+    change = found["task/plain_facts/accuracy_change_points"]
+    sides = [found[f"task/plain_facts/{side}_accuracy_pct"] for side in ("dense", "pruned")]
+    assert change == pytest.approx(sides[1] - sides[0])
+    from mlflow.artifacts import load_dict
+
+    uri = f"runs:/{run.info.run_id}/flipped.json"
+    look_at(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    table = load_dict(uri)
+    assert table["columns"] == ["task", "change", "question", "right", "dense", "pruned"]
+    gained = [row[1] == "won" for row in table["data"]]
+    assert change == pytest.approx(100 * (sum(gained) - gained.count(False)) / 12)
+    report = next((tmp_path / "mlruns").rglob("report.md")).read_text(encoding="utf-8")
+    assert "| plain_facts | 12 |" in report
+
+
+def test_a_task_that_is_unknown_ends_the_command_before_the_trial(
+    tiny_args: list[str], tmp_path: Path
+) -> None:
+    done = command(*tiny_args, "quality.tasks=[plain_factz]", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "did you mean plain_facts?" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "mlruns").exists()

@@ -146,6 +146,25 @@ def test_ballots_and_voters_of_one_opinion_are_told() -> None:
     assert "No voters ranked units here." in section(nobody, "Who voted for what")
 
 
+def test_tasks_are_shown_with_the_questions_that_were_lost() -> None:
+    figures = {
+        "task/facts/questions": 100.0,
+        "task/facts/dense_accuracy_pct": 70.0,
+        "task/facts/pruned_accuracy_pct": 62.0,
+    } | made_up.interval("task/facts/accuracy_change_points", -8.0, 2.0)
+    one = trial()
+    one.metrics.update(figures)
+    flipped = [
+        {"question": "Two and two is", "right": "four", "pruned": "five", "change": "lost"},
+        {"question": "One and one is", "right": "two", "pruned": "two", "change": "won"},
+    ]
+    told = section(findings([one], flipped=flipped), "Quality by kind of text")
+    assert "| facts | 100 | 70.0 % | 62.0 % | -8.0 | -10.0 to -6.0 |" in told
+    assert "| Two and two is | four | five |" in told
+    assert "One and one" not in told
+    assert "Right, dense" not in section(findings(), "Quality by kind of text")
+
+
 def test_answers_that_repeat_themselves_most_are_shown() -> None:
     """Beside the first prompts', those of others that the dense model does not repeat as much."""
     shown = made_up.samples(["a", "b", "c", "same", "some", "round"])

@@ -27,6 +27,12 @@ def figures(low: float, value: float, high: float, maintained: float = 1.0) -> d
     }
 
 
+ASKED = {
+    "task/facts/questions": 100.0,
+    "task/facts/dense_accuracy_pct": 70.0,
+    "task/facts/pruned_accuracy_pct": 62.0,
+}
+CHANGE = "task/facts/accuracy_change_points"
 ANSWERS = {
     "dense/repeated_runs_pct": 0.0,
     "pruned/repeated_runs_pct": 12.0,
@@ -97,6 +103,13 @@ def test_a_busy_machine_is_warned_of(load: float, use: float, warned: bool) -> N
 OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
     ("tell_text_speed", {}, None),
     ("tell_text_speed", {"text_speedup": 1.0}, None),
+    ("tell_tasks", {}, None),
+    (
+        "tell_tasks",
+        ASKED | made_up.interval(CHANGE, -8.0, 2.0),
+        ": -8.0 points (95 % interval -10.0",
+    ),
+    ("tell_tasks", ASKED | made_up.interval(CHANGE, -1.0, 2.0), "no difference was shown"),
     ("tell_behaviour", {}, None),
     ("tell_behaviour", ANSWERS | {"pruned/repeated_runs_pct": 0.0}, None),
     ("tell_behaviour", ANSWERS, "had come before in the same answer (dense: 0 %)"),

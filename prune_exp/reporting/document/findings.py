@@ -32,6 +32,8 @@ class Findings:
     samples: list[dict[str, Any]] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     plan: PruningPlan | None = None
+    flipped: list[dict[str, str]] = field(default_factory=list)
+    """Questions that one of both models answers right."""
 
     @property
     def metrics(self) -> Metrics:
@@ -54,7 +56,7 @@ def gather_findings(root: TrackedTrial, trials: list[TrackedTrial], best: Choice
     with tempfile.TemporaryDirectory() as scratch:
         found = {
             name: read_artifact(best.trial.run_id, f"{name}.json", Path(scratch))
-            for name in ("samples", "machine", "plan")
+            for name in ("samples", "machine", "plan", "flipped")
         }
     return Findings(
         root=root,
@@ -63,7 +65,15 @@ def gather_findings(root: TrackedTrial, trials: list[TrackedTrial], best: Choice
         samples=found["samples"] or [],
         machine=found["machine"] or {},
         plan=PruningPlan.from_json(found["plan"]) if found["plan"] else None,
+        flipped=_rows_of(found["flipped"]),
     )
+
+
+def _rows_of(table: Any) -> list[dict[str, str]]:
+    """A table as MLflow keeps it, row by row."""
+    if not table:
+        return []
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
 def look_up_findings(run_id: str) -> Findings:
