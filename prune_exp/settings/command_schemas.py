@@ -120,6 +120,33 @@ class ShipSettings:
 
 
 @dataclass(kw_only=True)
+class RivalSettings:
+    """Stored models and their dense model, each quantized, at equal size."""
+
+    versions: list[int] = field(default_factory=list)
+    """Registered versions that compete; the champion, or else the candidate, where neither these
+    nor `run_ids` are given."""
+    run_ids: list[str] = field(default_factory=list)
+    """Trials that compete."""
+    kinds: list[str] = field(default_factory=lambda: ["bf16", "q8_0", "q4_k_m"])
+    """Kinds of GGUF file that each model is written as; the dense one's first kind is what all
+    are compared with."""
+    sizes_mib: list[float] = field(default_factory=lambda: [60.0, 100.0, 150.0, 270.0])
+    """Sizes up to which the best file is named, in MiB."""
+    output: str = "???"
+    """Folder for the table and the plot; it must be empty or not exist yet."""
+    rounds: int = 6
+    """How often every file is timed, in turn."""
+    new_tokens: int = 64
+    """Tokens that follow each of five prompts."""
+    threads: int = 1
+    """Threads of llama.cpp."""
+    cache_dir: str = "~/.cache/prune_exp"
+    """Where converted models are kept."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+
+@dataclass(kw_only=True)
 class RebuildSettings:
     """One model to make again."""
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "promote": command_schemas.PromoteSettings,
     "verify": command_schemas.VerifySettings,
     "ship": command_schemas.ShipSettings,
+    "rivals": command_schemas.RivalSettings,
     "report": command_schemas.ReportSettings,
     "rebuild": command_schemas.RebuildSettings,
 }

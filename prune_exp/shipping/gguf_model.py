@@ -145,22 +145,32 @@ def _width_of(config: Any) -> int:
     return config.intermediate_size
 
 
-def tensors_of(model: Any) -> Iterator[tuple[str, Any]]:
-    """Names and float32 arrays, as llama.cpp wants them."""
+def name_tensors(config: Any) -> Callable[[str], str]:
+    """What llama.cpp calls a tensor of a model, by the name that transformers has for it."""
     import gguf
 
-    config = model.config
     arch = gguf.MODEL_ARCH[ARCHITECTURES[config.model_type]]
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+
+    def find(name: str) -> str:
+        own = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert own is not None, name
+        return own
+
+    return find
+
+
+def tensors_of(model: Any) -> Iterator[tuple[str, Any]]:
+    """Names and float32 arrays, as llama.cpp wants them."""
+    config = model.config
+    names = name_tensors(config)
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     turn = TURNS.get(config.model_type)
     for name, value in model.state_dict().items():
         if tied and name in HEADS:
             continue
-        own = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        assert own is not None, name
         turned = value.float() if turn is None else turn(config, name, value.float())
-        yield own, turned.contiguous().numpy()
+        yield names(name), turned.contiguous().numpy()
     if rope_type_of(config) != "default":
         yield "rope_freqs.weight", _rope_factors(model)
 
@@ -186,10 +196,14 @@ def _turn_gemma(_config: Any, name: str, value: Any) -> Any:
     return value + 1.0 if name.endswith("norm.weight") else value
 
 
-def _turn_gpt2(_config: Any, name: str, value: Any) -> Any:
-    """Its projections are stored as [inputs, outputs]."""
-    stored = name.split(".")[-2] in ("c_attn", "c_proj", "c_fc")
-    return value.T if stored and value.ndim == 2 else value
+def is_transposed(config: Any, name: str, value: Any) -> bool:
+    """Whether transformers stores a matrix as [inputs, outputs], as it does those of GPT-2."""
+    own = name.split(".")[-2] in ("c_attn", "c_proj", "c_fc")
+    return config.model_type == "gpt2" and own and value.ndim == 2
+
+
+def _turn_gpt2(config: Any, name: str, value: Any) -> Any:
+    return value.T if is_transposed(config, name, value) else value
 
 
 def _turn_neox(config: Any, name: str, value: Any) -> Any:

@@ -34,7 +34,7 @@ def ship_model(settings: ShipSettings) -> int:
     """
     targets = choose_targets(settings)
     repositories = choose_repositories(settings)
-    output = _check_output(settings)
+    output = check_output(settings.output)
     if settings.positions < 1:
         raise SettingError(f"positions={settings.positions} is too small; use 1 or more")
     for repository in () if settings.dry_run else repositories:
@@ -57,8 +57,13 @@ def ship_model(settings: ShipSettings) -> int:
         return code or _push_all(settings, repositories, candidate, output)
 
 
-def _check_output(settings: ShipSettings) -> Path:
-    output = Path(settings.output).expanduser().absolute()
+def check_output(wanted: str) -> Path:
+    """The folder that is to be written.
+
+    Raises:
+        SettingError: it holds something.
+    """
+    output = Path(wanted).expanduser().absolute()
     if output.is_dir() and not any(output.iterdir()):
         return output
     if output.exists() or output.is_symlink():
@@ -94,7 +99,7 @@ def _show_plan(
 
 
 @contextmanager
-def _stage_beside(output: Path) -> Iterator[Path]:
+def stage_beside(output: Path) -> Iterator[Path]:
     """A folder beside the output, gone in the end with all that was not moved."""
     output.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".partial", dir=output.parent))
@@ -111,7 +116,7 @@ def _ship_all(
     reference: Reference,
     output: Path,
 ) -> int:
-    with _stage_beside(output) as stage:
+    with stage_beside(output) as stage:
         made = stage / output.name
         made.mkdir()
         kept: list[Shipment] = []
@@ -120,7 +125,8 @@ def _ship_all(
             if found is not None:
                 kept.append(found)
         if kept:
-            _finish_output(made, candidate, output)
+            _add_papers(made, candidate)
+            move_into_place(made, output)
     for one in kept:
         record_shipment(candidate, one.target, one.to_json(), one.metrics)
     print(f"{output} holds {', '.join(one.file for one in kept)}." if kept else "Nothing is kept.")
@@ -137,10 +143,14 @@ def _push_all(
     return 0
 
 
-def _finish_output(made: Path, candidate: Candidate, output: Path) -> None:
+def _add_papers(made: Path, candidate: Candidate) -> None:
     for name in BESIDE:
         if (candidate.folder / name).is_file():
             shutil.copy2(candidate.folder / name, made / name)
+
+
+def move_into_place(made: Path, output: Path) -> None:
+    """Gives a finished folder its name."""
     if output.is_dir():
         output.rmdir()
     os.replace(made, output)

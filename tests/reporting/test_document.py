@@ -165,6 +165,18 @@ def test_tasks_are_shown_with_the_questions_that_were_lost() -> None:
     assert "Right, dense" not in section(findings(), "Quality by kind of text")
 
 
+def test_files_at_equal_size_are_shown_where_they_were_compared() -> None:
+    row = {"model": "dense", "kind": "q8_0", "size_mib": 140.0, "bits_per_byte": 1.0}
+    row |= made_up.interval("perplexity_ratio", 1.01, 0.01) | {"peak_memory_mib": 200.0}
+    row |= made_up.interval("text_speedup", 1.5, 0.1)
+    rivals = {"rivals": [row], "verdicts": ["It is worse."], "runtime": "a runtime"}
+    told = section(findings(rivals=rivals), "What else would give this size")
+    assert "| dense q8_0 | 140.0 | 1.000 | 1.010 (1.000 to 1.020) | 1.50 (1.40 to 1.60) |" in told
+    assert "- It is worse." in told
+    titles = [one.title for one in compose_document(findings(), DRAWN).sections]
+    assert "What else would give this size" not in titles
+
+
 def test_answers_that_repeat_themselves_most_are_shown() -> None:
     """Beside the first prompts', those of others that the dense model does not repeat as much."""
     shown = made_up.samples(["a", "b", "c", "same", "some", "round"])

@@ -34,6 +34,8 @@ class Findings:
     plan: PruningPlan | None = None
     flipped: list[dict[str, str]] = field(default_factory=list)
     """Questions that one of both models answers right."""
+    rivals: dict[str, Any] = field(default_factory=dict)
+    """Files of this model and of its dense one at equal size, where they were compared."""
 
     @property
     def metrics(self) -> Metrics:
@@ -56,7 +58,7 @@ def gather_findings(root: TrackedTrial, trials: list[TrackedTrial], best: Choice
     with tempfile.TemporaryDirectory() as scratch:
         found = {
             name: read_artifact(best.trial.run_id, f"{name}.json", Path(scratch))
-            for name in ("samples", "machine", "plan", "flipped")
+            for name in ("samples", "machine", "plan", "flipped", "rivals/rivals")
         }
     return Findings(
         root=root,
@@ -66,6 +68,7 @@ def gather_findings(root: TrackedTrial, trials: list[TrackedTrial], best: Choice
         machine=found["machine"] or {},
         plan=PruningPlan.from_json(found["plan"]) if found["plan"] else None,
         flipped=_rows_of(found["flipped"]),
+        rivals=found["rivals/rivals"] or {},
     )
 
 

@@ -1,0 +1,203 @@
+"""Would plain quantization not do better at this size? Every model, as every kind of file."""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from prune_exp.machine.packages import installed_version
+from prune_exp.measurement.prompts import list_prompts
+from prune_exp.measurement.quality import losses_by_document
+from prune_exp.model import loading
+from prune_exp.registry.candidates import Candidate
+from prune_exp.registry.origin import data_of, find_dense_model, judged_on
+from prune_exp.registry.shipments import fetch_shipped
+from prune_exp.settings.command_schemas import RivalSettings, ShipSettings
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import BenchmarkSettings
+from prune_exp.shipping.comparison import run_probe
+from prune_exp.shipping.gguf_file import check_gguf, write_gguf
+from prune_exp.shipping.probe import ProbeAnswer, ProbeRequest
+from prune_exp.shipping.quantized_weights import quantize_weights
+from prune_exp.shipping.rival_table import Rival, Rivals, list_verdicts, write_rivals
+from prune_exp.shipping.ship import check_output, move_into_place, stage_beside
+from prune_exp.shipping.targets import choose_targets
+from prune_exp.text.corpus import TokenBlocks, load_corpus
+from prune_exp.text.token_bytes import make_reencoder
+from prune_exp.tracking.runs import log_file
+
+DENSE = "dense"
+PROMPTS = 5
+ROOM_TOKENS = 512
+FEWEST_ROUNDS = 2
+
+
+def compare_rivals(settings: RivalSettings) -> int:
+    """Writes the table and the plot, and keeps them with the runs; returns the exit code.
+
+    Raises:
+        SettingError: nothing could be compared; nothing was written.
+    """
+    output = check_output(settings.output)
+    _check_settings(settings)
+    with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
+        candidates = _fetch_candidates(settings, Path(scratch))
+        dense = _find_dense(candidates, Path(settings.cache_dir).expanduser())
+        folders = {DENSE: dense} | {_name(one): one.folder for one in candidates}
+        for folder in folders.values():
+            check_gguf(folder)
+        text = _heldout_text(candidates[0], dense)
+        files = _write_files(folders, settings.kinds, Path(scratch) / "files")
+        measured = _measure_files(files, settings, Path(scratch))
+        rivals = [
+            _judge_file(name, kind, folders[name], dense, text, files, measured)
+            for name, kind in files
+        ]
+    found = Rivals(text=text, rivals=rivals, runtime=_describe_runtime(settings))
+    with stage_beside(output) as stage:
+        made = stage / output.name
+        made.mkdir()
+        write_rivals(found, settings.sizes_mib, made)
+        for one in candidates:
+            for path in sorted(made.iterdir()):
+                log_file(one.trial.run_id, path, "rivals")
+        move_into_place(made, output)
+    for sentence in list_verdicts(found):
+        print(sentence)
+    print(f"{output} has the table and the plot.")
+    return 0
+
+
+def _check_settings(settings: RivalSettings) -> None:
+    """Raises SettingError for what can be known before anything is fetched."""
+    choose_targets(ShipSettings(to=[f"gguf:{kind}" for kind in settings.kinds]))
+    if settings.rounds < FEWEST_ROUNDS:
+        raise SettingError(f"rounds={settings.rounds} is too small; use {FEWEST_ROUNDS} or more")
+    if settings.new_tokens < FEWEST_ROUNDS:
+        raise SettingError(f"new_tokens={settings.new_tokens} is too small; use 2 or more")
+
+
+def _fetch_candidates(settings: RivalSettings, scratch: Path) -> list[Candidate]:
+    """The models that compete, their files checked."""
+    wanted: list[dict[str, int | str]] = [{"version": one} for one in settings.versions]
+    wanted += [{"run_id": one} for one in settings.run_ids]
+    found = []
+    for number, one in enumerate(wanted or [{}]):
+        folder = scratch / str(number)
+        folder.mkdir()
+        found.append(fetch_shipped(ShipSettings(tracking=settings.tracking, **one), folder))  # pyright: ignore[reportArgumentType]
+    return found
+
+
+def _find_dense(candidates: Sequence[Candidate], cache_dir: Path) -> Path:
+    """The dense model of all of them.
+
+    Raises:
+        SettingError: it is missing, or they have not one and the same.
+    """
+    found = {
+        source.digest: source.folder
+        for source in (find_dense_model(one.trial, cache_dir) for one in candidates)
+    }
+    if len(found) > 1:
+        raise SettingError(
+            f"the models that are to be compared come from {len(found)} dense models; give versions"
+            " and run_ids of one"
+        )
+    return next(iter(found.values()))
+
+
+def _name(candidate: Candidate) -> str:
+    gone = candidate.trial.metrics.get("params_pruned_pct", 0.0)
+    which = f"version {candidate.version}" if candidate.version else candidate.trial.run_id[:8]
+    return f"pruned {gone:.1f} % ({which})"
+
+
+def _heldout_text(candidate: Candidate, dense: Path) -> TokenBlocks:
+    """The blocks that its trial was judged on."""
+    data = replace(data_of(candidate.trial), calibration="generated")  # which plays no part here
+    tokenizer = loading.load_tokenizer(dense)
+    return load_corpus(data, judged_on(candidate.trial), tokenizer, seed=0).heldout
+
+
+Files = dict[tuple[str, str], Path]
+"""GGUF files by the model's name and the kind."""
+
+
+def _write_files(folders: dict[str, Path], kinds: Sequence[str], target: Path) -> Files:
+    target.mkdir()
+    found: Files = {}
+    for number, (name, folder) in enumerate(folders.items()):
+        for kind in dict.fromkeys(kinds):
+            path = target / f"{number}-{kind}.gguf"
+            with loading.silence_transformers():
+                write_gguf(folder, path, kind, name)
+            found[name, kind] = path
+    return found
+
+
+def _measure_files(
+    files: Files, settings: RivalSettings, scratch: Path
+) -> dict[tuple[str, str], list[ProbeAnswer]]:
+    """Every file in a fresh process of llama.cpp, one after another, round by round."""
+    prompts = list_prompts(BenchmarkSettings())[:PROMPTS]
+    found: dict[tuple[str, str], list[ProbeAnswer]] = {key: [] for key in files}
+    for turn in range(settings.rounds):
+        for key, path in files.items():
+            print(f"  round {turn + 1}: {' '.join(key)}", file=sys.stderr)
+            asked = ProbeRequest(
+                runtime="llama.cpp",
+                path=str(path),
+                texts=[[0, 0]],
+                places=[0],
+                written=[],
+                prompts=prompts,
+                new_tokens=settings.new_tokens,
+                threads=settings.threads,
+                context=ROOM_TOKENS,
+            )
+            request = scratch / "request.json"
+            asked.write(request)
+            answer, _ = run_probe(request, scratch / "answer", settings.threads)
+            found[key].append(answer)
+    return found
+
+
+def _judge_file(
+    name: str,
+    kind: str,
+    folder: Path,
+    dense: Path,
+    text: TokenBlocks,
+    files: Files,
+    measured: dict[tuple[str, str], list[ProbeAnswer]],
+) -> Rival:
+    """A file's size, times, and what its weights make of the text, in float32."""
+    model = loading.load_model(folder)
+    with torch.no_grad():
+        quantize_weights(model, kind)
+    own, theirs = (loading.load_tokenizer(one) for one in (folder, dense))
+    trimmed = own.get_vocab() != theirs.get_vocab()
+    judged = losses_by_document(model, text, make_reencoder(theirs, own) if trimmed else None)
+    answers = measured[name, kind]
+    return Rival(
+        model=name,
+        kind=kind,
+        is_dense=name == DENSE,
+        size_mib=files[name, kind].stat().st_size / 2**20,
+        peak_memory_mib=median(one.peak_memory_mib for one in answers),
+        tokens_per_s=[one.tokens_per_s or float("nan") for one in answers],
+        losses=judged.losses,
+        own_tokens=judged.own_tokens,
+    )
+
+
+def _describe_runtime(settings: RivalSettings) -> str:
+    return (
+        f"llama.cpp (xllamacpp {installed_version('xllamacpp')}), {settings.threads} threads,"
+        f" {settings.rounds} rounds of {PROMPTS} prompts and {settings.new_tokens} tokens"
+    )
