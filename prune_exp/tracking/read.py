@@ -230,7 +230,8 @@ def read_artifact(run_id: str, name: str, folder: Path) -> Any:
     client = MlflowClient()
     path = _artifacts_beside(client.get_run(run_id), client.tracking_uri) / name
     if not path.is_file():
-        if name not in [item.path for item in client.list_artifacts(run_id)]:
+        beside = name.rpartition("/")[0] or None
+        if name not in [item.path for item in client.list_artifacts(run_id, beside)]:
             return None
         try:
             path = Path(client.download_artifacts(run_id, name, str(folder)))
