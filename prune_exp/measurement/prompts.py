@@ -46,10 +46,21 @@ def _path_of(settings: BenchmarkSettings) -> Path:
     return Path(settings.prompts_path or Path(__file__).with_name("prompts.txt")).expanduser()
 
 
-def tokenize_prompts(texts: list[str], tokenizers: Mapping[str, Any]) -> Prompts:
+def tokenize_prompt(text: str, tokenizer: Any, *, as_chat: bool = False) -> list[int]:
+    """A prompt as a tokenizer has it, or as a user's message that is to be answered."""
+    if not as_chat:
+        return tokenizer(text)["input_ids"]
+    message = {"role": "user", "content": text}
+    asked = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    return tokenizer(asked, add_special_tokens=False)["input_ids"]
+
+
+def tokenize_prompts(
+    texts: list[str], tokenizers: Mapping[str, Any], *, as_chat: bool = False
+) -> Prompts:
     """Each side's prompts as its own tokenizer has them."""
     return {
-        side: [tokenizer(text)["input_ids"] for text in texts]
+        side: [tokenize_prompt(text, tokenizer, as_chat=as_chat) for text in texts]
         for side, tokenizer in tokenizers.items()
     }
 

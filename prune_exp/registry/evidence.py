@@ -222,7 +222,7 @@ class Evidence:
         """Another model, in the place of the dense one, beside the candidate."""
         folders = {"dense": folder, "pruned": self.candidate.folder}
         tokenizers = {side: loading.load_tokenizer(one) for side, one in folders.items()}
-        prompts = tokenize_prompts(read_prompts(settings), tokenizers)
+        prompts = tokenize_prompts(read_prompts(settings), tokenizers, as_chat=settings.chat)
         return measure_pair(
             folders["dense"],
             folders["pruned"],

@@ -197,6 +197,8 @@ class BenchmarkSettings:
     """How both models are served."""
     prompts: int = 20
     """Number of test prompts, from the ones that ship with the package or `prompts_path`."""
+    chat: bool = False
+    """Ask the prompts as messages of a user, by the model's chat template."""
     prompts_path: str | None = None
     """A UTF-8 text file with one prompt a line."""
     new_tokens: int = 32

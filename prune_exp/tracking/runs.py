@@ -251,6 +251,7 @@ def _log_result(result: TrialResult, folder: Path) -> None:
             tags.CHECKPOINT: shorten_place(folder / "model"),
             tags.WEIGHTS_SHA256: result.weights_sha256,
             tags.NOTE: end_note(_active_run_id(), flat),
+            tags.PHASE: "finished",
         }
     )
 
@@ -264,7 +265,8 @@ def log_stopped(stopped: StoppedTrial, limits: Mapping[str, float]) -> dict[str,
         mlflow.log_dict(flat, "metrics.json")
         why = describe_stop(flat, limits)
         note = end_note(_active_run_id(), flat, stopped=why)
-        mlflow.set_tags({tags.MODEL_DIGEST: stopped.model_digest, tags.NOTE: note})
+        known = {tags.MODEL_DIGEST: stopped.model_digest, tags.NOTE: note}
+        mlflow.set_tags(known | {tags.PHASE: "stopped"})
         mlflow.set_tag(tags.STOPPED, why[: tags.LONGEST])  # last
 
     try_again(log)

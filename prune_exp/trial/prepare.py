@@ -10,7 +10,7 @@ from typing import Any
 from prune_exp.machine.cache import digest_of
 from prune_exp.machine.device import choose_device
 from prune_exp.machine.packages import installed_version
-from prune_exp.measurement.prompts import read_prompts
+from prune_exp.measurement.prompts import read_prompts, tokenize_prompt
 from prune_exp.measurement.serving import check_serving, longest_request
 from prune_exp.measurement.tasks import load_tasks
 from prune_exp.model import loading
@@ -77,7 +77,8 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
     tokenizer = loading.load_tokenizer(source.folder)
     check_chat(settings, tokenizer)
     skeleton = loading.load_skeleton(source.folder)
-    asked = [tokenizer(text)["input_ids"] for text in prompts]
+    as_chat = settings.benchmark.chat
+    asked = [tokenize_prompt(text, tokenizer, as_chat=as_chat) for text in prompts]
     check_lengths(settings.benchmark, skeleton.config)
     longest = longest_request(asked, settings.benchmark)
     check_room(settings, skeleton.config, longest)
@@ -148,11 +149,17 @@ def check_tokens(tokenizer: Any, rows: int, corpus: Corpus, prompts: list[list[i
 
 def check_chat(settings: Settings, tokenizer: Any) -> None:
     """Raises SettingError where messages are to be answered, and nothing says how they are read."""
-    if settings.tracking.serve_as == "chat" and not tokenizer.chat_template:
-        raise SettingError(
-            f"tracking.serve_as=chat needs a chat template, and the tokenizer of"
-            f" {settings.model.name} has none; use tracking.serve_as=completions"
-        )
+    wanted = {
+        "tracking.serve_as=chat": settings.tracking.serve_as == "chat",
+        "benchmark.chat=true": settings.benchmark.enabled and settings.benchmark.chat,
+    }
+    instead = ("tracking.serve_as=completions", "benchmark.chat=false")
+    for (given, applies), other in zip(wanted.items(), instead, strict=True):
+        if applies and not tokenizer.chat_template:
+            raise SettingError(
+                f"{given} needs a chat template, and the tokenizer of {settings.model.name} has"
+                f" none; use {other}"
+            )
 
 
 def check_lengths(benchmark: BenchmarkSettings, config: Any) -> None:

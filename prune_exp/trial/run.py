@@ -213,7 +213,7 @@ def _measure_speed(
     speed = measure_pair(
         dense.source.folder,
         checkpoint,
-        tokenize_prompts(inputs.prompts, tokenizers),
+        tokenize_prompts(inputs.prompts, tokenizers, as_chat=settings.benchmark.chat),
         settings.benchmark,
         cache=dense.cache_dir / "served" / dense.source.digest,
         device=choose_device(settings.device),

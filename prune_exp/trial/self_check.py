@@ -104,7 +104,11 @@ def measure_itself(settings: Settings) -> SpeedComparison:
 
     folder = locate_model(settings.model, Path(settings.cache_dir).expanduser()).folder
     tokenizer = loading.load_tokenizer(folder)
-    prompts = tokenize_prompts(read_prompts(settings.benchmark), dict.fromkeys(SIDES, tokenizer))
+    prompts = tokenize_prompts(
+        read_prompts(settings.benchmark),
+        dict.fromkeys(SIDES, tokenizer),
+        as_chat=settings.benchmark.chat,
+    )
     device = choose_device(settings.device)
     config = loading.load_skeleton(folder).config
     longest = longest_request(prompts["dense"], settings.benchmark)

@@ -95,6 +95,7 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
     assert len(runs) == 3
     assert [run.data.params["sparsity"] for run in children] == ["0.3", "0.5"]
     assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["phase"] for run in children} == {"finished"}
     for run in children:
         data = run.data
         assert abs(data.metrics["sparsity_achieved"] - float(data.params["sparsity"])) <= 0.005

@@ -110,7 +110,9 @@ def time_models(
     monkeypatch.setattr(module, "measure_pair", measure)
     monkeypatch.setattr(module.loading, "load_tokenizer", load)
     monkeypatch.setattr(
-        module, "tokenize_prompts", lambda _, own: {side: one.name for side, one in own.items()}
+        module,
+        "tokenize_prompts",
+        lambda _, own, **__: {side: one.name for side, one in own.items()},
     )
     monkeypatch.setattr(Evidence, "_count_tokens", lambda _, own: torch.tensor(tokens[own.name]))
     source = ModelSource(folder=Path("/models/dense"), digest="d")

@@ -108,9 +108,18 @@ def read_answer(answer: Any, served_as: str) -> str:
     return choice["message"]["content"] if served_as == "chat" else choice["text"]
 
 
-def test_a_chat_needs_a_template(tiny_args: list[str], tmp_path: Path) -> None:
-    done = command(*tiny_args, "tracking.serve_as=chat", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        ("tracking.serve_as=chat", "tracking.serve_as=completions"),
+        ("benchmark.chat=true", "benchmark.chat=false"),
+    ],
+)
+def test_a_chat_needs_a_template(
+    given: str, instead: str, tiny_args: list[str], tmp_path: Path
+) -> None:
+    done = command(*tiny_args, given, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
-    assert "tracking.serve_as=completions" in done.stderr
+    assert instead in done.stderr
     assert not (tmp_path / "mlruns").exists()
