@@ -5,7 +5,7 @@ voter's lowest-ranked units; a unit that k of N ballots hold is condemned.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -238,6 +238,23 @@ def make_plan(
         voters={kind: tuple(sorted(table)) for kind, table in scores.items()},
         agreement={kind: correlate_voters(table) for kind, table in scores.items()},
         votes={kind: one.votes for kind, one in by_kind.items() if one.votes is not None},
+    )
+
+
+def vote_on_channels(plan: PruningPlan, scores: Scores, ballot: Ballot) -> PruningPlan:
+    """A plan whose MLP channels are voted on anew, in the layers that stay.
+
+    `scores` are those of all layers; as many channels go as before, and all else stays.
+    """
+    kept = sorted(plan.channels)
+    in_kept = _select_layers(scores, kept)
+    decision = decide_on_kind("mlp", in_kept, plan.allocation.channels, ballot)
+    votes = {} if decision.votes is None else {"mlp": decision.votes}
+    return replace(
+        plan,
+        channels=_indices_by_layer(decision.gone, kept),
+        voters=plan.voters | {"mlp": tuple(sorted(scores))},
+        votes=plan.votes | votes,
     )
 
 

@@ -1,6 +1,6 @@
 """Which units go and how that was decided: frozen, and JSON-able."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from prune_exp.text.scripts import NO_SCRIPT
@@ -73,6 +73,19 @@ class JudgedVote:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Elected:
+    """A way to decide on channels that stood for election."""
+
+    name: str
+    """Who decides: `the vote`, `wanda alone`, `3 of 4 agree`."""
+    blocks: int
+    """Blocks that judged it last; the more, the longer it was in the race."""
+    loss_nats: float
+    """Loss on them after the short refit, in nats per token of the dense model's."""
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruningPlan:
     """Which units go. Indices are those of the dense model."""
 
@@ -98,6 +111,8 @@ class PruningPlan:
     """Who nominated what was removed, by kind of unit; kinds that lost nothing are not in it."""
     rehearsed: tuple[Rehearsed, ...] = ()
     """What was tried before this plan was chosen; empty when the vote decided alone."""
+    elected: tuple[Elected, ...] = ()
+    """Who stood for election on channels; empty when the vote decided alone."""
     judged_tokens: tuple[JudgedVote, ...] = ()
     """Ways to decide on tokens, the chosen one among them; empty where nothing was judged."""
     scripts: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -113,6 +128,16 @@ class PruningPlan:
             if name != NO_SCRIPT and before >= FEWEST_OF_SCRIPT and left < LEAST_LEFT * before
         ]
         return [name for _, name in sorted(lost, reverse=True)]
+
+    @property
+    def units(self) -> tuple[Any, ...]:
+        """What goes, and nothing of how that was decided."""
+        gone = (tuple(sorted(one.items())) for one in (self.heads, self.channels))
+        return self.layers, *gone, self.tokens
+
+    def with_election(self, rows: tuple[Elected, ...]) -> "PruningPlan":
+        """The same plan, with who stood for election."""
+        return replace(self, elected=rows)
 
     @property
     def changes_blocks(self) -> bool:
@@ -138,6 +163,7 @@ class PruningPlan:
                 "votes": {k: _read_votes(v) for k, v in data.get("votes", {}).items()},
                 "scripts": {k: tuple(v) for k, v in data.get("scripts", {}).items()},
                 "judged_tokens": tuple(JudgedVote(**one) for one in data.get("judged_tokens", ())),
+                "elected": tuple(Elected(**one) for one in data.get("elected", ())),
                 "rehearsed": tuple(_read_rehearsed(one) for one in data.get("rehearsed", ())),
             }
         )

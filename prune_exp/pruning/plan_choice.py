@@ -5,20 +5,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from prune_exp.pruning.calibration import Calibration
+from prune_exp.pruning.consensus import Ballot
+from prune_exp.pruning.election import hold_election, list_candidates
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.plan import PruningPlan, Rehearsed
-from prune_exp.pruning.refit import StatesAt, refit_settings
+from prune_exp.pruning.refit import refit_settings
 from prune_exp.pruning.rehearsal import (
     BLOCKS,
     RehearsalText,
     closest_run,
     plain_text,
+    rehearse_plan,
     rehearse_plans,
     respelled_text,
 )
 from prune_exp.pruning.token_vote import TokenVote
 from prune_exp.pruning.vote import vote_on_plan
+from prune_exp.pruning.voters import score_units
 from prune_exp.text.corpus import retokenize
 from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.text.tokenizer import trim_tokenizer
@@ -39,9 +45,8 @@ def choose_rehearsed(
     pruning = request.pruning
     states_at = partial(calibration.states_at, blocks=2 * BLOCKS)
     vote = partial(vote_on_plan, statistics=calibration.statistics, decided=decided)
-    rehearsal = _Rehearsal(
-        request=request, inputs=inputs, model=model, states_at=states_at, plans=[], tried=[]
-    )
+    texts = TextChoice(request=request, inputs=inputs, model=model, calibration=calibration)
+    rehearsal = _Rehearsal(texts=texts, plans=[], tried=[])
     plans = {voted.layers: (voted, pruning.depth_share)}
     for share in (pruning.depth_share, *pruning.rehearse):
         other = replace(request, pruning=replace(pruning, depth_share=share))
@@ -63,41 +68,82 @@ def choose_rehearsed(
     return replace(rehearsal.plans[rehearsal.best_place()], rehearsed=tuple(rehearsal.tried))
 
 
-@dataclass(kw_only=True)
-class _Rehearsal:
-    """Plans that were tried so far."""
+def choose_elected(
+    request: PruningRequest, inputs: Inputs, model: Any, plan: PruningPlan, calibration: Calibration
+) -> PruningPlan:
+    """The plan, or the same with the channels that another way to decide takes out.
+
+    Text judges that no voter has read, as far as there is such.
+    """
+    pruning = request.pruning
+    scores = score_units(
+        pruning.voters,
+        calibration.statistics,
+        "mlp",
+        head_unit=pruning.head_unit,
+        seed=request.seed,
+    )
+    ballot = Ballot(kind=pruning.ballot, vote_threshold=request.vote_threshold)
+    how = refit_settings(pruning, model.device)
+    text_for = TextChoice(request=request, inputs=inputs, model=model, calibration=calibration)
+
+    def judge(one: PruningPlan, blocks: int) -> torch.Tensor:
+        text = text_for.plan(one, blocks, first=request.data.voting_blocks)
+        return rehearse_plan(model, one, text, how)
+
+    return hold_election(list_candidates(plan, scores, ballot), judge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextChoice:
+    """Which calibration blocks plans are refit on and judged by."""
 
     request: PruningRequest
     inputs: Inputs
     model: Any
-    states_at: StatesAt
+    calibration: Calibration
+
+    def plan(self, plan: PruningPlan, blocks: int, first: int = 0) -> RehearsalText:
+        """So many blocks to refit on, from `first` on, and as many to judge by; fewer of a text
+        that has not as many, and earlier ones."""
+        every = self.inputs.corpus.calibration.ids
+        half = min(blocks, len(every) // 2)
+        start = min(first, len(every) - 2 * half)
+        stop = start + 2 * half
+        ids = every[start:stop]
+        if not plan.tokens:
+            return plain_text(
+                ids, lambda index: self.calibration.states_at(index, blocks=stop)[start:]
+            )
+        tokenizer, kept = trim_tokenizer(
+            self.inputs.tokenizer, plan.tokens, self.inputs.shape.vocab
+        )
+        return respelled_text(
+            retokenize(self.inputs.corpus, self.request.data, tokenizer)[start : start + half],
+            ids[half:],
+            make_reencoder(self.inputs.tokenizer, tokenizer),
+            kept,
+            room=getattr(self.model.config, "max_position_embeddings", None),
+        )
+
+
+@dataclass(kw_only=True)
+class _Rehearsal:
+    """Plans that were tried so far."""
+
+    texts: TextChoice
     plans: list[PruningPlan]
     tried: list[Rehearsed]
 
     def try_plans(self, plans: Sequence[PruningPlan]) -> None:
         """Rehearses those that were not yet."""
         new = [plan for plan in plans if plan not in self.plans]
-        how = refit_settings(self.request.pruning, self.model.device)
-        texts = {plan.tokens: self._text_for(plan) for plan in new}
+        model = self.texts.model
+        how = refit_settings(self.texts.request.pruning, model.device)
+        texts = {plan.tokens: self.texts.plan(plan, BLOCKS) for plan in new}
         self.plans += new
-        self.tried += rehearse_plans(self.model, new, lambda plan: texts[plan.tokens], how)
+        self.tried += rehearse_plans(model, new, lambda plan: texts[plan.tokens], how)
 
     def best_place(self) -> int:
         """The place of the plan that lost least."""
         return min(range(len(self.tried)), key=lambda place: self.tried[place].loss_nats)
-
-    def _text_for(self, plan: PruningPlan) -> RehearsalText:
-        ids = self.inputs.corpus.calibration.ids[: 2 * BLOCKS]
-        if not plan.tokens:
-            return plain_text(ids, self.states_at)
-        half = len(ids) // 2
-        tokenizer, kept = trim_tokenizer(
-            self.inputs.tokenizer, plan.tokens, self.inputs.shape.vocab
-        )
-        return respelled_text(
-            retokenize(self.inputs.corpus, self.request.data, tokenizer)[:half],
-            ids[half:],
-            make_reencoder(self.inputs.tokenizer, tokenizer),
-            kept,
-            room=getattr(self.model.config, "max_position_embeddings", None),
-        )

@@ -13,7 +13,7 @@ from prune_exp.pruning.allocation import NOTHING, allocate_budget
 from prune_exp.pruning.calibration import Calibration, ReadingSettings, calibrate_model
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.plan import Allocation, PruningPlan
-from prune_exp.pruning.plan_choice import choose_rehearsed
+from prune_exp.pruning.plan_choice import choose_elected, choose_rehearsed
 from prune_exp.pruning.refit import refit_settings
 from prune_exp.pruning.token_statistics import count_scripts, describe_tokens
 from prune_exp.pruning.token_vote import TokenVote
@@ -58,6 +58,9 @@ def prune_model(
     if request.pruning.rehearse or request.pruning.rehearse_vocab:
         with watch.phase("rehearse"):
             plan = choose_rehearsed(request, inputs, model, plan, calibration, decided)
+    if request.pruning.elect and plan.allocation.channels:
+        with watch.phase("elect"):
+            plan = choose_elected(request, inputs, model, plan, calibration)
     approve(plan.allocation)
     with watch.phase("prune"):
         plan = _note_scripts(plan, inputs)

@@ -120,7 +120,7 @@ def rehearse_plans(
     """What was found of every plan."""
     tried = []
     for plan in tqdm(plans, "rehearse", unit="plan"):
-        loss = rehearse_plan(model, plan, text_of(plan), how)
+        loss = float(rehearse_plan(model, plan, text_of(plan), how).mean())
         tried.append(
             Rehearsed(
                 layers=plan.layers,
@@ -132,10 +132,12 @@ def rehearse_plans(
     return tried
 
 
-def rehearse_plan(model: Any, plan: PruningPlan, text: RehearsalText, how: RefitSettings) -> float:
-    """Loss on what judges after a refit on the rest, in nats per token of the dense model's.
+def rehearse_plan(
+    model: Any, plan: PruningPlan, text: RehearsalText, how: RefitSettings
+) -> torch.Tensor:
+    """Loss on each block that judges [blocks] after a refit on the rest.
 
-    `model` is the dense one.
+    In nats per token of the dense model's; `model` is that one.
     """
     layers = layers_of(model)
     calls = LayerStream(model, text.fit)
@@ -158,7 +160,7 @@ def rehearse_plan(model: Any, plan: PruningPlan, text: RehearsalText, how: Refit
             layer = replace(layer, module=deepcopy(layer.module))
             refit_layer(run, layer, index, following)
         judged = judging.run(layer, index, judged)
-    return _mean_loss(model, judged, text)
+    return _losses(model, judged, text)
 
 
 def _stream_before(
@@ -173,14 +175,14 @@ def _stream_before(
     return stream
 
 
-def _mean_loss(model: Any, hidden: torch.Tensor, text: RehearsalText) -> float:
-    """Cross-entropy, in nats per token of the dense model's, given the last layer's output.
+def _losses(model: Any, hidden: torch.Tensor, text: RehearsalText) -> torch.Tensor:
+    """Cross-entropy of each block [blocks], in nats per token of the dense model's.
 
-    `hidden` is that output on what judges [blocks, tokens, hidden].
+    `hidden` is the last layer's output on what judges [blocks, tokens, hidden].
     """
     norm = final_norm_of(model)
     head = head_of(model)
-    total = 0.0
+    sums = []
     rows = zip(hidden, text.judged.to(hidden.device), text.scored.to(hidden.device), strict=True)
     with torch.no_grad():
         for states, tokens, scored in rows:
@@ -191,8 +193,9 @@ def _mean_loss(model: Any, hidden: torch.Tensor, text: RehearsalText) -> float:
                 gone[text.kept.to(logits.device)] = False
                 logits[:, gone] = -torch.inf
             targets = tokens[1:][wanted]
-            total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
-    return total / text.dense_tokens
+            lost = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+            sums.append(lost.double().cpu())
+    return torch.stack(sums) * len(sums) / text.dense_tokens
 
 
 def closest_run(states_at: StatesAt, layers: int, count: int) -> tuple[int, ...]:

@@ -115,6 +115,10 @@ class PruningSettings:
     has the least loss on a few others is carried out. Empty: the vote decides alone."""
     rehearse_vocab: list[float] = field(default_factory=list)
     """Vocabulary shares to rehearse besides `vocab_share`, at the depth share that lost least."""
+    elect: bool = False
+    """Let every voter alone, and every number of voters that must agree, stand for election on MLP
+    channels beside the vote: their plans are refit on some blocks and judged on others that no
+    voter has read. What cannot be told from the best loses to the vote."""
     refit_dtype: str = "auto"
     """Precision of the forward passes that the refit needs: float32, bfloat16, or auto, which is
     bfloat16 where the processor computes in it. Calibration and least squares stay in float32 and

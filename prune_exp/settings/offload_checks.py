@@ -25,6 +25,7 @@ def _list_refused(settings: Settings) -> dict[str, str]:
             "pruning.method=structured",
         ),
         "pruning.rehearse": (bool(pruning.rehearse), "pruning.rehearse=[]"),
+        "pruning.elect=true": (pruning.elect, "pruning.elect=false"),
         "pruning.rehearse_vocab": (bool(pruning.rehearse_vocab), "pruning.rehearse_vocab=[]"),
         f"data.calibration={settings.data.calibration}": (
             settings.data.calibration != "documents",

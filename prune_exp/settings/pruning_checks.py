@@ -55,6 +55,11 @@ def _check_rehearsal(pruning: PruningSettings, calibration_blocks: int) -> None:
                 f"pruning.{name} needs a block to refit on and one to judge by; use"
                 " data.calibration_blocks=2 or more"
             )
+    if pruning.elect and not (pruning.refit and calibration_blocks > 1):
+        raise SettingError(
+            "pruning.elect=true judges plans after a refit, on other blocks; use pruning.refit=true"
+            " and data.calibration_blocks=2 or more, or leave it out"
+        )
     if pruning.rehearse_vocab and "vocab" not in pruning.units:
         raise SettingError(
             "pruning.rehearse_vocab takes tokens, which pruning.units leaves out; type"
