@@ -137,8 +137,11 @@ def token_ratio(theirs: Sequence[float], ours: Sequence[float]) -> Interval:
     """How many tokens another tokenizer needs for the same text, over ours, document by document.
 
     Documents are the unit, since a word that one tokenizer has to spell comes again in the same
-    document. The interval is that of the ratio's logarithm, by the delta method.
+    document. The interval is that of the ratio's logarithm, by the delta method; the same tokens
+    are 1 without doubt.
     """
+    if list(theirs) == list(ours):
+        return Interval(value=1.0, low=1.0, high=1.0)
     found = ratio_over_documents(theirs, ours)
     on_logs = MeanOverDocuments(
         value=math.log(found.value),

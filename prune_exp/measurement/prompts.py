@@ -47,9 +47,18 @@ def _path_of(settings: BenchmarkSettings) -> Path:
 
 
 def tokenize_prompt(text: str, tokenizer: Any, *, as_chat: bool = False) -> list[int]:
-    """A prompt as a tokenizer has it, or as a user's message that is to be answered."""
+    """A prompt as a tokenizer has it, or as a user's message that is to be answered.
+
+    Raises:
+        SettingError: there is no chat template that says how a message is read.
+    """
     if not as_chat:
         return tokenizer(text)["input_ids"]
+    if not tokenizer.chat_template:
+        raise SettingError(
+            "benchmark.chat=true needs a chat template, and the tokenizer has none; use"
+            " benchmark.chat=false"
+        )
     message = {"role": "user", "content": text}
     asked = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     return tokenizer(asked, add_special_tokens=False)["input_ids"]

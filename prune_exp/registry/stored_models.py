@@ -22,7 +22,7 @@ from prune_exp.machine.cache import folder_sha256, remove_below
 from prune_exp.model.loading import load_model, load_tokenizer, silence_transformers
 from prune_exp.registry.card import summarize_trial, write_card
 from prune_exp.registry.signing import SIGNATURE, sign_folder
-from prune_exp.registry.wrapper import CHECKPOINT, REQUIRED, wrapper_sha256
+from prune_exp.registry.wrapper import CHECKPOINT, REQUIRED, SERVED, wrapper_sha256
 from prune_exp.settings.choices import check_name
 from prune_exp.tracking import tags
 from prune_exp.tracking.linked import model_of_trial
@@ -34,8 +34,6 @@ DESCRIPTION = (
     " one; champion: the one that passed all gates. Each version's source run has the report."
 )
 SHARD_SIZE = "MLFLOW_HUGGINGFACE_MODEL_MAX_SHARD_SIZE"
-NEW_TOKENS = 32
-"""Tokens that the stored model generates unless told otherwise."""
 
 
 def registered_name(wanted: str | None, model_name: str) -> str:
@@ -142,13 +140,12 @@ def _save_wrapped(
 def _describe_serving(served_as: str) -> dict[str, Any]:
     """What MLflow is told of a stored model's input and output; texts are the same every time."""
     if served_as != "text":
-        fixed = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
-        return {"task": f"llm/v1/{served_as}", "model_config": fixed}
+        return {"task": f"llm/v1/{served_as}", "model_config": dict(SERVED)}
     text = Schema([ColSpec(DataType.string)])
     params = ParamSchema(
         [
-            ParamSpec("max_new_tokens", DataType.integer, NEW_TOKENS),
-            ParamSpec("do_sample", DataType.boolean, False),
+            ParamSpec("max_new_tokens", DataType.integer, SERVED["max_new_tokens"]),
+            ParamSpec("do_sample", DataType.boolean, SERVED["do_sample"]),
         ]
     )
     return {

@@ -61,6 +61,7 @@ UNCOMPARED = frozenset(
         "tracking.promote",
         "tracking.register",
         "tracking.registered_model",
+        "tracking.serve_as",
         "tracking.signing_key",
     }
 )
@@ -69,7 +70,7 @@ TAGS = "tracking.tags."
 """Before a tag of the user's, which changes no result either."""
 UNSET = "None"
 """How a setting that is null is noted."""
-NOTHING_SET = (UNSET, "[]")
+NOTHING_SET = (UNSET, "[]", "False")
 """Values of settings that earlier versions did not know, under which all is as it was."""
 SPACE = "space of "
 """Before a swept setting in a fingerprint."""
@@ -77,6 +78,7 @@ KNOWN_BY_DIGEST = {
     "digest of the dense model": ("model.path", "model.package"),
     "digest of the text": ("data.path", "data.package"),
     "digest of the prompts": ("benchmark.prompts_path",),
+    "digest of the questions": ("quality.tasks_path",),
 }
 """Where inputs are found, which does not matter where their digests are noted."""
 OF_INPUTS = ("digest of ", "version of ")

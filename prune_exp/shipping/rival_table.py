@@ -141,7 +141,9 @@ def write_rivals(found: Rivals, sizes_mib: Sequence[float], folder: Path) -> Non
     (folder / "rivals.md").write_text(_compose_page(found, sizes_mib), encoding="utf-8")
     rows = [_row_of(found, one) for one in found.rivals]
     kept = {"runtime": found.runtime, "rivals": rows, "verdicts": list_verdicts(found)}
-    (folder / "rivals.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    (folder / "rivals.json").write_text(
+        json.dumps(kept, indent=1, allow_nan=False), encoding="utf-8"
+    )
     _draw(found, folder / "rivals.png")
 
 
@@ -188,7 +190,8 @@ def _compose_page(found: Rivals, sizes_mib: Sequence[float]) -> str:
     lines += [
         "",
         f"Ratios are to {found.reference.name}, on the texts that are to be kept, with 95 %"
-        " intervals over documents and rounds. Quality is that of a file's weights, computed in"
+        " intervals over documents and rounds. The documents are those that the trials were judged"
+        " on, so a model that was chosen by them among many looks a little better than it is. Quality is that of a file's weights, computed in"
         f" float32. Speed and memory: {found.runtime}.",
         "",
         "![Bits per byte against size and speed](rivals.png)",

@@ -12,16 +12,24 @@ import torch
 from prune_exp.machine.packages import installed_version
 from prune_exp.measurement.prompts import list_prompts
 from prune_exp.measurement.quality import losses_by_document
+from prune_exp.measurement.turns import take_turn
 from prune_exp.model import loading
 from prune_exp.registry.candidates import Candidate
-from prune_exp.registry.origin import data_of, find_dense_model, judged_on
+from prune_exp.registry.origin import (
+    check_judged_text,
+    data_of,
+    find_dense_model,
+    judged_on,
+)
 from prune_exp.registry.shipments import fetch_shipped
+from prune_exp.settings.choices import check_one_of
 from prune_exp.settings.command_schemas import RivalSettings, ShipSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings
-from prune_exp.shipping.comparison import run_probe
+from prune_exp.shipping.comparison import ShippingError, run_probe
 from prune_exp.shipping.gguf_file import check_gguf, write_gguf
 from prune_exp.shipping.probe import ProbeAnswer, ProbeRequest
+from prune_exp.shipping.quantization import CHOICES
 from prune_exp.shipping.quantized_weights import quantize_weights
 from prune_exp.shipping.rival_table import Rival, Rivals, list_verdicts, write_rivals
 from prune_exp.shipping.ship import check_output, move_into_place, stage_beside
@@ -33,7 +41,6 @@ from prune_exp.tracking.runs import log_file
 DENSE = "dense"
 PROMPTS = 5
 ROOM_TOKENS = 512
-FEWEST_ROUNDS = 2
 
 
 def compare_rivals(settings: RivalSettings) -> int:
@@ -44,53 +51,67 @@ def compare_rivals(settings: RivalSettings) -> int:
     """
     output = check_output(settings.output)
     _check_settings(settings)
-    with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch, stage_beside(output) as stage:
         candidates = _fetch_candidates(settings, Path(scratch))
-        dense = _find_dense(candidates, Path(settings.cache_dir).expanduser())
-        folders = {DENSE: dense} | {_name(one): one.folder for one in candidates}
-        for folder in folders.values():
-            check_gguf(folder)
-        text = _heldout_text(candidates[0], dense)
-        files = _write_files(folders, settings.kinds, Path(scratch) / "files")
-        measured = _measure_files(files, settings, Path(scratch))
-        rivals = [
-            _judge_file(name, kind, folders[name], dense, text, files, measured)
-            for name, kind in files
-        ]
-    found = Rivals(text=text, rivals=rivals, runtime=_describe_runtime(settings))
-    with stage_beside(output) as stage:
+        found = _compare(settings, candidates, Path(scratch))
         made = stage / output.name
         made.mkdir()
         write_rivals(found, settings.sizes_mib, made)
-        for one in candidates:
-            for path in sorted(made.iterdir()):
-                log_file(one.trial.run_id, path, "rivals")
         move_into_place(made, output)
     for sentence in list_verdicts(found):
         print(sentence)
     print(f"{output} has the table and the plot.")
+    for one in candidates:
+        for path in sorted(output.iterdir()):
+            log_file(one.trial.run_id, path, "rivals")
     return 0
+
+
+def _compare(settings: RivalSettings, candidates: Sequence[Candidate], scratch: Path) -> Rivals:
+    dense = _find_dense(candidates, Path(settings.cache_dir).expanduser())
+    folders = {DENSE: dense} | {_name(one): one.folder for one in candidates}
+    for folder in folders.values():
+        check_gguf(folder)
+    text = _heldout_text(candidates, dense)
+    files = _write_files(folders, settings.kinds, scratch / "files")
+    with take_turn():
+        measured = _measure_files(files, settings, scratch)
+    return Rivals(
+        text=text,
+        rivals=[
+            _judge_file(name, kind, folders[name], dense, text, files, measured)
+            for name, kind in files
+        ],
+        runtime=_describe_runtime(settings),
+    )
 
 
 def _check_settings(settings: RivalSettings) -> None:
     """Raises SettingError for what can be known before anything is fetched."""
+    if not settings.kinds:
+        raise SettingError(f"kinds is empty; give one or more of {', '.join(CHOICES)}")
+    for kind in settings.kinds:
+        check_one_of("kinds", kind, tuple(CHOICES))
     choose_targets(ShipSettings(to=[f"gguf:{kind}" for kind in settings.kinds]))
-    if settings.rounds < FEWEST_ROUNDS:
-        raise SettingError(f"rounds={settings.rounds} is too small; use {FEWEST_ROUNDS} or more")
-    if settings.new_tokens < FEWEST_ROUNDS:
-        raise SettingError(f"new_tokens={settings.new_tokens} is too small; use 2 or more")
+    least = {"rounds": 2, "new_tokens": 2, "threads": 1}
+    for name, value in least.items():
+        if getattr(settings, name) < value:
+            given = getattr(settings, name)
+            raise SettingError(f"{name}={given} is too small; use {value} or more")
 
 
 def _fetch_candidates(settings: RivalSettings, scratch: Path) -> list[Candidate]:
-    """The models that compete, their files checked."""
-    wanted: list[dict[str, int | str]] = [{"version": one} for one in settings.versions]
-    wanted += [{"run_id": one} for one in settings.run_ids]
-    found = []
-    for number, one in enumerate(wanted or [{}]):
+    """The models that compete, each once, their files checked."""
+    plain = ShipSettings(tracking=settings.tracking)
+    wanted = [replace(plain, version=one) for one in dict.fromkeys(settings.versions)]
+    wanted += [replace(plain, run_id=one) for one in dict.fromkeys(settings.run_ids)]
+    found: dict[str, Candidate] = {}
+    for number, one in enumerate(wanted or [plain]):
         folder = scratch / str(number)
         folder.mkdir()
-        found.append(fetch_shipped(ShipSettings(tracking=settings.tracking, **one), folder))  # pyright: ignore[reportArgumentType]
-    return found
+        candidate = fetch_shipped(one, folder)
+        found.setdefault(candidate.trial.run_id, candidate)
+    return [*found.values()]
 
 
 def _find_dense(candidates: Sequence[Candidate], cache_dir: Path) -> Path:
@@ -113,15 +134,30 @@ def _find_dense(candidates: Sequence[Candidate], cache_dir: Path) -> Path:
 
 def _name(candidate: Candidate) -> str:
     gone = candidate.trial.metrics.get("params_pruned_pct", 0.0)
-    which = f"version {candidate.version}" if candidate.version else candidate.trial.run_id[:8]
-    return f"pruned {gone:.1f} % ({which})"
+    run = candidate.trial.run_id[:8]
+    which = f"version {candidate.version}" if candidate.version else f"run {run}"
+    return f"{candidate.name} {which}, {gone:.1f} % less"
 
 
-def _heldout_text(candidate: Candidate, dense: Path) -> TokenBlocks:
-    """The blocks that its trial was judged on."""
-    data = replace(data_of(candidate.trial), calibration="generated")  # which plays no part here
+def _heldout_text(candidates: Sequence[Candidate], dense: Path) -> TokenBlocks:
+    """The blocks that all of their trials were judged on.
+
+    Raises:
+        SettingError: these are not there any more, or others for each.
+    """
     tokenizer = loading.load_tokenizer(dense)
-    return load_corpus(data, judged_on(candidate.trial), tokenizer, seed=0).heldout
+    found: dict[str, TokenBlocks] = {}
+    for trial in (one.trial for one in candidates):
+        check_judged_text(trial, tokenizer)
+        data = replace(data_of(trial), calibration="generated")  # which plays no part here
+        text = load_corpus(data, judged_on(trial), tokenizer, seed=0).heldout
+        found[text.digest] = text
+    if len(found) > 1:
+        raise SettingError(
+            f"the models that are to be compared were judged on {len(found)} different texts; give"
+            " versions and run_ids of one"
+        )
+    return next(iter(found.values()))
 
 
 Files = dict[tuple[str, str], Path]
@@ -162,7 +198,12 @@ def _measure_files(
             )
             request = scratch / "request.json"
             asked.write(request)
-            answer, _ = run_probe(request, scratch / "answer", settings.threads)
+            try:
+                answer, _ = run_probe(request, scratch / "answer", settings.threads)
+            except ShippingError as error:
+                raise SettingError(f"{' '.join(key)} cannot be timed: {error}") from error
+            if not answer.tokens_per_s or answer.tokens_per_s < 0:
+                raise SettingError(f"{' '.join(key)} cannot be timed: it ends every answer at once")
             found[key].append(answer)
     return found
 
@@ -190,7 +231,7 @@ def _judge_file(
         is_dense=name == DENSE,
         size_mib=files[name, kind].stat().st_size / 2**20,
         peak_memory_mib=median(one.peak_memory_mib for one in answers),
-        tokens_per_s=[one.tokens_per_s or float("nan") for one in answers],
+        tokens_per_s=[float(one.tokens_per_s or 0) for one in answers],
         losses=judged.losses,
         own_tokens=judged.own_tokens,
     )

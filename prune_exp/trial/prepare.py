@@ -12,7 +12,7 @@ from prune_exp.machine.device import choose_device
 from prune_exp.machine.packages import installed_version
 from prune_exp.measurement.prompts import read_prompts, tokenize_prompt
 from prune_exp.measurement.serving import check_serving, longest_request
-from prune_exp.measurement.tasks import load_tasks
+from prune_exp.measurement.task_files import digest_tasks, load_tasks
 from prune_exp.model import loading
 from prune_exp.model.architectures import shape_of
 from prune_exp.model.assembly import accepted_heads
@@ -257,10 +257,15 @@ def identify_inputs(inputs: list[TrialInputs]) -> dict[str, str]:
         digest_of(one.dense.corpus.documents, one.dense.corpus.heldout.digest) for one in inputs
     }
     prompts = {digest_of(one.prompts) for one in inputs}
+    questions = {digest_tasks(one.tasks) for one in inputs if one.tasks}
     found = {"dense model": models, "text": texts, "prompts": prompts}
+    decisive = [*DECISIVE]
+    if questions:
+        found["questions"] = questions
+        decisive.append("lm_eval")
     digests = {f"digest of the {name}": ",".join(sorted(one)) for name, one in found.items()}
     return digests | {
-        f"version of {name}": installed_version(name) or "unknown" for name in DECISIVE
+        f"version of {name}": installed_version(name) or "unknown" for name in decisive
     }
 
 

@@ -142,7 +142,8 @@ def test_how_many_tokens_a_text_needs_is_known_as_well_as_its_documents_agree(te
 
 
 def test_the_same_tokens_are_one_without_any_doubt() -> None:
-    assert token_ratio(WIKI, WIKI) == Interval(value=1.0, low=1.0, high=1.0)
+    for counts in (WIKI, [100]):
+        assert token_ratio(counts, counts) == Interval(value=1.0, low=1.0, high=1.0)
 
 
 def test_one_document_says_nothing_of_others() -> None:

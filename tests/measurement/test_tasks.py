@@ -10,17 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from prune_exp.measurement import task_files
 from prune_exp.measurement import tasks as module
 from prune_exp.measurement.intervals import difference_of_shares
-from prune_exp.measurement.tasks import (
-    OWN,
-    Answer,
-    ask_dense,
-    ask_model,
-    check_questions,
-    compare_answers,
-    load_tasks,
-)
+from prune_exp.measurement.task_files import OWN, check_questions, digest_tasks, load_tasks
+from prune_exp.measurement.tasks import Answer, ask_dense, ask_model, compare_answers
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import QualitySettings
 from support.models import make_tiny
@@ -116,16 +110,27 @@ def test_a_line_that_is_no_question_is_named(line: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_bytes('{"question": "ä"}'.encode("cp1252"))
+    with pytest.raises(SettingError, match=r"bad\.jsonl is not UTF-8 text"):
+        load_tasks(settings(tmp_path, "bad"))
+    (tmp_path / "none.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(SettingError, match="holds no questions"):
+        load_tasks(settings(tmp_path, "none"))
+
+
 def test_a_task_that_nobody_knows_is_refused_with_the_nearest(folder: Path) -> None:
     with pytest.raises(SettingError, match="did you mean words") as error:
         load_tasks(settings(folder, "wordz"))
     assert len(str(error.value)) < 500
+    with pytest.raises(SettingError, match="is a group of lm-eval's tasks"):
+        load_tasks(settings(folder, "mmlu"))
     with pytest.raises(SettingError, match="is no folder"):
         load_tasks(settings(folder / "nowhere", "words"))
 
 
 def test_without_lm_eval_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    monkeypatch.setattr(task_files, "find_spec", lambda _: None)
     assert load_tasks(QualitySettings()) == {}
     with pytest.raises(SettingError, match=r"prune-exp\[tasks\]"):
         load_tasks(settings(None, "plain_facts"))
@@ -135,6 +140,35 @@ def test_lm_eval_is_as_loud_afterwards_as_before(folder: Path) -> None:
     level = logging.getLogger("lm_eval").level
     load_tasks(settings(folder, "words"))
     assert logging.getLogger("lm_eval").level == level
+
+
+def test_both_models_see_the_same_examples_before_a_question(tmp_path: Path) -> None:
+    """A task of lm-eval's own kind, from a YAML file, with two examples that are drawn."""
+    lines = [json.dumps(one) for one in QUESTIONS * 4]
+    pool = tmp_path / "pool.json"
+    pool.write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "shots.yaml").write_text(
+        "task: shots\ndataset_path: json\noutput_type: multiple_choice\nnum_fewshot: 2\n"
+        f"dataset_kwargs: {{data_files: {{test: {pool}, train: {pool}}}}}\n"
+        "test_split: test\nfewshot_split: train\ndoc_to_text: question\ndoc_to_choice: choices\n"
+        "doc_to_target: answer\nmetric_list: [{metric: acc, aggregation: mean}]\n",
+        encoding="utf-8",
+    )
+    model, tokenizer = make_tiny("llama"), make_tokenizer()
+    first, again = (
+        ask_model(model, tokenizer, load_tasks(settings(tmp_path, "shots")), 3)["shots"]
+        for _ in range(2)
+    )
+    assert [one.question for one in first] == [one.question for one in again]
+    assert first[0].question.count("\n") >= 2
+
+
+def test_questions_that_change_are_other_questions(folder: Path) -> None:
+    before = digest_tasks(load_tasks(settings(folder, "words")))
+    assert digest_tasks(load_tasks(settings(folder, "words"))) == before
+    with (folder / "words.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write("\n" + json.dumps(QUESTIONS[0] | {"answer": 1}))
+    assert digest_tasks(load_tasks(settings(folder, "words"))) != before
 
 
 def answers(*right: bool) -> list[Answer]:

@@ -58,6 +58,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda m: m.update(model_code_path="x.py"), "model_code_path"),
         (lambda m: m["flavors"]["python_function"].update(data="/elsewhere"), "data"),
         (lambda m: m["flavors"]["python_function"].update(config={"a": "b.py"}), "config"),
+        (lambda m: m["flavors"]["python_function"].update(config={"revision": 1}), "config"),
         (lambda m: m["flavors"]["python_function"].update(config="b.py"), "config"),
         (lambda m: m["flavors"]["transformers"].pop("model_binary"), "model_binary"),
         (lambda m: m["flavors"]["transformers"].update(model_binary="../other"), "model_binary"),

@@ -133,9 +133,10 @@ def test_the_table_has_every_file_and_the_best_up_to_each_size(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("wanted", "word"),
     [
-        ({"kinds": ["q3"]}, "to=gguf:q3 is unknown"),
-        ({"kinds": []}, "to is empty"),
+        ({"kinds": ["q3"]}, "kinds=q3 is unknown"),
+        ({"kinds": []}, "kinds is empty"),
         ({"rounds": 1}, "rounds=1 is too small"),
+        ({"threads": 0}, "threads=0 is too small"),
         ({"new_tokens": 1}, "new_tokens=1 is too small"),
     ],
 )
@@ -170,8 +171,8 @@ def test_stored_models_are_compared_with_their_dense_one(
     assert logged == ["rivals.json", "rivals.md", "rivals.png"]
     kept = json.loads((tmp_path / "out" / "rivals.json").read_text(encoding="utf-8"))
     names = [(row["model"], row["kind"]) for row in kept["rivals"]]
-    pruned_name = "pruned 12.0 % (version 3)"
+    pruned_name = "tiny version 3, 12.0 % less"
     assert names == [(name, kind) for name in ("dense", pruned_name) for kind in ("f32", "q8_0")]
     assert kept["rivals"][0]["perplexity_ratio"] == 1.0
-    assert "pruned 12.0 % (version 3) f32" in capsys.readouterr().out
+    assert f"{pruned_name} f32" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "out", "pruned"]

@@ -72,9 +72,9 @@ def _explain_measurement(params: dict[str, str]) -> str:
         f" {params.get('benchmark.turns', 'request')}), the order alternating. Ratios of times are"
         " interquartile means over pairs of the log ratios; throughput at batch 1 counts tokens"
         " after the first. Memory is the process's peak above its level before the model loads."
-        " Intervals are percentile bootstraps over pairs, Student's t where there are fewer than"
-        f" {FEW_PAIRS}, and speak of these prompts; a percentile such as p99 is that of as many"
-        " requests as there were pairs."
+        " Intervals are percentile bootstraps over pairs, expanded as Student's t is, and Student's"
+        f" t where there are fewer than {FEW_PAIRS}, and speak of these prompts; a percentile such"
+        " as p99 is that of as many requests as there were pairs."
     )
 
 
