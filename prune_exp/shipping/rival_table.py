@@ -191,8 +191,9 @@ def _compose_page(found: Rivals, sizes_mib: Sequence[float]) -> str:
         "",
         f"Ratios are to {found.reference.name}, on the texts that are to be kept, with 95 %"
         " intervals over documents and rounds. The documents are those that the trials were judged"
-        " on, so a model that was chosen by them among many looks a little better than it is. Quality is that of a file's weights, computed in"
-        f" float32. Speed and memory: {found.runtime}.",
+        " on, so a model that was chosen by them among many looks a little better than it is."
+        " Quality is that of a file's weights, computed in float32. Speed and memory:"
+        f" {found.runtime}.",
         "",
         "![Bits per byte against size and speed](rivals.png)",
         "",
