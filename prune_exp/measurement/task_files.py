@@ -51,8 +51,13 @@ def load_tasks(settings: QualitySettings) -> dict[str, Any]:
 
 
 def digest_tasks(tasks: dict[str, Any]) -> str:
-    """Tells the questions of some tasks from others."""
-    return digest_of({name: [*task.eval_docs] for name, task in tasks.items()})
+    """Tells the questions of some tasks, and the examples before them, from others."""
+    return digest_of({name: _texts_of(task) for name, task in tasks.items()})
+
+
+def _texts_of(task: Any) -> list[list[Any]]:
+    shown = task.fewshot_docs() if task.config.num_fewshot else None
+    return [[*task.eval_docs], [*(shown or [])]]
 
 
 def _list_files(folder: Path | None) -> dict[str, Path]:

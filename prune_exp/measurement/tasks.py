@@ -73,14 +73,14 @@ def _read_answers(name: str, task: Any, samples: Sequence[Mapping[str, Any]]) ->
         )
     first = samples[0]["filter"]
     return [
-        _read_answer(task, sample, is_right=bool(sample[metric]))
+        _read_answer(task, sample, metric)
         for sample in sorted(samples, key=lambda one: one["doc_id"])
         if sample["filter"] == first
     ]
 
 
-def _read_answer(task: Any, sample: Mapping[str, Any], *, is_right: bool) -> Answer:
-    """Of choices, what was said is the likeliest."""
+def _read_answer(task: Any, sample: Mapping[str, Any], metric: str) -> Answer:
+    """Of choices, what was said is the likeliest; `acc_norm` looks at likelihood by length."""
     asked = sample["arguments"]
     answers = sample["filtered_resps"]
     question, right = str(asked[0][0]), str(sample["target"])
@@ -91,14 +91,18 @@ def _read_answer(task: Any, sample: Mapping[str, Any], *, is_right: bool) -> Ans
     elif kind == "multiple_choice":
         choices = [str(one) for one in task.doc_to_choice(sample["doc"])]
         likelihoods = [float(one[0]) for one in answers[: len(choices)]]
+        if metric == "acc_norm":
+            lengths = [max(len(one), 1) for one in choices]
+            likelihoods = [a / b for a, b in zip(likelihoods, lengths, strict=True)]
         said = choices[likelihoods.index(max(likelihoods))]
         place = task.doc_to_text(sample["doc"]) if task.multiple_input else sample["target"]
-        right = choices[place] if isinstance(place, int) else str(place)
+        known = isinstance(place, int) and 0 <= place < len(choices)
+        right = choices[place] if known else str(place)
         if task.multiple_input:
             question = f"… {str(asked[0][1]).strip()}"
     else:
         said = str(answers[0])
-    return Answer(question=question, said=said, right=right, is_right=is_right)
+    return Answer(question=question, said=said, right=right, is_right=bool(sample[metric]))
 
 
 def ask_dense(

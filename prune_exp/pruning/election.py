@@ -1,9 +1,10 @@
 """Every voter's own plan stands for election beside the vote's; text that no voter read decides.
 
 Few blocks judge all candidates, more of them the best (successive halving: Jamieson and Talwalkar
-2016, arXiv:1502.07943). What cannot be told from the winner loses to the vote.
+2016, arXiv:1502.07943). Where the vote cannot be told from the best, it is carried out.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -50,8 +51,8 @@ def list_candidates(plan: PruningPlan, scores: Scores, ballot: Ballot) -> list[C
 def hold_election(candidates: Sequence[Candidate], judge: Judge) -> PruningPlan:
     """The plan that loses least, with the record of the election; the vote's is the first.
 
-    The vote stays in the race to the end, and wins where the best one's lead is no larger than the
-    standard error of it, block by block.
+    The vote stays in the race to the end, and is carried out where the best one's lead over it is
+    no larger than that lead's standard error, block by block.
     """
     vote = candidates[0]
     if len(candidates) == 1:
@@ -62,15 +63,27 @@ def hold_election(candidates: Sequence[Candidate], judge: Judge) -> PruningPlan:
     for blocks, stay in HALVING:
         found = {one.name: judge(one.plan, blocks) for one in alive}
         last |= found
-        alive.sort(key=lambda one: float(found[one.name].mean()))
+        alive.sort(key=lambda one: _rank_of(found[one.name]))
         best = alive[0]
+        if len(last[best.name]) < blocks:
+            break  # there is no more text
         alive = [*alive[:stay], *([] if vote in alive[:stay] else [vote])]
     chosen = vote if _is_tie(last[vote.name], last[best.name]) else best
     return _record(candidates, last, chosen)
 
 
+def _rank_of(losses: torch.Tensor) -> float:
+    """The mean of losses [blocks]; what is no number comes last."""
+    mean = float(losses.mean())
+    return mean if math.isfinite(mean) else math.inf
+
+
 def _is_tie(vote: torch.Tensor, best: torch.Tensor) -> bool:
     """Whether the vote's losses [blocks] are no further behind than chance would have them."""
+    if not bool(best.isfinite().all()):
+        return True  # nobody could be judged
+    if not bool(vote.isfinite().all()):
+        return False
     behind = (vote - best).double()
     if len(behind) < 2:
         return float(behind.mean()) <= 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -73,7 +73,7 @@ def choose_elected(
 ) -> PruningPlan:
     """The plan, or the same with the channels that another way to decide takes out.
 
-    Text judges that no voter has read, as far as there is such.
+    Only text judges that no voter has read.
     """
     pruning = request.pruning
     scores = score_units(
@@ -87,9 +87,16 @@ def choose_elected(
     how = refit_settings(pruning, model.device)
     text_for = TextChoice(request=request, inputs=inputs, model=model, calibration=calibration)
 
+    unread = max(request.data.voting_blocks, request.data.gradient_blocks)
+    most = len(inputs.corpus.calibration.ids) - unread
+
+    @cache
+    def text_of(blocks: int) -> RehearsalText:
+        """The same for all candidates, who leave the same tokens."""
+        return text_for.plan(plan, blocks, first=unread)
+
     def judge(one: PruningPlan, blocks: int) -> torch.Tensor:
-        text = text_for.plan(one, blocks, first=request.data.voting_blocks)
-        return rehearse_plan(model, one, text, how)
+        return rehearse_plan(model, one, text_of(min(blocks, most)), how)
 
     return hold_election(list_candidates(plan, scores, ballot), judge)
 

@@ -13,7 +13,7 @@ from prune_exp.registry.origin import data_of
 from prune_exp.settings.groups import DataSettings, ModelSettings, PruningSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.tracking.domains import join_words, list_losses, list_too_few, read_domains
-from prune_exp.tracking.figures import key_figures
+from prune_exp.tracking.figures import key_figures, read_tasks
 from prune_exp.tracking.read import TrackedTrial
 
 FIGURES = key_figures("speedup", "memory_reduction_pct", "throughput_gain_pct", "perplexity_ratio")
@@ -24,14 +24,18 @@ JUDGED = (
 )
 USES = """\
 For continuing text where the dense model would do and its size or latency is the obstacle. What
-the dense model was not made for, this one is not made for either. It was not judged on tasks,
-on safety or on other languages than that of the text below, and may have lost more there than
+the dense model was not made for, this one is not made for either. It was not judged{tasks} on
+safety or on other languages than that of the text below, and may have lost more there than
 the figures show."""
 
 CHOSEN_BY = """\
 These figures are those of the trial by itself. Where it was chosen among several by these very
 figures, they are on the optimistic side, and its verdict on quality is without correction for the
 number of trials; a promotion measures speed, memory and quality again."""
+
+
+def _describe_uses(trial: TrackedTrial) -> str:
+    return USES.format(tasks="" if read_tasks(trial.metrics) else " on tasks,")
 
 
 def write_card(trial: TrackedTrial, plan: PruningPlan | None, folder: Path) -> Any:
@@ -63,7 +67,7 @@ def model_card(trial: TrackedTrial, plan: PruningPlan | None) -> Any:
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
         summarize_trial(trial) + _lost_scripts(plan),
-        f"## Uses and limits\n\n{USES}",
+        f"## Uses and limits\n\n{_describe_uses(trial)}",
         "## Procedure\n\n" + _describe_procedure(trial, plan),
         "## Results\n\n" + _results_table(trial),
         "## Licence\n\n" + license_note(model),
@@ -183,6 +187,10 @@ def _describe_plan(plan: PruningPlan | None) -> list[str]:
         f" channels; {gone.tokens} tokens; {plan.weights_zeroed} weights set to zero"
         " (plan.json has the indices)"
     ]
+    if chosen := next((one for one in plan.elected if one.chosen), None):
+        lines.append(
+            f"channels decided by {chosen.name}, elected from {len(plan.elected)} ways to decide"
+        )
     if plan.rehearsed:
         lines.append(f"chosen from {len(plan.rehearsed)} plans by the loss after a short refit")
     return lines
@@ -203,6 +211,12 @@ def _results_table(trial: TrackedTrial) -> str:
         rows.append(
             f"| Perplexity ratio on {one.name} | {found.value:.3f}x |"
             f" {found.low:.3f} to {found.high:.3f} |"
+        )
+    for task in read_tasks(metrics):
+        change = task.change_points
+        rows.append(
+            f"| Right answers on {task.name} ({task.questions} questions), change in points |"
+            f" {change.value:+.1f} | {change.low:+.1f} to {change.high:+.1f} |"
         )
     rows += [f"| {name} | {metrics[key]:.3f} | |" for _, key, name in JUDGED[:2] if key in metrics]
     unmeasured = "" if "speedup" in metrics else "Speed and memory were not measured. "

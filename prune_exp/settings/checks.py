@@ -27,7 +27,7 @@ from prune_exp.settings.goals import check_goals
 from prune_exp.settings.groups import BenchmarkSettings, RecoverySettings
 from prune_exp.settings.minima import check_minima
 from prune_exp.settings.offload_checks import check_offload
-from prune_exp.settings.pruning_checks import check_pruning
+from prune_exp.settings.pruning_checks import check_election, check_pruning
 from prune_exp.settings.schema import Settings
 from prune_exp.settings.surroundings import fill_in
 from prune_exp.settings.unfilled import check_filled
@@ -87,6 +87,7 @@ def check_settings(settings: Settings) -> None:
         )
     check_one_of("device", settings.device, DEVICES)
     check_pruning(settings.pruning, settings.data.calibration_blocks)
+    check_election(settings.pruning, settings.data)
     check_name("model.name", settings.model.name)
     check_one_of("model.export_dtype", settings.model.export_dtype, EXPORT_DTYPES)
     if settings.tracking.registered_model is not None:

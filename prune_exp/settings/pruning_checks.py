@@ -9,7 +9,7 @@ from prune_exp.settings.choices import (
     check_one_of,
 )
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.groups import PruningSettings
+from prune_exp.settings.groups import DataSettings, PruningSettings
 
 
 def check_pruning(pruning: PruningSettings, calibration_blocks: int) -> None:
@@ -55,13 +55,32 @@ def _check_rehearsal(pruning: PruningSettings, calibration_blocks: int) -> None:
                 f"pruning.{name} needs a block to refit on and one to judge by; use"
                 " data.calibration_blocks=2 or more"
             )
-    if pruning.elect and not (pruning.refit and calibration_blocks > 1):
-        raise SettingError(
-            "pruning.elect=true judges plans after a refit, on other blocks; use pruning.refit=true"
-            " and data.calibration_blocks=2 or more, or leave it out"
-        )
     if pruning.rehearse_vocab and "vocab" not in pruning.units:
         raise SettingError(
             "pruning.rehearse_vocab takes tokens, which pruning.units leaves out; type"
             " pruning.units=[layers,heads,mlp,vocab]"
+        )
+
+
+def check_election(pruning: PruningSettings, data: DataSettings) -> None:
+    """Raises SettingError where nobody can be elected."""
+    if not pruning.elect:
+        return
+    needed = {
+        "pruning.method=structured": pruning.method == "structured",
+        "pruning.ballot=adaptive": pruning.ballot == "adaptive",
+        "pruning.refit=true": pruning.refit,
+    }
+    for instead, given in needed.items():
+        if not given:
+            raise SettingError(
+                "pruning.elect=true compares plans of one size after a refit, which needs"
+                f" {instead}; use that, or pruning.elect=false"
+            )
+    read = max(data.voting_blocks, data.gradient_blocks)
+    if data.calibration_blocks <= read:
+        raise SettingError(
+            f"pruning.elect=true needs blocks that no voter reads, and they read {read} of"
+            f" data.calibration_blocks={data.calibration_blocks}; use"
+            f" data.calibration_blocks={3 * read}, or fewer data.voting_blocks"
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -146,12 +147,12 @@ def _heldout_text(candidates: Sequence[Candidate], dense: Path) -> TokenBlocks:
         SettingError: these are not there any more, or others for each.
     """
     tokenizer = loading.load_tokenizer(dense)
-    found: dict[str, TokenBlocks] = {}
+    found: dict[tuple[Any, ...], TokenBlocks] = {}
     for trial in (one.trial for one in candidates):
         check_judged_text(trial, tokenizer)
         data = replace(data_of(trial), calibration="generated")  # which plays no part here
         text = load_corpus(data, judged_on(trial), tokenizer, seed=0).heldout
-        found[text.digest] = text
+        found[text.digest, tuple((one.name, one.kept) for one in text.domains)] = text
     if len(found) > 1:
         raise SettingError(
             f"the models that are to be compared were judged on {len(found)} different texts; give"
@@ -238,7 +239,8 @@ def _judge_file(
 
 
 def _describe_runtime(settings: RivalSettings) -> str:
+    threads = f"{settings.threads} thread{'s' if settings.threads > 1 else ''}"
     return (
-        f"llama.cpp (xllamacpp {installed_version('xllamacpp')}), {settings.threads} threads,"
+        f"llama.cpp (xllamacpp {installed_version('xllamacpp')}), {threads},"
         f" {settings.rounds} rounds of {PROMPTS} prompts and {settings.new_tokens} tokens"
     )

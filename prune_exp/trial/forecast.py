@@ -21,7 +21,11 @@ from prune_exp.trial.prepare import TrialInputs, prepare_points, trial_memory_mi
 
 ALIKE = ("model.", "data.", "benchmark.", "quality.", "recovery.", "device")
 """How settings begin on which the work depends."""
-ALIKE_PRUNING = ("method", "refit", "rehearse", "rehearse_vocab", "units", "voters", "masks")
+ALIKE_PRUNING = (
+    *("method", "refit", "rehearse", "rehearse_vocab", "elect", "units", "voters", "masks"),
+)
+NOTHING = ("None", "[]", "False")
+"""Values of settings under which nothing is done that earlier versions did not do."""
 OTHERWISE = ("quality.max_perplexity_ratio", "model.name", "model.license", "model.base_model")
 """Settings that begin so and change no work."""
 NEWEST = 10
@@ -78,7 +82,8 @@ def _work_of(params: Mapping[str, str]) -> dict[str, str]:
     return {
         key: value
         for key, value in params.items()
-        if key in pruning or (key.startswith(ALIKE) and key not in OTHERWISE)
+        if value not in NOTHING
+        and (key in pruning or (key.startswith(ALIKE) and key not in OTHERWISE))
     }
 
 
@@ -99,12 +104,16 @@ def describe_steps(settings: Settings, blocks: int) -> tuple[str, ...]:
     steps = ["prune"] if pruning.method == "structured" else ["zero weights"]
     if pruning.rehearse or pruning.rehearse_vocab:
         steps.insert(0, "rehearse plans")
+    if pruning.elect:
+        steps.insert(len(steps) - 1, "elect voters")
     if settings.recovery.name != "none":
         minutes = settings.recovery.minutes
         limit = f"{minutes:g} min" if minutes else f"{settings.recovery.tokens} tokens"
         steps.append(f"train for {limit}")
     if settings.quality.enabled:
         steps.append(f"judge {blocks} blocks")
+        if settings.quality.tasks:
+            steps.append(f"ask {', '.join(settings.quality.tasks)}")
     if settings.benchmark.enabled:
         steps.append(f"time {settings.benchmark.prompts} prompts")
     return tuple(steps)

@@ -92,6 +92,28 @@ def test_what_cannot_be_told_from_the_best_loses_to_the_vote() -> None:
     assert found.channels[0] == (0,)
 
 
+@pytest.mark.parametrize("broken", [0, 1])
+def test_who_gives_no_number_is_not_elected(broken: int) -> None:
+    levels = [3.0, 2.0, 2.5]
+    levels[broken] = float("nan")
+    found = hold_election(
+        candidates("the vote", "a alone", "b alone"), judge_of(levels, [0.0] * 3, Counter())
+    )
+    assert found.channels[0] == ((1,) if broken == 0 else (2,))
+    nobody = judge_of([float("nan")] * 3, [0.0] * 3, Counter())
+    assert hold_election(candidates("the vote", "a", "b"), nobody).channels[0] == (0,)
+
+
+def test_where_there_is_no_more_text_nobody_is_judged_twice() -> None:
+    calls: Counter[int] = Counter()
+    inner = judge_of([3.0, 2.0], [0.0, 0.0], calls)
+    found = hold_election(
+        candidates("the vote", "a alone"), lambda plan, blocks: inner(plan, min(blocks, 5))
+    )
+    assert calls == {4: 2, 5: 2}
+    assert found.channels[0] == (1,)
+
+
 def test_more_blocks_judge_fewer_and_the_vote_is_never_voted_out() -> None:
     calls: Counter[int] = Counter()
     levels = [9.0, *(2.0 + 0.1 * number for number in range(11))]
@@ -113,7 +135,7 @@ def test_without_noise_nobody_beats_what_is_carried_out(levels: list[float]) -> 
 def test_a_trial_holds_an_election_and_keeps_its_record(
     tiny_args: list[str], tmp_path: Path
 ) -> None:
-    arguments = [*tiny_args, "benchmark=off", "pruning.elect=true", "data.calibration_blocks=24"]
+    arguments = [*tiny_args, "benchmark=off", "pruning.elect=true", "data.calibration_blocks=40"]
     done = command(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (run,) = runs_in(tmp_path)
@@ -127,12 +149,19 @@ def test_a_trial_holds_an_election_and_keeps_its_record(
 
 
 @pytest.mark.parametrize(
-    "more", [["pruning.refit=false"], ["data.calibration_blocks=1", "data.gradient_blocks=1"]]
+    ("more", "word"),
+    [
+        ("pruning.refit=false", "pruning.refit=true"),
+        ("pruning.ballot=fixed", "pruning.ballot=adaptive"),
+        ("pruning.method=weight_masks", "pruning.method=structured"),
+        ("data.calibration_blocks=16", "data.calibration_blocks=48"),
+    ],
 )
 def test_an_election_needs_a_refit_and_blocks_that_judge(
-    more: list[str], tiny_args: list[str], tmp_path: Path
+    more: str, word: str, tiny_args: list[str], tmp_path: Path
 ) -> None:
-    done = command(*tiny_args, "pruning.elect=true", *more, cwd=tmp_path)
+    done = command(*tiny_args, "pruning.elect=true", more, cwd=tmp_path)
     assert done.returncode == 1
     assert "pruning.elect=true" in done.stderr
+    assert word in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
