@@ -95,8 +95,8 @@ def _list_elected(plan: PruningPlan | None) -> list[Element]:
     ]
     said = (
         "Who decides on channels was put to blocks of the calibration text that no voter had read,"
-        " each plan after a short refit: few blocks for all, more for the best. Where the vote cannot"
-        " be told from the best by the standard error of the difference, the vote is carried out."
+        " each plan after a short refit: few blocks for all, more for the best. Where the vote"
+        " cannot be told from the best by the standard error of the difference, it is carried out."
     )
     return [Paragraph(said), Table(["Who decides", "Blocks", "Loss, nats", "Carried out"], rows)]
 
