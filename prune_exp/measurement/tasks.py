@@ -46,20 +46,22 @@ def ask_model(model: Any, tokenizer: Any, tasks: Mapping[str, Any], limit: int |
     Raises:
         SettingError: a task has no metric that is right or wrong for each question.
     """
-    from lm_eval.evaluator import evaluate  # pyright: ignore[reportMissingImports]
-    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+    from lm_eval import evaluator  # pyright: ignore[reportMissingImports]
+    from lm_eval.models import huggingface  # pyright: ignore[reportMissingImports]
 
+    evaluate: Any = evaluator.evaluate  # its types do not tell what it takes
+    start: Any = huggingface.HFLM
     with hush_lm_eval():
         for task in tasks.values():
             task.set_fewshot_seed(SHOT_SEED)
-        asked = HFLM(
+        asked = start(
             pretrained=model,
             tokenizer=deepcopy(tokenizer),
             device=str(model.device),
             batch_size=BATCH,
         )
         given = {"tasks": dict(tasks)}
-        found: Any = evaluate(asked, given, limit=limit, bootstrap_iters=0, log_samples=True)
+        found = evaluate(asked, given, limit=limit, bootstrap_iters=0, log_samples=True)
     return {name: _read_answers(name, tasks[name], found["samples"][name]) for name in tasks}
 
 

@@ -1,6 +1,7 @@
 """What vLLM knows of the checkpoints that are shipped, where it is installed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoConfig
@@ -13,7 +14,8 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "gpt2",
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vllm_has_the_architecture_that_a_config_names(family: str, tmp_path: Path) -> None:
     vllm = pytest.importorskip("vllm")
-    (named,) = AutoConfig.from_pretrained(save_tiny(tmp_path / "model", family)).architectures
+    config: Any = AutoConfig.from_pretrained(save_tiny(tmp_path / "model", family))
+    (named,) = config.architectures
     assert named in vllm.ModelRegistry.get_supported_archs()
 
 
@@ -21,5 +23,6 @@ def test_vllm_has_the_architecture_that_a_config_names(family: str, tmp_path: Pa
 def test_a_config_names_one_stock_architecture(family: str, tmp_path: Path) -> None:
     import transformers
 
-    (named,) = AutoConfig.from_pretrained(save_tiny(tmp_path / "model", family)).architectures
+    config: Any = AutoConfig.from_pretrained(save_tiny(tmp_path / "model", family))
+    (named,) = config.architectures
     assert hasattr(transformers, named)
