@@ -133,6 +133,8 @@ class RivalSettings:
     are compared with."""
     sizes_mib: list[float] = field(default_factory=lambda: [60.0, 100.0, 150.0, 270.0])
     """Sizes up to which the best file is named, in MiB."""
+    blocks: int = 16
+    """Most blocks of each kind of held-out text that judge; no more than judged the trials."""
     output: str = "???"
     """Folder for the table and the plot; it must be empty or not exist yet."""
     rounds: int = 6

@@ -73,7 +73,7 @@ def _compare(settings: RivalSettings, candidates: Sequence[Candidate], scratch: 
     folders = {DENSE: dense} | {_name(one): one.folder for one in candidates}
     for folder in folders.values():
         check_gguf(folder)
-    text = _heldout_text(candidates, dense)
+    text = _heldout_text(candidates, dense, settings.blocks)
     files = _write_files(folders, settings.kinds, scratch / "files")
     with take_turn():
         measured = _measure_files(files, settings, scratch)
@@ -94,7 +94,7 @@ def _check_settings(settings: RivalSettings) -> None:
     for kind in settings.kinds:
         check_one_of("kinds", kind, tuple(CHOICES))
     choose_targets(ShipSettings(to=[f"gguf:{kind}" for kind in settings.kinds]))
-    least = {"rounds": 2, "new_tokens": 2, "threads": 1}
+    least = {"rounds": 2, "new_tokens": 2, "threads": 1, "blocks": 1}
     for name, value in least.items():
         if getattr(settings, name) < value:
             given = getattr(settings, name)
@@ -140,8 +140,8 @@ def _name(candidate: Candidate) -> str:
     return f"{candidate.name} {which}, {gone:.1f} % less"
 
 
-def _heldout_text(candidates: Sequence[Candidate], dense: Path) -> TokenBlocks:
-    """The blocks that all of their trials were judged on.
+def _heldout_text(candidates: Sequence[Candidate], dense: Path, blocks: int) -> TokenBlocks:
+    """The blocks that all of their trials were judged on, at most so many of each kind of text.
 
     Raises:
         SettingError: these are not there any more, or others for each.
@@ -151,6 +151,7 @@ def _heldout_text(candidates: Sequence[Candidate], dense: Path) -> TokenBlocks:
     for trial in (one.trial for one in candidates):
         check_judged_text(trial, tokenizer)
         data = replace(data_of(trial), calibration="generated")  # which plays no part here
+        data.heldout_blocks = min(blocks, data.heldout_blocks)
         text = load_corpus(data, judged_on(trial), tokenizer, seed=0).heldout
         found[text.digest, tuple((one.name, one.kept) for one in text.domains)] = text
     if len(found) > 1:
