@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
 
 from prune_exp.pruning.consensus import Ballot, Scores, vote_on_channels
 from prune_exp.pruning.plan import Elected, PruningPlan
@@ -61,7 +62,8 @@ def hold_election(candidates: Sequence[Candidate], judge: Judge) -> PruningPlan:
     last: dict[str, torch.Tensor] = {}
     best = vote
     for blocks, stay in HALVING:
-        found = {one.name: judge(one.plan, blocks) for one in alive}
+        judged = tqdm(alive, f"elect by {blocks} blocks", unit="plan")
+        found = {one.name: judge(one.plan, blocks) for one in judged}
         last |= found
         alive.sort(key=lambda one: _rank_of(found[one.name]))
         best = alive[0]
