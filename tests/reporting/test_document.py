@@ -162,7 +162,7 @@ def test_tasks_are_shown_with_the_questions_that_were_lost() -> None:
     assert "| facts | 100 | 70.0 % | 62.0 % | -8.0 | -10.0 to -6.0 |" in told
     assert "| Two and two is | four | five |" in told
     assert "One and one" not in told
-    assert "Right, dense" not in section(findings(), "Quality by kind of text")
+    assert "Task, right answers" not in section(findings(), "Quality by kind of text")
 
 
 def test_files_at_equal_size_are_shown_where_they_were_compared() -> None:

@@ -26,14 +26,7 @@ def show_tasks(found: Findings) -> list[Element]:
         ]
         for one in tasks
     ]
-    head = [
-        "Task",
-        "Questions",
-        "Right, dense",
-        "Right, pruned",
-        "Change in points",
-        "95 % interval",
-    ]
+    head = ["Task, right answers", "Asked", "Dense", "Pruned", "Points", "95 % interval"]
     shown: list[Element] = [Table(head, rows)]
     if lost := [one for one in found.flipped if one["change"] == "lost"][:SHOWN]:
         shown += [Paragraph("Questions that only the dense model answers right:"), _tabulate(lost)]
