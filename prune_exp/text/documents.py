@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -185,7 +185,7 @@ def split_into_documents(text: str, *, stretch: int | None = None) -> list[str]:
     parts = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
     if len(parts) != 1:
         return parts if stretch is None else _cut_stretches(text, stretch)
-    return lines if len(lines) > 1 else list(_cut_line(lines[0], stretch or LONG_DOCUMENT))
+    return lines if len(lines) > 1 else _cut_line(lines[0], stretch or LONG_DOCUMENT)
 
 
 def _drop_headings(article: str) -> str:
@@ -212,15 +212,16 @@ def _cut_stretches(text: str, least: int) -> list[str]:
     return [kept for one in stretches if (kept := one.strip())]
 
 
-def _cut_line(text: str, least: int) -> Iterator[str]:
+def _cut_line(text: str, least: int) -> list[str]:
     """A line cut after `least` characters: at sentence ends, or else at spaces, or anywhere."""
+    parts: list[str] = []
     while len(text) > 2 * least:
         window = text[least : 2 * least]
         found = SENTENCE_END.search(window) or SPACE.search(window)
         end = least + (found.end() if found else 0)
-        yield text[:end].strip()
+        parts.append(text[:end])
         text = text[end:]
-    yield text.strip()
+    return [kept for one in (*parts, text) if (kept := one.strip())]
 
 
 def read_parquet(file: Path) -> list[str]:

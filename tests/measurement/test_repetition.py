@@ -24,9 +24,17 @@ def test_runs_that_came_before(text: str, expected: float) -> None:
     assert repeated_pct(text) == pytest.approx(expected)
 
 
-@given(st.text(alphabet="ab", max_size=40))
-def test_saying_everything_twice_never_repeats_less(text: str) -> None:
-    assert 0 <= repeated_pct(text) <= repeated_pct(text + text) + 1e-9 < 100
+@given(st.text(alphabet="ab", min_size=4, max_size=40))
+def test_saying_everything_again_repeats_half_of_it_or_more(text: str) -> None:
+    """Of 2n - 3 runs at most n are new: a run that begins in the second half came before."""
+    size = len(text)
+    assert 0 <= repeated_pct(text) < 100
+    assert repeated_pct(text + text) >= 100 * (1 - size / (2 * size - 3)) - 1e-9
+
+
+@given(st.permutations(range(20)))
+def test_what_never_comes_again_is_not_repeated(tokens: list[int]) -> None:
+    assert repeated_pct(tokens) == 0
 
 
 def sample(model: str, prompt: int, pieces: str, turn: int = 0) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prune_exp.settings.errors import SettingError
@@ -83,6 +83,7 @@ def test_stretches_are_whole_lines_and_only_where_blank_lines_part() -> None:
 
 
 @given(lines=st.lists(st.text("ab \n", max_size=8), max_size=30), stretch=st.integers(1, 20))
+@example(lines=["a  aa"], stretch=1)
 def test_stretches_lose_nothing(lines: list[str], stretch: int) -> None:
     text = "\n".join(lines)
     found = split_into_documents(text, stretch=stretch)
