@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.machine.cache import digest_of
+from prune_exp.machine.display import first_line
 from prune_exp.machine.files import read_text
 from prune_exp.settings.choices import check_name, describe_unknown
 from prune_exp.settings.errors import SettingError
@@ -79,7 +80,7 @@ def _load_task(name: str, file: Path | None, folder: Path | None) -> Any:
         (task,) = manager.load([wanted])["tasks"].values()
     except Exception as error:  # what a data set's own code and servers may raise
         raise SettingError(
-            f"quality.tasks={name} cannot be loaded ({type(error).__name__}: {_first_line(error)});"
+            f"quality.tasks={name} cannot be loaded ({type(error).__name__}: {first_line(error)});"
             " without a network, give a file NAME.jsonl with quality.tasks_path=FOLDER"
         ) from error
     return task
@@ -182,10 +183,6 @@ def hush_lm_eval() -> Iterator[None]:
     finally:
         for one, level in zip(loggers, levels, strict=True):
             one.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or "no reason given"
 
 
 def _shorten(message: str) -> str:

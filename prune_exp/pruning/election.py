@@ -6,7 +6,7 @@ Few blocks judge all candidates, more of them the best (successive halving: Jami
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from tqdm import tqdm
@@ -104,4 +104,4 @@ def _record(
         )
         for one in candidates
     )
-    return chosen.plan.with_election(rows)
+    return replace(chosen.plan, elected=rows)

@@ -1,6 +1,6 @@
 """Which units go and how that was decided: frozen, and JSON-able."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from prune_exp.text.scripts import NO_SCRIPT
@@ -134,10 +134,6 @@ class PruningPlan:
         """What goes, and nothing of how that was decided."""
         gone = (tuple(sorted(one.items())) for one in (self.heads, self.channels))
         return self.layers, *gone, self.tokens
-
-    def with_election(self, rows: tuple[Elected, ...]) -> "PruningPlan":
-        """The same plan, with who stood for election."""
-        return replace(self, elected=rows)
 
     @property
     def changes_blocks(self) -> bool:

@@ -149,17 +149,11 @@ def check_tokens(tokenizer: Any, rows: int, corpus: Corpus, prompts: list[list[i
 
 def check_chat(settings: Settings, tokenizer: Any) -> None:
     """Raises SettingError where messages are to be answered, and nothing says how they are read."""
-    wanted = {
-        "tracking.serve_as=chat": settings.tracking.serve_as == "chat",
-        "benchmark.chat=true": settings.benchmark.enabled and settings.benchmark.chat,
-    }
-    instead = ("tracking.serve_as=completions", "benchmark.chat=false")
-    for (given, applies), other in zip(wanted.items(), instead, strict=True):
-        if applies and not tokenizer.chat_template:
-            raise SettingError(
-                f"{given} needs a chat template, and the tokenizer of {settings.model.name} has"
-                f" none; use {other}"
-            )
+    if settings.tracking.serve_as == "chat" and not tokenizer.chat_template:
+        raise SettingError(
+            f"tracking.serve_as=chat needs a chat template, and the tokenizer of"
+            f" {settings.model.name} has none; use tracking.serve_as=completions"
+        )
 
 
 def check_lengths(benchmark: BenchmarkSettings, config: Any) -> None:
