@@ -20,6 +20,9 @@ HERE = Path(__file__).parent
 ALL_S = 460
 """What all parts together may take; starting and ending has to fit into eight minutes, too."""
 
+LAST_LINES = 80
+"""How much of the log is printed where a part did not end well."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -59,7 +62,10 @@ def main() -> None:
         limit_s = min(part.limit_s, end - time.monotonic())
         found["parts"][part.name] = _run_part(part.name, device, limit_s, folder)
         _write_whole(folder / "results.json", json.dumps(found, indent=1))
-        print(part.name, found["parts"][part.name]["ended"], flush=True)
+        ended = found["parts"][part.name]["ended"]
+        print(part.name, ended, flush=True)
+        if ended != "well":
+            print(_read_end(folder / "log"), flush=True)
     sys.exit(any(part["ended"] != "well" for part in found["parts"].values()))
 
 
@@ -114,6 +120,12 @@ def _run_part(name: str, device: str, limit_s: float, folder: Path) -> dict[str,
     found = read(results) if results.is_file() else []
     results.unlink(missing_ok=True)
     return {"ended": ended, "seconds": seconds, "found": found}
+
+
+def _read_end(log: Path) -> str:
+    """The last lines of what was said, each with the last state of its progress bar."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")[-LAST_LINES:]
+    return "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
 
 
 def _read_lines(path: Path) -> list[Any]:

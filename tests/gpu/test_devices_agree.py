@@ -114,15 +114,16 @@ def test_removed_tokens_are_counted_where_the_model_is(device: str) -> None:
 
 
 def test_peaks_are_the_devices(device: str) -> None:
+    """256 MiB are more than the heap of this process ever keeps of what was freed."""
     watch = Stopwatch(device)
     with watch.phase("large"):
-        torch.ones(64, 2**18, device=device)
+        torch.ones(256, 2**18, device=device)
     with watch.phase("small"):
         torch.ones(1, device=device)
-    assert watch.peak_mib["large"] - watch.peak_mib["small"] > 48
+    assert watch.peak_mib["large"] - watch.peak_mib["small"] > 192
     peak = PeakMemory(device)
-    torch.ones(64, 2**18, device=device)
-    assert peak.measure_mib() > 48
+    torch.ones(256, 2**18, device=device)
+    assert peak.measure_mib() > 192
 
 
 def test_a_training_that_was_cut_goes_on_there(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from prune_exp.machine.memory import reset_peak
 from prune_exp.measurement import benchmark, worker
 from prune_exp.measurement.worker import Worker
 from prune_exp.measurement.worker_client import MeasurementError, ModelProcess
@@ -59,10 +60,11 @@ def test_the_cache_is_as_large_as_shapes_say(model_type: str, tmp_path: Path) ->
 
 def test_the_peak_is_the_kernels_and_does_not_fall(tiny_folder: Path) -> None:
     worker = Worker(eager_serving(tiny_folder))
+    reset_peak()
     before = worker.memory()["peak_memory_mib"]
-    big = torch.ones(64 * 2**18)
+    big = torch.ones(256 * 2**18)
     del big
-    assert worker.memory()["peak_memory_mib"] > before + 50
+    assert worker.memory()["peak_memory_mib"] > before + 192
 
 
 def test_pauses_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
