@@ -36,7 +36,7 @@ def fetch_shipped(settings: ShipSettings, scratch: Path) -> Candidate:
     for verdict in check_files(candidate, candidate.version, None):
         if not verdict.passed:
             raise SettingError(
-                f"{describe_shipped(candidate)} is not shipped: {verdict.name}: {verdict.sentence}"
+                f"{describe_shipped(candidate)} is not used: {verdict.name}: {verdict.sentence}"
             )
     return candidate
 
@@ -54,9 +54,9 @@ def _choose_shipped(settings: ShipSettings, scratch: Path) -> Candidate:
         if version is None:
             raise SettingError(
                 f"{name} has neither a champion nor a candidate; say which version with"
-                " version=NUMBER"
+                " version=NUMBER, or for rivals versions=[NUMBER]"
             )
-        print(f"note: {name} has no champion, so its candidate is shipped", file=sys.stderr)
+        print(f"note: {name} has no champion, so its candidate is taken", file=sys.stderr)
     return at_version(name, version, scratch)
 
 

@@ -108,6 +108,9 @@ class ShipSettings:
     """The same of files in 8 bits."""
     max_kl_4_bit: float = 0.5
     """The same of files in 4 bits."""
+    rounds: int = 4
+    """How often every file that is kept is timed in turns with the dense model's of the same kind;
+    0 does not, and neither is it done where the dense model is not here."""
     threads: int = 1
     """Threads of each runtime."""
     private: bool = True

@@ -15,6 +15,7 @@ import torch
 from prune_exp.machine.cache import file_sha256, folder_sha256
 from prune_exp.machine.packages import installed_version
 from prune_exp.measurement.prompts import list_prompts
+from prune_exp.measurement.records import Interval
 from prune_exp.model import loading
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings
@@ -122,6 +123,27 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DensePair:
+    """What a file gains over the dense model's of the same kind, in the same runtime."""
+
+    text_speedup: Interval
+    """How much faster the same text is written: rounds in turns, times the tokens that it needs."""
+    memory_ratio: Interval
+    """Peak memory over the dense one's."""
+    dense_size_mib: float
+    dense_tokens_per_s: list[float]
+    """By round."""
+    tokens_per_s: list[float]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Its figures with their intervals."""
+        found = self.text_speedup.metrics("text_speedup")
+        found |= self.memory_ratio.metrics("memory_ratio")
+        return found | {"dense_size_mib": self.dense_size_mib}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shipment:
     """What was found out about one shipped file or folder."""
 
@@ -150,6 +172,8 @@ class Shipment:
     texts: list[dict[str, str]]
     note: str | None = None
     """What else there is to say of the file."""
+    beside_dense: DensePair | None = None
+    """Beside the dense model's file; None where they were not timed."""
 
     @property
     def fault(self) -> str | None:
@@ -173,7 +197,8 @@ class Shipment:
         wanted = ("size_mib", "kl_nats", "kl_nats_max", "perplexity_ratio_to_checkpoint")
         wanted += ("perplexity_ratio", "load_s", "tokens_per_s", "peak_memory_mib", "same_texts")
         found = {name: getattr(self, name) for name in wanted}
-        return {name: float(value) for name, value in found.items() if value is not None}
+        known = {name: float(value) for name, value in found.items() if value is not None}
+        return known | (self.beside_dense.metrics if self.beside_dense else {})
 
 
 def compare_file(
@@ -196,7 +221,7 @@ def compare_file(
         target=target,
         file=path.name,
         sha256=folder_sha256(path) if path.is_dir() else file_sha256(path),
-        size_mib=_size_mib(path),
+        size_mib=size_mib(path),
         runtime=f"{runtime} ({package} {installed_version(package)})"
         if (package := RUNTIMES[runtime].package) != runtime
         else f"{runtime} {installed_version(package)}",
@@ -218,7 +243,8 @@ def compare_file(
     )
 
 
-def _size_mib(path: Path) -> float:
+def size_mib(path: Path) -> float:
+    """Of a file, or of all files in a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(one.stat().st_size for one in files if one.is_file()) / 2**20
 

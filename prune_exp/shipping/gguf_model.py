@@ -36,8 +36,8 @@ def check_config(config: Any) -> None:
     kind = config.model_type
     if kind not in ARCHITECTURES:
         raise SettingError(
-            f"to=gguf cannot write {kind}: llama.cpp has no such architecture; it has those of"
-            f" {', '.join(ARCHITECTURES)}; use to=[hf,onnx,openvino]"
+            f"GGUF cannot hold {kind}: llama.cpp has no such architecture; it has those of"
+            f" {', '.join(ARCHITECTURES)}"
         )
     act = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     act = getattr(config, "activation_function", None) or act
@@ -54,7 +54,7 @@ def check_config(config: Any) -> None:
 
 
 def _refuse(what: str) -> None:
-    raise SettingError(f"to=gguf cannot write {what}; use to=[hf,onnx,openvino]")
+    raise SettingError(f"GGUF cannot hold {what}")
 
 
 def _known_ropes(kind: str) -> tuple[str, ...]:
@@ -86,8 +86,8 @@ def period_of(layer_types: list[str]) -> int:
     if not any(whole):
         return 0
     raise SettingError(
-        "to=gguf cannot write this gemma3_text: layers were removed, and those that see the whole"
-        " text no longer come at equal distances, as llama.cpp has them; use to=[hf,onnx,openvino]"
+        "GGUF cannot hold this gemma3_text: layers were removed, and those that see the whole"
+        " text no longer come at equal distances, as llama.cpp has them"
     )
 
 

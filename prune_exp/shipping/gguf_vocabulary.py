@@ -33,13 +33,12 @@ def name_split(tokenizer: Any) -> str:
     fallback = None if spec is None else falls_back(spec)
     if spec is None or fallback is None:
         raise SettingError(
-            "to=gguf cannot write this tokenizer: it is neither BPE of bytes nor of characters that"
-            " fall back on bytes; use to=[hf,onnx,openvino]"
+            "GGUF cannot hold this tokenizer: it is neither BPE of bytes nor of characters that"
+            " fall back on bytes"
         )
     if not spec["model"]["merges"]:
         raise SettingError(
-            "to=gguf cannot write this tokenizer: it has no merges left, and llama.cpp wants some;"
-            " use to=[hf,onnx,openvino]"
+            "GGUF cannot hold this tokenizer: it has no merges left, and llama.cpp wants some"
         )
     if fallback:
         return "default"
@@ -52,8 +51,8 @@ def name_split(tokenizer: Any) -> str:
     if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") in SPLITS:
         return SPLITS[steps[0]["pattern"]["Regex"]]
     raise SettingError(
-        f"to=gguf cannot write this tokenizer: llama.cpp has no name for how it splits text"
-        f" ({', '.join(kinds)}); use to=[hf,onnx,openvino]"
+        f"GGUF cannot hold this tokenizer: llama.cpp has no name for how it splits text"
+        f" ({', '.join(kinds)})"
     )
 
 

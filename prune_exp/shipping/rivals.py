@@ -1,6 +1,5 @@
 """Would plain quantization not do better at this size? Every model, as every kind of file."""
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +10,7 @@ from typing import Any
 import torch
 
 from prune_exp.machine.packages import installed_version
-from prune_exp.measurement.prompts import list_prompts
 from prune_exp.measurement.quality import losses_by_document
-from prune_exp.measurement.turns import take_turn
 from prune_exp.model import loading
 from prune_exp.registry.candidates import Candidate
 from prune_exp.registry.origin import (
@@ -26,13 +23,13 @@ from prune_exp.registry.shipments import fetch_shipped
 from prune_exp.settings.choices import check_one_of
 from prune_exp.settings.command_schemas import RivalSettings, ShipSettings
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.groups import BenchmarkSettings
-from prune_exp.shipping.comparison import ShippingError, run_probe
+from prune_exp.shipping.comparison import PROMPTS, ShippingError
 from prune_exp.shipping.gguf_file import check_gguf, write_gguf
-from prune_exp.shipping.probe import ProbeAnswer, ProbeRequest
+from prune_exp.shipping.probe import ProbeAnswer
 from prune_exp.shipping.quantization import CHOICES
 from prune_exp.shipping.quantized_weights import quantize_weights
 from prune_exp.shipping.rival_table import Rival, Rivals, list_verdicts, write_rivals
+from prune_exp.shipping.rounds import Rounds, TimedFile, time_files
 from prune_exp.shipping.ship import check_output, move_into_place, stage_beside
 from prune_exp.shipping.targets import choose_targets
 from prune_exp.text.corpus import TokenBlocks, load_corpus
@@ -40,8 +37,6 @@ from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.tracking.runs import log_file
 
 DENSE = "dense"
-PROMPTS = 5
-ROOM_TOKENS = 512
 
 
 def compare_rivals(settings: RivalSettings) -> int:
@@ -71,12 +66,10 @@ def compare_rivals(settings: RivalSettings) -> int:
 def _compare(settings: RivalSettings, candidates: Sequence[Candidate], scratch: Path) -> Rivals:
     dense = _find_dense(candidates, Path(settings.cache_dir).expanduser())
     folders = {DENSE: dense} | {_name(one): one.folder for one in candidates}
-    for folder in folders.values():
-        check_gguf(folder)
+    _check_folders(folders)
     text = _heldout_text(candidates, dense, settings.blocks)
     files = _write_files(folders, settings.kinds, scratch / "files")
-    with take_turn():
-        measured = _measure_files(files, settings, scratch)
+    measured = _time_files(files, settings, scratch)
     return Rivals(
         text=text,
         rivals=[
@@ -87,13 +80,22 @@ def _compare(settings: RivalSettings, candidates: Sequence[Candidate], scratch: 
     )
 
 
+def _check_folders(folders: dict[str, Path]) -> None:
+    """Raises SettingError where a model cannot be written as GGUF."""
+    for name, folder in folders.items():
+        try:
+            check_gguf(folder)
+        except SettingError as error:
+            raise SettingError(f"{name} cannot be compared: {error}") from None
+
+
 def _check_settings(settings: RivalSettings) -> None:
     """Raises SettingError for what can be known before anything is fetched."""
     if not settings.kinds:
         raise SettingError(f"kinds is empty; give one or more of {', '.join(CHOICES)}")
     for kind in settings.kinds:
         check_one_of("kinds", kind, tuple(CHOICES))
-    choose_targets(ShipSettings(to=[f"gguf:{kind}" for kind in settings.kinds]))
+    choose_targets([f"gguf:{kind}" for kind in settings.kinds])
     least = {"rounds": 2, "new_tokens": 2, "threads": 1, "blocks": 1}
     for name, value in least.items():
         if getattr(settings, name) < value:
@@ -178,36 +180,19 @@ def _write_files(folders: dict[str, Path], kinds: Sequence[str], target: Path) -
     return found
 
 
-def _measure_files(
+def _time_files(
     files: Files, settings: RivalSettings, scratch: Path
 ) -> dict[tuple[str, str], list[ProbeAnswer]]:
-    """Every file in a fresh process of llama.cpp, one after another, round by round."""
-    prompts = list_prompts(BenchmarkSettings())[:PROMPTS]
-    found: dict[tuple[str, str], list[ProbeAnswer]] = {key: [] for key in files}
-    for turn in range(settings.rounds):
-        for key, path in files.items():
-            print(f"  round {turn + 1}: {' '.join(key)}", file=sys.stderr)
-            asked = ProbeRequest(
-                runtime="llama.cpp",
-                path=str(path),
-                texts=[[0, 0]],
-                places=[0],
-                written=[],
-                prompts=prompts,
-                new_tokens=settings.new_tokens,
-                threads=settings.threads,
-                context=ROOM_TOKENS,
-            )
-            request = scratch / "request.json"
-            asked.write(request)
-            try:
-                answer, _ = run_probe(request, scratch / "answer", settings.threads)
-            except ShippingError as error:
-                raise SettingError(f"{' '.join(key)} cannot be timed: {error}") from error
-            if not answer.tokens_per_s or answer.tokens_per_s < 0:
-                raise SettingError(f"{' '.join(key)} cannot be timed: it ends every answer at once")
-            found[key].append(answer)
-    return found
+    """What llama.cpp says of every file, by round."""
+    timed = {
+        key: TimedFile(name=" ".join(key), path=path, runtime="llama.cpp")
+        for key, path in files.items()
+    }
+    how = Rounds(rounds=settings.rounds, new_tokens=settings.new_tokens, threads=settings.threads)
+    try:
+        return time_files(timed, how, scratch)
+    except ShippingError as error:
+        raise SettingError(str(error)) from error
 
 
 def _judge_file(

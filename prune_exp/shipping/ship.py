@@ -17,7 +17,9 @@ from prune_exp.registry.shipments import describe_shipped, fetch_shipped, record
 from prune_exp.settings.command_schemas import ShipSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.shipping.comparison import Reference, Shipment, ShippingError, compare_file
+from prune_exp.shipping.dense_pair import NEW_TOKENS, find_dense, pair_with_dense
 from prune_exp.shipping.hub import check_login, list_files, push_files
+from prune_exp.shipping.rounds import Rounds
 from prune_exp.shipping.targets import Target, choose_repositories, choose_targets, file_name
 from prune_exp.text.documents import deal_documents, read_documents
 from prune_exp.text.domains import list_judged_files
@@ -32,11 +34,13 @@ def ship_model(settings: ShipSettings) -> int:
     Raises:
         SettingError: nothing could be shipped; nothing was written.
     """
-    targets = choose_targets(settings)
+    targets = choose_targets(settings.to)
     repositories = choose_repositories(settings)
     output = check_output(settings.output)
     if settings.positions < 1:
         raise SettingError(f"positions={settings.positions} is too small; use 1 or more")
+    if settings.rounds < 0 or settings.rounds == 1:
+        raise SettingError(f"rounds={settings.rounds} gives no interval; use 0, or 2 or more")
     for repository in () if settings.dry_run else repositories:
         check_login(repository)
     with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
@@ -116,12 +120,14 @@ def _ship_all(
     reference: Reference,
     output: Path,
 ) -> int:
+    cache_dir = Path(settings.cache_dir).expanduser()
+    dense = find_dense(candidate, cache_dir) if settings.rounds else None
     with stage_beside(output) as stage:
         made = stage / output.name
         made.mkdir()
         kept: list[Shipment] = []
         for name, target in targets.items():
-            found = _ship_target(settings, name, target, candidate, reference, made)
+            found = _ship_target(settings, name, target, candidate, reference, made, dense)
             if found is not None:
                 kept.append(found)
         if kept:
@@ -163,6 +169,7 @@ def _ship_target(
     candidate: Candidate,
     reference: Reference,
     folder: Path,
+    dense: Path | None,
 ) -> Shipment | None:
     """Writes and compares one target; None, and nothing left of it, where it is not kept."""
     path = folder / file_name(name, target, candidate.name)
@@ -187,9 +194,36 @@ def _ship_target(
     _show_figures(found)
     if found.fault is not None:
         return _drop(name, path, found.fault)
+    if dense is not None:
+        found = _time_beside(settings, found, path, dense, target, reference)
     beside = path.with_name(f"{path.name}.json")
     beside.write_text(json.dumps(found.to_json(), indent=2), encoding="utf-8")
     return found
+
+
+def _time_beside(
+    settings: ShipSettings,
+    found: Shipment,
+    path: Path,
+    dense: Path,
+    target: Target,
+    reference: Reference,
+) -> Shipment:
+    """What was found out, and what the file gains over the dense model's of the same kind."""
+    how = Rounds(rounds=settings.rounds, new_tokens=NEW_TOKENS, threads=settings.threads)
+    with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
+        pair = pair_with_dense(path, dense, found.target, target, reference, how, Path(scratch))
+    if isinstance(pair, str):
+        print(f"  {'':12} not timed beside the dense model: {pair}", flush=True)
+        return found
+    speed, memory = pair.text_speedup, pair.memory_ratio
+    print(
+        f"  {'':12} beside the dense model's {pair.dense_size_mib:.1f} MiB: the same text"
+        f" {speed.value:.2f} times as fast [{speed.low:.2f}, {speed.high:.2f}], peak memory"
+        f" {memory.value:.2f} times [{memory.low:.2f}, {memory.high:.2f}]",
+        flush=True,
+    )
+    return replace(found, beside_dense=pair)
 
 
 def _drop(name: str, path: Path, reason: str) -> None:

@@ -1,6 +1,6 @@
 """What a model can be shipped as: plain functions by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,7 +64,10 @@ def _write_gguf(kind: str) -> Write:
 def _check_gguf(checkpoint: Path) -> None:
     from prune_exp.shipping.gguf_file import check_gguf
 
-    check_gguf(checkpoint)
+    try:
+        check_gguf(checkpoint)
+    except SettingError as error:
+        raise SettingError(f"{error}; use to=[hf,onnx,openvino]") from None
 
 
 def _describe_gguf(path: Path) -> str:
@@ -144,17 +147,17 @@ def choose_repositories(settings: ShipSettings) -> list[str]:
     return list(dict.fromkeys(repository_of(one) for one in settings.to if one.startswith(HUB)))
 
 
-def choose_targets(settings: ShipSettings) -> dict[str, Target]:
+def choose_targets(names: Sequence[str]) -> dict[str, Target]:
     """The targets that are asked for, by name, each once; the hub is given the checkpoint too.
 
     Raises:
         SettingError: none or an unknown one is asked for, or a runtime is not installed.
     """
     known = (*TARGETS, f"{HUB}USER/NAME")
-    if not settings.to:
+    if not names:
         raise SettingError(f"to is empty; give one or more of {', '.join(known)}")
     found: dict[str, Target] = {}
-    for name in settings.to:
+    for name in names:
         own = CHECKPOINT if name.startswith(HUB) else name
         if own not in TARGETS:
             raise SettingError(describe_unknown("to", name, known))
@@ -163,8 +166,7 @@ def choose_targets(settings: ShipSettings) -> dict[str, Target]:
         missing = [module for module in target.modules if find_spec(module) is None]
         if missing:
             raise SettingError(
-                f"to={name} needs {', '.join(missing)}; type pip install"
-                f" 'prune-exp[{target.extra}]'"
+                f"{name} needs {', '.join(missing)}; type pip install 'prune-exp[{target.extra}]'"
             )
     return found
 

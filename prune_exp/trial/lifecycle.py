@@ -8,8 +8,9 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
@@ -34,8 +35,12 @@ from prune_exp.settings.surroundings import count_as_said, list_said
 from prune_exp.tracking.naming import sweep_name, trial_name
 from prune_exp.tracking.tags import check_tags
 
+if TYPE_CHECKING:
+    from prune_exp.tracking.read import TrackedTrial
+
 ORPHAN_END_S = 20
 OUR_SWEEPER = "hydra_plugins.prune_exp.OptunaSweeper"
+WORST_RATIO = "worst_perplexity_ratio"
 
 
 class Lifecycle(Callback):
@@ -482,25 +487,49 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
     runs.end_open_runs("FAILED" if failed else "FINISHED")
     print_summary(trials, best, folder, name, settings.tracking)
     if settings.tracking.promote and best is not None:
-        if name is None:
-            print("prune_exp: no model was registered, so none is promoted", file=sys.stderr)
-            raise SystemExit(1)
-        promote_best(settings, best.trial.run_id)
+        promote_best(settings, best.trial, name)
     return failed
 
 
-def promote_best(settings: Settings, run_id: str) -> None:
-    """Puts a registered model before the gates, with their default limits.
+def promote_best(settings: Settings, best: "TrackedTrial", name: str | None) -> None:
+    """Puts the best model, registered as `name`, before the gates with their default limits.
 
     Raises:
-        SystemExit: a gate refused it, which was said.
+        SystemExit: there is no such model, or a gate refused it or surely would, which was said.
     """
     from prune_exp.registry.promotion import promote_model
     from prune_exp.settings.command_schemas import PromoteSettings
 
-    asked = PromoteSettings(run_id=run_id, cache_dir=settings.cache_dir, tracking=settings.tracking)
+    if name is None:
+        _refuse_promotion("no model was registered, so none is promoted")
+    if surely_lost(best.metrics):
+        _refuse_promotion(
+            "not promoted: even the lower end of the interval of its perplexity is beyond"
+            f" {best.metrics['max_perplexity_ratio']:g} times dense, so the gates have nothing to"
+            " measure"
+        )
+    asked = PromoteSettings(
+        run_id=best.run_id, cache_dir=settings.cache_dir, tracking=settings.tracking
+    )
     if promote_model(asked):
         raise SystemExit(1)
+
+
+def _refuse_promotion(why: str) -> NoReturn:
+    print(f"prune_exp: {why}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def surely_lost(metrics: Mapping[str, float]) -> bool:
+    """Whether even the lower end of a trial's ratio of perplexities is beyond its limit.
+
+    Gates ask for no less than a trial does.
+    """
+    from prune_exp.measurement.records import Interval
+
+    if not Interval.is_among(metrics, WORST_RATIO):
+        return False
+    return Interval.read(metrics, WORST_RATIO).low > metrics["max_perplexity_ratio"]
 
 
 def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | None:

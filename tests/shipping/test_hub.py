@@ -93,5 +93,5 @@ def test_what_names_no_repository_is_refused(name: str) -> None:
 
 def test_the_hub_is_given_the_checkpoint(tmp_path: Path) -> None:
     asked: Any = ShipSettings(to=["hub:someone/tiny", "hub:someone/tiny"], output=str(tmp_path))
-    assert list(choose_targets(asked)) == ["hf"]
+    assert list(choose_targets(asked.to)) == ["hf"]
     assert choose_repositories(asked) == ["someone/tiny"]

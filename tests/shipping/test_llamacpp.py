@@ -94,6 +94,7 @@ def test_files_lie_beside_each_other_with_what_was_found_out(
         text=str(tmp_path / "text.txt"),
         positions=15,
         max_kl_8_bit=1.0,
+        rounds=0,
     )
     assert whole.ship_model(asked) == 0
     assert recorded == ["gguf:f32", "gguf:q8_0"]

@@ -11,6 +11,7 @@ from prune_exp.machine.cache import folder_sha256
 from prune_exp.settings.command_schemas import ShipSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
+from prune_exp.shipping import dense_pair
 from prune_exp.shipping.ship import ship_model
 from support.cli import command
 from support.store import Store
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.slow
 
 def ship(store: Store, output: Path, **wanted: Any) -> int:
     tracking = TrackingSettings(root=str(store.root / "mlruns"))
-    return ship_model(ShipSettings(output=str(output), tracking=tracking, **wanted))
+    given = {"rounds": 0} | wanted
+    return ship_model(ShipSettings(output=str(output), tracking=tracking, **given))
 
 
 def test_the_candidate_is_shipped_and_the_store_knows(
@@ -45,6 +47,47 @@ def test_the_candidate_is_shipped_and_the_store_knows(
     assert names == ["shipped/hf.json"]
     assert f"pruned-tiny version {version.version}:\n  hf " in capsys.readouterr().out
     assert [path.name for path in output.parent.iterdir()] == ["out"]
+    assert facts["beside_dense"] is None
+
+
+def test_a_file_is_timed_in_turns_with_the_dense_models_of_its_kind(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ship(store, tmp_path / "out", rounds=2) == 0
+    facts = json.loads((tmp_path / "out" / "hf.json").read_text())
+    pair = facts["beside_dense"]
+    assert pair["dense_size_mib"] > facts["size_mib"]
+    rates = zip(pair["tokens_per_s"], pair["dense_tokens_per_s"], strict=True)
+    gains = [own / dense for own, dense in rates]
+    assert len(gains) == 2
+    speed = pair["text_speedup"]
+    assert speed["value"] == pytest.approx((gains[0] * gains[1]) ** 0.5)
+    assert speed["low"] < speed["value"] < speed["high"]
+    version = store.client.get_model_version_by_alias("pruned-tiny", "candidate")
+    metrics = store.client.get_run(version.run_id).data.metrics
+    assert metrics["shipped/hf/text_speedup"] == pytest.approx(speed["value"])
+    assert metrics["shipped/hf/memory_ratio"] == pytest.approx(pair["memory_ratio"]["value"])
+    assert "the same text" in capsys.readouterr().out
+
+
+def test_without_the_dense_model_files_are_shipped_all_the_same(
+    store: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def miss(*_: Any) -> None:
+        raise SettingError("it is not here")
+
+    monkeypatch.setattr(dense_pair, "find_dense_model", miss)
+    assert ship(store, tmp_path / "out", rounds=2) == 0
+    assert "not timed beside the dense model: it is not here" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "hf.json").read_text())["beside_dense"] is None
+
+
+def test_one_round_gives_no_interval(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="rounds=1 gives no interval"):
+        ship_model(ShipSettings(output=str(tmp_path / "out"), rounds=1))
 
 
 def test_the_champion_goes_before_the_candidate(
@@ -77,7 +120,7 @@ def test_changed_files_are_not_shipped(store: Store, tmp_path: Path) -> None:
     for sparsity in ("0.2", "0.4"):
         card = store.files(sparsity) / "README.md"
         card.write_text("# Another model\n")
-    with pytest.raises(SettingError, match="is not shipped: integrity: "):
+    with pytest.raises(SettingError, match="is not used: integrity: "):
         ship(store, tmp_path / "out", version=1)
     assert not list(tmp_path.glob("*out*"))
 
@@ -100,7 +143,7 @@ def test_a_text_of_ones_own_and_the_command(
 ) -> None:
     root = f"tracking.root={tracked.root / 'mlruns'}"
     done = command(
-        *("version=1", "to=[hf]", "dry_run=true", f"output={tmp_path / 'out'}", root),
+        *("version=1", "to=[hf]", "rounds=2", "dry_run=true", f"output={tmp_path / 'out'}", root),
         f"text={text_file}",
         module="prune_exp.ship",
         cwd=tmp_path,

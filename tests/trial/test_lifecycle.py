@@ -21,7 +21,7 @@ from prune_exp.trial import lifecycle
 from prune_exp.trial.lifecycle import Lifecycle, _Refusals, check_pickled
 from support.cli import command, small_trial
 from support.hostile import PASSWORD
-from support.made_up_runs import settings, trial
+from support.made_up_runs import interval, settings, trial
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,40 @@ def test_only_who_meets_the_constraints_is_registered(
     name = lifecycle._store_models(settings(), [one], best)
     assert done == (["stored", "registered"] if feasible else ["stored"])
     assert name == ("pruned-tiny" if feasible else None)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "spread", "name", "asked"),
+    [
+        (1.05, 0.02, "pruned-tiny", True),
+        (1.15, 0.06, "pruned-tiny", True),
+        (1.15, 0.04, "pruned-tiny", False),
+        (1.05, 0.02, None, False),
+    ],
+)
+def test_gates_are_asked_where_they_might_say_yes(
+    ratio: float,
+    spread: float,
+    name: str | None,
+    asked: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(
+        "prune_exp.registry.promotion.promote_model", lambda wanted: done.append(wanted.run_id)
+    )
+    one = trial(0)
+    one.metrics.update(interval("worst_perplexity_ratio", ratio, spread))
+    one.metrics["max_perplexity_ratio"] = 1.1
+    if asked:
+        lifecycle.promote_best(settings(), one, name)
+    else:
+        with pytest.raises(SystemExit) as ended:
+            lifecycle.promote_best(settings(), one, name)
+        assert ended.value.code == 1
+        assert "promoted" in capsys.readouterr().err
+    assert done == ([one.run_id] if asked else [])
 
 
 def test_a_refused_trial_leaves_no_folders(tmp_path: Path) -> None:
