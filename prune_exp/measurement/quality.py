@@ -75,9 +75,10 @@ class _Judged:
 
     by_document: DocumentLosses
     divergence: torch.Tensor | None = None
-    """Summed KL(dense || pruned) of each block [blocks]; None across vocabularies."""
+    """Summed KL(dense || pruned) of each block [blocks], 0 where nothing is to be kept; None across
+    vocabularies."""
     agreed: torch.Tensor | None = None
-    """Positions of each block where both rank the same token first [blocks]."""
+    """Positions of each block where both rank the same token first [blocks], likewise."""
 
 
 def compare_quality(
@@ -173,16 +174,24 @@ class _BothModels:
 def _judge_blocks(
     pruned: Any, dense: DenseBaseline, text: TokenBlocks, looks: EarlyLooks
 ) -> _Judged:
-    """A pruned model that has the dense one's vocabulary."""
+    """A pruned model that has the dense one's vocabulary.
+
+    Distributions are compared on the texts that are to be kept; of others only losses are told.
+    """
+    kept = {row for domain, rows in text.spans() if domain.kept for row in rows}
     losses = torch.zeros(dense.losses.shape, dtype=torch.float64)
     divergences = torch.zeros(len(text.ids), dtype=torch.float64)
     agreed = torch.zeros(len(text.ids), dtype=torch.long)
     states = _final_states(pruned, [text.ids[row] for row in looks.order])
     rows = tqdm(looks.order, "quality", unit="block")
     for row, own in zip(rows, states, strict=True):
-        expected = NextTokens(hidden=dense.hidden[row], head=dense.head)
+        ids = text.ids[row]
         ours = NextTokens(hidden=own, head=head_of(pruned).weight)
-        losses[row], divergences[row], agreed[row] = compare_block(ours, text.ids[row], expected)
+        if row in kept:
+            expected = NextTokens(hidden=dense.hidden[row], head=dense.head)
+            losses[row], divergences[row], agreed[row] = compare_block(ours, ids, expected)
+        else:
+            losses[row] = token_losses(ours, ids[1:])
         looks.note_block(row, text.owners[row, 1:], losses[row])
     by_document = DocumentLosses(
         losses=_sum_by_document(text, losses), own_tokens=text.count_predicted()
