@@ -32,7 +32,7 @@ def test_other_orders_are_refused(pattern: str) -> None:
 def test_every_family_is_written_or_refused_by_name(kind: str) -> None:
     model = make_tiny(kind, tie=kind != "qwen2", query_pre_attn_scalar=8)
     if kind not in ARCHITECTURES:
-        with pytest.raises(SettingError, match=f"cannot write {kind}: llama.cpp has no such"):
+        with pytest.raises(SettingError, match=f"GGUF cannot hold {kind}: llama.cpp has no such"):
             check_config(model.config)
         return
     check_config(model.config)
