@@ -35,6 +35,11 @@ norm over its outgoing weights; flap-uniform keeps one shape in all layers, flap
 stock checkpoint of it can be timed. torch-pruning was given MLP channels alone (LOG.md)."""
 
 
+def list_rows() -> list[str]:
+    """Our rows that are compared unless others are asked for."""
+    return [name for name, row in OURS.items() if row.kind != "trap"]
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="peers.compare", description=__doc__)
@@ -131,7 +136,7 @@ def compare(
 def main() -> None:
     """Prints a table and its verdicts for every size; exit code 130 when interrupted."""
     given = arguments()
-    sizes, names = given.size or list(SIZES), given.only or [*PEERS, *OURS]
+    sizes, names = given.size or list(SIZES), given.only or [*PEERS, *list_rows()]
     how = {"speed": given.speed, "again": given.again}
     base = [*BASE, *given.overrides]
     with end_in_one_line("compare", kept="; finished rows are kept"):

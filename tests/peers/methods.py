@@ -17,7 +17,8 @@ class Ours:
     overrides: tuple[str, ...]
     """What a user would type after `python -m prune_exp`."""
     kind: str = "ours"
-    """ours: judged against the peers. voter: one criterion alone, which ours is judged against."""
+    """ours: judged against the peers. voter: one criterion alone, which ours is judged against.
+    trap: only asked for by name."""
     whole_layers: bool = False
     """Whether the request becomes the nearest number of whole layers."""
     note: str = ""
@@ -31,6 +32,19 @@ def _voter(*names: str, **more: str) -> Ours:
 LAYERS = "layers judged by similarity, since it abstains"
 OURS: dict[str, Ours] = {
     "consensus": Ours(overrides=("pruning=consensus",), note="five voters, refit"),
+    "elected": Ours(
+        overrides=("pruning=consensus", "pruning.elect=true"),
+        note="voters alone stand for election, refit",
+    ),
+    "elected-sabotaged": Ours(
+        overrides=(
+            "pruning=consensus",
+            "pruning.elect=true",
+            "pruning.voters=[gradient,wanda,fluctuation,obs,similarity,magnitude,random]",
+        ),
+        kind="trap",
+        note="the same with two voters that know nothing",
+    ),
     "best": Ours(overrides=("pruning=best",), note="tokens too, plans rehearsed, refit"),
     "vocab": Ours(overrides=("pruning=vocab",), note="tokens too, refit"),
     "voter-gradient": _voter("gradient", "similarity", note=LAYERS),

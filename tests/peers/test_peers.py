@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from peers import compare, flap, optipfair_peers, ours, own, peer, torch_pruning_peers
+from peers import compare, elections, flap, optipfair_peers, ours, own, peer, torch_pruning_peers
 from peers.methods import OURS, PEERS
 from peers.rows import Missing, Row, kept_row
 from peers.table import rise, table, verdicts
@@ -216,6 +216,39 @@ def test_verdicts_by_hand() -> None:
     assert "-1.1 % off the request" in next(line for line in lines if "near" in line)
     assert lines[-1].endswith("| not installed |")
     assert verdicts([rows[-1]]) == []
+
+
+def rows_of_an_election(elected: float, best: float, sabotaged: float) -> dict[str, Row]:
+    """Ratios whose logarithms are the figures."""
+    rises = dict.fromkeys(elections.VOTERS, best + 0.2)
+    rises |= {"voter-obs": best, "elected": elected, "elected-sabotaged": sabotaged}
+    rises["consensus"] = best + 0.1
+    return {name: row(name, "ours", math.exp(found)) for name, found in rises.items()}
+
+
+def test_an_election_is_judged_by_hand() -> None:
+    # against the best voter: -0.02, -0.01, 0.00; sd 0.01, half width 4.3027 * 0.01 / sqrt(3)
+    good = [rows_of_an_election(0.5 + 0.01 * i, 0.52, 0.505 + 0.01 * i) for i in range(3)]
+    gaps = [elections.worse_than_best_voter(one) for one in good]
+    assert gaps == pytest.approx([-0.02, -0.01, 0.0])
+    assert elections.upper_end(gaps) == pytest.approx(-0.01 + 4.30265 * 0.01 / math.sqrt(3))
+    size, pooled, plain, sabotage = elections.judge({0.3: good})
+    assert size.endswith("-0.0100 against the best voter, upper end +0.0148: not passed")
+    assert pooled.endswith("-0.0100 against the best voter: passed")
+    assert plain.endswith("+0.1000")
+    assert sabotage == "sabotage costs +0.0050: passed"
+    sure = [rows_of_an_election(0.5 + 0.001 * i, 0.52, 0.53) for i in range(3)]
+    assert elections.judge({0.3: sure})[0].endswith(": passed")
+    assert elections.judge({0.3: sure})[3].endswith(": not passed")
+    lost = [rows_of_an_election(0.6, 0.52, 0.6 + 0.001 * i) for i in range(3)]
+    assert elections.judge({0.3: lost})[1].endswith(": not passed")
+
+
+def test_an_election_without_a_row_is_no_result() -> None:
+    gone = Missing(name="voter-obs", kind="voter", requested=0.3, reason="it failed")
+    with pytest.raises(RuntimeError, match="voter-obs gave no model: it failed"):
+        elections.by_name([row("elected", "ours", 2.0), gone])
+    assert {*elections.NAMES} <= OURS.keys()
 
 
 def test_a_row_is_computed_once_and_again_for_its_speed(tmp_path: Path) -> None:
