@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prune_exp.measurement.backends.graph import cache_of
+from prune_exp.measurement.backends.graph import cache_of, hush_exporters
 from prune_exp.model.shape import heads_of
 
 FAMILIES = (
@@ -31,9 +31,10 @@ def write_onnx(checkpoint: Path, folder: Path) -> None:
 
     model, program = export_program(checkpoint)
     inputs, outputs = name_ports(model.config.num_hidden_layers)
-    made = torch.onnx.export(
-        program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs
-    )
+    with hush_exporters():
+        made = torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs
+        )
     assert made is not None
     copy_beside(checkpoint, folder)
     made.save(str(folder / ONNX_FILE), external_data=True)
@@ -92,7 +93,7 @@ def export_program(checkpoint: Path) -> tuple[Any, Any]:
     free = torch.export.Dim.DYNAMIC
     token_dims = {0: free, 1: free}
     shapes = (token_dims, token_dims, token_dims, [{0: free, 2: free}] * len(past))
-    with torch.no_grad():
+    with torch.no_grad(), hush_exporters():
         return model, torch.export.export(
             _make_module(model), (ids, seen, places, past), dynamic_shapes=shapes
         )

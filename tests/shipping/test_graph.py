@@ -69,11 +69,15 @@ def sized(kind: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_onnx_says_the_same_logits(kind: str, tmp_path: Path) -> None:
+def test_onnx_says_the_same_logits(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     runtime = pytest.importorskip("onnxruntime")
     checkpoint = save_tiny(tmp_path / "model", kind, **sized(kind))
     folder = tmp_path / "onnx"
     write_onnx(checkpoint, folder)
+    assert not [str(one.message) for one in recwarn]
+    assert "not installed" not in capfd.readouterr().err
     session = runtime.InferenceSession(str(folder / ONNX_FILE))
     shape = session.get_inputs()[3].shape
     cache = np.zeros((2, shape[1], 0, shape[3]), np.float32)

@@ -5,11 +5,33 @@ Inputs: token ids [batch, new], then per layer keys and values of the tokens bef
 layer keys and values with the new tokens joined. `past` may be 0.
 """
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gpt2", "gpt_neox")
 """Model types whose graphs are tested against the model itself."""
+
+
+EXPORTER = "torch.onnx._internal.exporter._registration"
+"""The logger that tells of operators whose package is not installed; no model here has any."""
+
+
+@contextmanager
+def hush_exporters() -> Iterator[None]:
+    """Says nothing of what exporters warn of, which is about their own insides."""
+    logger = logging.getLogger(EXPORTER)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def names_of(layers: int) -> list[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from prune_exp.measurement.backends.graph import export_graph, names_of
+from prune_exp.measurement.backends.graph import export_graph, hush_exporters, names_of
 from prune_exp.measurement.backends.greedy import make_greedy
 from prune_exp.measurement.backends.protocol import (
     Load,
@@ -23,13 +23,14 @@ def export(checkpoint: Path, folder: Path, dtype: str) -> None:
 
     model, program = export_graph(checkpoint, dtype)
     names = names_of(model.config.num_hidden_layers)
-    made = torch.onnx.export(
-        program,
-        dynamo=True,
-        verbose=False,
-        input_names=["ids", *(f"past_{name}" for name in names)],
-        output_names=["logits", *(f"next_{name}" for name in names)],
-    )
+    with hush_exporters():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=["ids", *(f"past_{name}" for name in names)],
+            output_names=["logits", *(f"next_{name}" for name in names)],
+        )
     assert made is not None
     made.save(str(folder / FILE), external_data=True)
     write_footprint(footprint_of(model), folder)
