@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 def ship(store: Store, output: Path, **wanted: Any) -> int:
     tracking = TrackingSettings(root=str(store.root / "mlruns"))
-    given = {"rounds": 0} | wanted
+    given: dict[str, Any] = {"rounds": 0} | wanted
     return ship_model(ShipSettings(output=str(output), tracking=tracking, **given))
 
 
