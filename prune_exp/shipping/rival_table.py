@@ -104,21 +104,30 @@ def list_verdicts(found: Rivals) -> list[str]:
 
 
 def _judge(found: Rivals, one: Rival) -> str:
-    dense = [other for other in found.rivals if other.is_dense and other.size_mib <= one.size_mib]
+    every = [other for other in found.rivals if other.is_dense]
+    dense = [other for other in every if other.size_mib <= one.size_mib]
     said = f"{one.name} ({one.size_mib:.0f} MiB)"
     if not dense:
-        return f"{said} is smaller than every dense file."
+        least = min(every, key=lambda other: other.size_mib)
+        return (
+            f"{said} is smaller than every dense file. Beside {least.name}"
+            f" ({least.size_mib:.0f} MiB), the smallest of them: {_compare(found, one, least)}."
+        )
     if all(_wins(found, one, other) for other in dense):
         return f"{said} is better and faster than every dense file that is no larger."
     best = min(dense, key=found.bits_per_byte)
-    quality = _word(
-        found.perplexity_ratio(one, best), ("better", "worse"), "as good as can be told"
-    )
-    speed = _word(found.speedup(one, best), ("slower", "faster"), "as fast as can be told")
     return (
         f"{said} beside {best.name} ({best.size_mib:.0f} MiB), the best dense file that is no"
-        f" larger: {quality}, {speed}."
+        f" larger: {_compare(found, one, best)}."
     )
+
+
+def _compare(found: Rivals, one: Rival, other: Rival) -> str:
+    quality = _word(
+        found.perplexity_ratio(one, other), ("better", "worse"), "as good as can be told"
+    )
+    speed = _word(found.speedup(one, other), ("slower", "faster"), "as fast as can be told")
+    return f"{quality}, {speed}"
 
 
 def _wins(found: Rivals, one: Rival, other: Rival) -> bool:
@@ -239,11 +248,12 @@ def _draw(found: Rivals, path: Path) -> None:
                 color=colour,
                 label=label,
             )
-        for value, one in zip(values, found.rivals, strict=True):
-            axis.annotate(
+        in_order = sorted(zip(values, found.rivals, strict=True), key=lambda pair: pair[0])
+        for place, (value, one) in enumerate(in_order):
+            axis.annotate(  # above and below in turns, so that neighbours can be read
                 one.kind,
                 (value, found.bits_per_byte(one)),
-                (6, 6),
+                (6, -14 if place % 2 else 6),
                 textcoords="offset points",
                 fontsize=9,
                 color=INK,

@@ -93,7 +93,10 @@ DENSE = (rival("bf16", 270, 2.0, 10), rival("q8_0", 140, 2.01, 18), rival("q4_k_
         (rival("q8_0", 110, 2.1, 30, is_dense=False), ["better and faster than every dense file"]),
         (rival("q8_0", 150, 2.1, 30, is_dense=False), ["dense q8_0 (140 MiB)", "worse", "faster"]),
         (rival("q8_0", 110, 2.6, 20, is_dense=False), ["dense q4_k_m", "worse", "slower"]),
-        (rival("q4_k_m", 90, 9.0, 20, is_dense=False), ["smaller than every dense file"]),
+        (
+            rival("q4_k_m", 90, 9.0, 20, is_dense=False),
+            ["smaller than every dense file", "Beside dense q4_k_m (100 MiB)", "worse", "slower"],
+        ),
         (rival("q8_0", 110, 2.1, 25, is_dense=False), ["better", "as fast as can be told"]),
     ],
 )
