@@ -112,7 +112,7 @@ def compare_quality(
         limit=max_perplexity_ratio,
     )
     spans = list(text.spans())
-    kept = [row for domain, rows in spans if domain.kept for row in rows]
+    kept = text.kept_rows
     scored_bytes = sum(domain.bytes_scored for domain, _ in spans if domain.kept)
     documents = text.documents_in(kept)
     whole = both.compare(documents, scored_bytes, kept=True)
@@ -178,7 +178,7 @@ def _judge_blocks(
 
     Distributions are compared on the texts that are to be kept; of others only losses are told.
     """
-    kept = {row for domain, rows in text.spans() if domain.kept for row in rows}
+    kept = set(text.kept_rows)
     losses = torch.zeros(dense.losses.shape, dtype=torch.float64)
     divergences = torch.zeros(len(text.ids), dtype=torch.float64)
     agreed = torch.zeros(len(text.ids), dtype=torch.long)

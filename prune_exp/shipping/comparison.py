@@ -40,6 +40,11 @@ class ShippingError(RuntimeError):
     """A file that its runtime could not open or answer from."""
 
 
+def list_shipped_prompts() -> list[str]:
+    """What every shipped file continues."""
+    return list_prompts(BenchmarkSettings())[:PROMPTS]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reference:
     """The checkpoint, the text that files are compared on, and what it makes of it."""
@@ -82,7 +87,7 @@ class Reference:
     @cached_property
     def prompts(self) -> list[str]:
         """What is continued."""
-        return list_prompts(BenchmarkSettings())[:PROMPTS]
+        return list_shipped_prompts()
 
     @cached_property
     def scores(self) -> torch.Tensor:
@@ -264,13 +269,22 @@ def _ask_process(
         threads=threads,
         context=ROOM_TOKENS,
     )
+    return run_probe(asked)
+
+
+def run_probe(asked: ProbeRequest) -> tuple[ProbeAnswer, torch.Tensor]:
+    """Asks a fresh process; its answer and the log-probabilities.
+
+    Raises:
+        ShippingError: it ended without one.
+    """
     with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
         request = Path(scratch) / "request.json"
         asked.write(request)
-        return run_probe(request, Path(scratch) / "answer", threads)
+        return _start_probe(request, Path(scratch) / "answer", asked.threads)
 
 
-def run_probe(request: Path, target: Path, threads: int) -> tuple[ProbeAnswer, torch.Tensor]:
+def _start_probe(request: Path, target: Path, threads: int) -> tuple[ProbeAnswer, torch.Tensor]:
     """Starts the process and reads its answer.
 
     Raises:

@@ -49,7 +49,7 @@ def pair_with_dense(
             "own": TimedFile(name=name, path=path, runtime=target.runtime),
             "dense": TimedFile(name=f"{name}, dense", path=beside, runtime=target.runtime),
         }
-        answers = time_files(files, how, scratch)
+        answers = time_files(files, how)
     except (ShippingError, SettingError) as error:
         return last_words(error)
     return DensePair(

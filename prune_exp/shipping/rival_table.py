@@ -68,8 +68,7 @@ class Rivals:
     @property
     def kept(self) -> list[int]:
         """Documents of the texts on which quality is to be kept."""
-        rows = [row for domain, rows in self.text.spans() if domain.kept for row in rows]
-        return self.text.documents_in(rows)
+        return self.text.documents_in(self.text.kept_rows)
 
     def bits_per_byte(self, one: Rival) -> float:
         """On the texts that are to be kept."""

@@ -69,7 +69,7 @@ def _compare(settings: RivalSettings, candidates: Sequence[Candidate], scratch: 
     _check_folders(folders)
     text = _heldout_text(candidates, dense, settings.blocks)
     files = _write_files(folders, settings.kinds, scratch / "files")
-    measured = _time_files(files, settings, scratch)
+    measured = _time_files(files, settings)
     return Rivals(
         text=text,
         rivals=[
@@ -180,9 +180,7 @@ def _write_files(folders: dict[str, Path], kinds: Sequence[str], target: Path) -
     return found
 
 
-def _time_files(
-    files: Files, settings: RivalSettings, scratch: Path
-) -> dict[tuple[str, str], list[ProbeAnswer]]:
+def _time_files(files: Files, settings: RivalSettings) -> dict[tuple[str, str], list[ProbeAnswer]]:
     """What llama.cpp says of every file, by round."""
     timed = {
         key: TimedFile(name=" ".join(key), path=path, runtime="llama.cpp")
@@ -190,7 +188,7 @@ def _time_files(
     }
     how = Rounds(rounds=settings.rounds, new_tokens=settings.new_tokens, threads=settings.threads)
     try:
-        return time_files(timed, how, scratch)
+        return time_files(timed, how)
     except ShippingError as error:
         raise SettingError(str(error)) from error
 

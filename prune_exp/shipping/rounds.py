@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from prune_exp.measurement.prompts import list_prompts
 from prune_exp.measurement.turns import take_turn
-from prune_exp.settings.groups import BenchmarkSettings
-from prune_exp.shipping.comparison import PROMPTS, ROOM_TOKENS, ShippingError, run_probe
+from prune_exp.shipping.comparison import (
+    ROOM_TOKENS,
+    ShippingError,
+    list_shipped_prompts,
+    run_probe,
+)
 from prune_exp.shipping.probe import ProbeAnswer, ProbeRequest
 
 Key = TypeVar("Key", bound=Hashable)
@@ -34,9 +37,7 @@ class Rounds:
     threads: int
 
 
-def time_files(
-    files: Mapping[Key, TimedFile], how: Rounds, scratch: Path
-) -> dict[Key, list[ProbeAnswer]]:
+def time_files(files: Mapping[Key, TimedFile], how: Rounds) -> dict[Key, list[ProbeAnswer]]:
     """What each file answered, by round; the machine's measuring turn is taken.
 
     Raises:
@@ -47,26 +48,24 @@ def time_files(
         for turn in range(how.rounds):
             for key, file in files.items():
                 print(f"  round {turn + 1}: {file.name}", file=sys.stderr)
-                found[key].append(_time_file(file, how, scratch))
+                found[key].append(_time_file(file, how))
     return found
 
 
-def _time_file(file: TimedFile, how: Rounds, scratch: Path) -> ProbeAnswer:
+def _time_file(file: TimedFile, how: Rounds) -> ProbeAnswer:
     asked = ProbeRequest(
         runtime=file.runtime,
         path=str(file.path),
         texts=[[0, 0]],
         places=[0],
         written=[],
-        prompts=list_prompts(BenchmarkSettings())[:PROMPTS],
+        prompts=list_shipped_prompts(),
         new_tokens=how.new_tokens,
         threads=how.threads,
         context=ROOM_TOKENS,
     )
-    request = scratch / "request.json"
-    asked.write(request)
     try:
-        answer, _ = run_probe(request, scratch / "answer", how.threads)
+        answer, _ = run_probe(asked)
     except ShippingError as error:
         raise ShippingError(f"{file.name} cannot be timed: {error}") from error
     if not answer.tokens_per_s or answer.tokens_per_s < 0:

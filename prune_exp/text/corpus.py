@@ -76,6 +76,11 @@ class TokenBlocks:
             yield domain, range(start, start + domain.blocks)
             start += domain.blocks
 
+    @property
+    def kept_rows(self) -> list[int]:
+        """The rows of the blocks on which quality is to be kept."""
+        return [row for domain, rows in self.spans() if domain.kept for row in rows]
+
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationPart:

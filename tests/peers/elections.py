@@ -16,6 +16,7 @@ from prune_exp.settings.command import end_in_one_line
 from . import ours
 from .compare import BASE, SIZES, compare
 from .rows import Missing, Row
+from .table import rise
 
 VOTERS = ("voter-gradient", "voter-wanda", "voter-fluctuation", "voter-obs")
 NAMES = ("elected", "elected-sabotaged", "consensus", *VOTERS)
@@ -28,16 +29,12 @@ Rows = Mapping[str, Row]
 
 def worse_than_best_voter(rows: Rows, name: str = "elected") -> float:
     """A row's log-perplexity less that of the voter that is best in hindsight, in nats a token."""
-    return _rise(rows[name]) - min(_rise(rows[voter]) for voter in VOTERS)
+    return rise(rows[name]) - min(rise(rows[voter]) for voter in VOTERS)
 
 
 def cost_of_sabotage(rows: Rows) -> float:
     """What two voters that know nothing cost, in nats a token."""
-    return _rise(rows["elected-sabotaged"]) - _rise(rows["elected"])
-
-
-def _rise(row: Row) -> float:
-    return math.log(row.ratio.value)
+    return rise(rows["elected-sabotaged"]) - rise(rows["elected"])
 
 
 def upper_end(values: Sequence[float]) -> float:

@@ -23,7 +23,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         answer, scores = answer_request(asked)
         return answer, torch.from_numpy(scores).double()
 
-    monkeypatch.setattr(comparison, "run_probe", run)
+    monkeypatch.setattr(comparison, "_start_probe", run)
 
 
 def compare(path: Path, reference: Reference, **how: Any) -> Shipment:
