@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_exp.machine.display import show_duration
 from prune_exp.search import study as studies
+from prune_exp.search.slots import Ended, Slots
 from prune_exp.search.space import Space
 from prune_exp.search.summary import describe_trial, print_front, write_plots
 from prune_exp.settings.choices import describe_unknown
@@ -35,7 +37,10 @@ FALLBACK = {"weights_read_ratio": "minimize"}
 
 
 class Driver:
-    """One start of a study: batches of trials, told as they end."""
+    """One start of a study: trials, told as they end.
+
+    `slots` batches of `batch_size` trials run at a time.
+    """
 
     def __init__(
         self,
@@ -49,16 +54,18 @@ class Driver:
         confirm: Confirm,
         look_up_finished: Finished,
         check_ours: Callable[[], None],
-        at_a_time: int,
+        slots: int,
+        batch_size: int = 1,
         is_settled: Callable[[], bool] = lambda: False,
         look_up_runs: Callable[[list[int]], dict[int, str] | None] = lambda _: None,
-        await_running: Callable[[], None] = lambda: None,
+        await_running: Callable[[list[int]], None] = lambda _: None,
     ) -> None:
         self.study = study
         self.space = space
         self.search = search
         self.directions = directions
-        self.at_a_time = at_a_time
+        self.slots = slots
+        self.batch_size = batch_size
         self.is_settled = is_settled
         self.look_up_runs = look_up_runs
         self.await_running = await_running
@@ -70,24 +77,39 @@ class Driver:
         self.failures = 0
 
     def run_rows(self, rows: Sequence[dict[str, str]]) -> list[Any]:
-        """Runs every row, some at a time.
+        """Runs every row, some at a time; returns what jobs returned, in the trials' order.
 
         Raises:
             SettingError: another process took the study over.
         """
-        returns: list[Any] = []
-        size = self.at_a_time
+        size = self.batch_size
+        waiting = deque(rows[start : start + size] for start in range(0, len(rows), size))
+        slots = Slots(self._launch_batch, self.slots)
         begin = time.monotonic()
-        for start in range(0, len(rows), size):
-            self.check_ours()
-            seconds = time.monotonic() - begin
-            if why := self._why_to_end(len(rows) - start, seconds):
-                print(f"prune_exp: {why}", file=sys.stderr)
-                break
-            if start:
-                print(describe_left(start, len(rows), seconds), file=sys.stderr)
-            returns += self._run_batch(rows[start : start + size])
-        return returns
+        returns: dict[int, Any] = {}
+        done = 0
+        try:
+            while waiting or slots.numbers:
+                self.check_ours()
+                if not waiting or not slots.has_free:
+                    ended = slots.wait()
+                    returns |= self._end_batch(ended)
+                    done += len(ended.numbers)
+                elif why := self._why_to_end(sum(map(len, waiting)), time.monotonic() - begin):
+                    print(f"prune_exp: {why}", file=sys.stderr)
+                    waiting.clear()
+                else:
+                    if done:
+                        seconds = time.monotonic() - begin
+                        print(describe_left(done, len(rows), seconds), file=sys.stderr)
+                    self._start_batch(slots, waiting.popleft())
+        except SettingError:
+            slots.interrupt()
+            raise
+        except BaseException:
+            self._interrupt_trials(slots)
+            raise
+        return [returns[number] for number in sorted(returns)]
 
     def _why_to_end(self, left: int, seconds: float) -> str:
         """Why the trials that are left are not run; empty where they are."""
@@ -103,29 +125,32 @@ class Driver:
             return f"stopped after search.minutes={search.minutes:g}, {left} not run"
         return ""
 
-    def _run_batch(self, rows: Sequence[dict[str, str]]) -> list[Any]:
+    def _start_batch(self, slots: Slots, rows: Sequence[dict[str, str]]) -> None:
         asked = studies.ask_trials(self.study, self.space, rows)
-        numbers = [trial.number for trial in asked]
         points = [self.space.overrides(studies.point_of(trial)) for trial in asked]
-        try:
-            returns = self._launch_batch(points, numbers)
-        except Exception as error:
-            lost = self._keep_finished(numbers, wait=True) or []
-            self._tell_lost(lost, f"{type(error).__name__}: {error}")
-            self._report_lost(lost, str(error))
-            return []
-        except BaseException:
-            for number in self._keep_finished(numbers) or []:
-                studies.interrupt_trial(self.study, number)
-            print(
-                f"prune_exp: the same command with search.study_name={self.study.study_name}"
-                " goes on",
-                file=sys.stderr,
-            )
-            raise
+        slots.start(points, [trial.number for trial in asked])
+
+    def _end_batch(self, ended: Ended) -> dict[int, Any]:
+        """Tells how a batch went; returns what its jobs returned, by the trials' numbers."""
+        if ended.error is not None:
+            lost = self._keep_finished(ended.numbers, wait=True) or []
+            self._tell_lost(lost, f"{type(ended.error).__name__}: {ended.error}")
+            self._report_lost(lost, str(ended.error))
+            return {}
         self.check_ours()
-        self._tell_batch(dict(zip(numbers, map(_outcome_of, returns), strict=True)))
-        return returns
+        found = dict(zip(ended.numbers, ended.returns, strict=True))
+        self._tell_batch({number: _outcome_of(one) for number, one in found.items()})
+        return found
+
+    def _interrupt_trials(self, slots: Slots) -> None:
+        """Ends what runs; what had finished keeps its result."""
+        slots.interrupt()
+        for number in self._keep_finished(slots.numbers) or []:
+            studies.interrupt_trial(self.study, number)
+        print(
+            f"prune_exp: the same command with search.study_name={self.study.study_name} goes on",
+            file=sys.stderr,
+        )
 
     def _tell_batch(self, outcomes: dict[int, tuple[Metrics | None, str]]) -> None:
         """Tells how trials went; of good ones only those that the store has as finished."""
@@ -186,7 +211,7 @@ class Driver:
         """
         try:
             if wait:
-                self.await_running()
+                self.await_running(numbers)
             finished = self.look_up_finished() or {}
         except Exception as error:
             print(f"prune_exp: what had finished cannot be looked up: {error}", file=sys.stderr)

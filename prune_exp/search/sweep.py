@@ -54,12 +54,34 @@ class HydraSide:
         """Whether the launcher runs one trial after the other whatever it is given."""
         return type(self.launcher).__name__ == "BasicLauncher"
 
+    @property
+    def most_side_by_side(self) -> int | None:
+        """How many trials the launcher runs at once when each is given to it by a thread.
+
+        None for a launcher that is not known to bear that, and is given batches.
+        """
+        if self.is_one_by_one:
+            return 1
+        name = type(self.launcher).__name__
+        if name == "JoblibLauncher":
+            return _count_workers(int(self.launcher.joblib["n_jobs"]))
+        if name in ("LocalLauncher", "SlurmLauncher"):  # of submitit
+            return int(self.launcher.params["array_parallelism"])
+        return None
+
     def trials_at_a_time(self, trial_mib: float) -> int:
         """One under the basic launcher, else as many as the cores and the free memory allow."""
         if self.is_one_by_one:
             return 1
         fitting = int(available_memory_mib() / trial_mib)
         return max(1, min(available_threads(), fitting))
+
+
+def _count_workers(n_jobs: int) -> int:
+    """How many processes joblib makes of a number that may count from the cores downwards."""
+    from joblib import effective_n_jobs
+
+    return int(effective_n_jobs(n_jobs))
 
 
 def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
@@ -95,7 +117,7 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
             add_known_trials(study, sources, space, directions, settings.search.limits)
             rows = _resume_study(hydra, study, space, settings, directions, configs[0])
             folder = _make_folder(hydra.config)
-            at_a_time = _choose_batch(hydra, settings.search, trial_mib)
+            at_a_time = _choose_number(hydra, settings.search, trial_mib)
             if sampler is not None:
                 at_a_time = 1  # each follows from those before it
             if not rows:
@@ -131,22 +153,21 @@ def _show_plan(
         rows,
         space,
         [points.get(str(row), by_point[0]) for row in listed],
-        at_a_time=_choose_batch(hydra, search, trial_mib),
+        at_a_time=_choose_number(hydra, search, trial_mib),
         stops=bool(search.stopping_limits),
         done=0 if study is None else len(study.trials),
     )
 
 
-def _choose_batch(hydra: HydraSide, search: SearchSettings, trial_mib: float) -> int:
-    """How many trials the launcher is given at a time."""
-    fitting = hydra.trials_at_a_time(trial_mib)
-    if search.parallel is None or search.parallel == 1 or not hydra.is_one_by_one:
-        return search.parallel or fitting
-    note_once(
-        f"search.parallel={search.parallel} has no effect: hydra/launcher=basic runs one trial"
-        " after the other; type hydra/launcher=joblib to run them side by side"
-    )
-    return fitting
+def _choose_number(hydra: HydraSide, search: SearchSettings, trial_mib: float) -> int:
+    """How many trials run at a time."""
+    wanted = search.parallel or hydra.trials_at_a_time(trial_mib)
+    if hydra.is_one_by_one and wanted > 1:
+        note_once(
+            f"search.parallel={search.parallel} has no effect: hydra/launcher=basic runs one trial"
+            " after the other; type hydra/launcher=joblib to run them side by side"
+        )
+    return min(wanted, hydra.most_side_by_side or wanted)
 
 
 def list_points(config: Any, loader: Any, arguments: list[str]) -> tuple[Space, list[Any]]:
@@ -163,6 +184,7 @@ def _make_driver(
     directions: dict[str, str],
     at_a_time: int,
 ) -> Driver:
+    in_batches = hydra.most_side_by_side is None
     return Driver(
         ours.study,
         space,
@@ -174,8 +196,9 @@ def _make_driver(
         look_up_runs=lambda numbers: hydra.call_hooks("on_runs_wanted", numbers),
         look_up_finished=lambda: hydra.call_hooks("on_batch_broken"),
         check_ours=ours.check,
-        at_a_time=at_a_time,
-        await_running=lambda: hydra.call_hooks("on_launcher_broken"),
+        slots=1 if in_batches else at_a_time,
+        batch_size=at_a_time if in_batches else 1,
+        await_running=lambda numbers: hydra.call_hooks("on_launcher_broken", numbers),
         is_settled=lambda: is_study_settled(ours.study, space),
     )
 

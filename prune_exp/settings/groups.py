@@ -318,8 +318,8 @@ class SearchSettings:
     """No trial is started once a start of the study has taken so long; those that run come to their
     end."""
     parallel: int | None = None
-    """Trials handed to the launcher at a time; when null, one to the basic launcher and as many as
-    this machine's cores and free memory allow to others."""
+    """Trials that run at a time; when null, one under the basic launcher and as many as this
+    machine's cores and free memory allow under others."""
     max_failures: int | None = None
     """The sweep stops once this many trials have failed."""
     objectives: list[str] = field(default_factory=list)

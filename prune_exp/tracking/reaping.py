@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -63,15 +63,23 @@ def has_gone(found: Mapping[str, str]) -> bool:
     return beat.isdigit() and time.time() - int(beat) > SILENT_S
 
 
-def await_trials(root_run_id: str, patience_s: float = math.inf) -> None:
+def await_trials(
+    root_run_id: str, patience_s: float = math.inf, numbers: Collection[int] | None = None
+) -> None:
     """Waits while processes on this machine and elsewhere still run trials of a sweep.
+
+    `numbers` are those of the trials that count; all of them where it is None.
 
     Those of an earlier start end by themselves, once they notice that their driver has gone.
     """
     me = process_tags()[tags.PROCESS]
     start = time.monotonic()
     while time.monotonic() - start < patience_s:
-        running = [one.tags for one in read_trials(root_run_id) if one.status == "RUNNING"]
+        running = [
+            one.tags
+            for one in read_trials(root_run_id)
+            if one.status == "RUNNING" and (numbers is None or one.number in numbers)
+        ]
         if all(found.get(tags.PROCESS) == me or has_gone(found) for found in running):
             return
         time.sleep(PAUSE_S)

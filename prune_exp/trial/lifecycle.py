@@ -190,13 +190,13 @@ class Lifecycle(Callback):
         found = read_trials(root)
         return {trial.number: trial.run_id for trial in found if trial.number in numbers}
 
-    def on_launcher_broken(self, config: Any) -> None:
-        """Waits for trials that go on although their launcher has given up the batch."""
+    def on_launcher_broken(self, config: Any, numbers: list[int]) -> None:
+        """Waits for trials that go on although their launcher has given them up."""
         from prune_exp.tracking.reaping import await_trials
 
         del config
         if self.parent_run_id is not None:
-            await_trials(self.parent_run_id)
+            await_trials(self.parent_run_id, numbers=numbers)
 
     def on_batch_broken(self, config: Any) -> dict[int, dict[str, float]]:
         """Metrics of the trials that had finished when a batch was cut off."""

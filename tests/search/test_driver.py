@@ -1,5 +1,7 @@
 """The driver tells Optuna what trials came to, whatever becomes of their batch."""
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -34,6 +36,7 @@ def driver_for(
     confirm: Callable[[list[int]], Found | None] = lambda _: None,
     look_up_finished: Callable[[], Found | None] = nothing,
     lost: list[int] | None = None,
+    slots: int = 1,
 ) -> Driver:
     search = SearchSettings(study_name="s")
     study = studies.open_study(search, tmp_path, "s", COST, {})
@@ -48,7 +51,8 @@ def driver_for(
         confirm=confirm,
         look_up_finished=look_up_finished,
         check_ours=lambda: None,
-        at_a_time=3,
+        slots=slots,
+        batch_size=3 if slots == 1 else 1,
     )
 
 
@@ -306,7 +310,7 @@ def test_no_trial_is_started_after_so_many_minutes(
 ) -> None:
     driver = driver_for(tmp_path, good_batch)
     driver.search.minutes = minutes
-    driver.at_a_time = 1
+    driver.batch_size = 1
     assert len(driver.run_rows(driver.space.rows)) == ran
     told = capsys.readouterr().err
     assert ("stopped after search.minutes=0, 3 not run" in told) == (ran == 0)
@@ -321,6 +325,117 @@ def test_trials_that_outlive_their_launcher_come_to_their_end(tmp_path: Path) ->
         raise RuntimeError("a worker died")
 
     driver = driver_for(tmp_path, launch, look_up_finished=lambda: finished)
-    driver.await_running = lambda: finished.update({2: {"cost": 3.0}})
+    driver.await_running = lambda _: finished.update({2: {"cost": 3.0}})
     driver.run_rows(driver.space.rows)
     assert states_of(driver) == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+@pytest.mark.parametrize("slots", [2, 3])
+def test_the_next_trial_is_asked_for_when_one_has_ended(slots: int, tmp_path: Path) -> None:
+    """The first trial ends after all others, and holds nobody up."""
+    others_ended = threading.Event()
+    order: list[int] = []
+
+    def launch(points: list[list[str]], first: int) -> list[Any]:
+        assert len(points) == 1
+        if first == 0:
+            assert others_ended.wait(60)
+        order.append(first)
+        if len(order) == 2:
+            others_ended.set()
+        return good_batch(points, first)
+
+    driver = driver_for(tmp_path, launch, slots=slots)
+    states: list[list[str]] = []
+    confirm = driver.confirm
+    driver.confirm = lambda numbers: states.append(states_of(driver)) or confirm(numbers)
+    returns = driver.run_rows(driver.space.rows)
+    assert order[-1] == 0
+    assert len(returns) == 3
+    assert states_of(driver) == ["COMPLETE"] * 3
+    running = [found.count("RUNNING") for found in states]
+    assert max(running) == slots
+    assert [len(found) for found in states] == ([2, 3, 3] if slots == 2 else [3, 3, 3])
+
+
+def test_a_trial_that_breaks_its_launcher_leaves_those_beside_it_alone(tmp_path: Path) -> None:
+    others_ended = threading.Event()
+
+    def launch(points: list[list[str]], first: int) -> list[Any]:
+        if first == 1:
+            raise RuntimeError("a worker died")
+        if first == 0:
+            assert others_ended.wait(60)
+        else:
+            others_ended.set()
+        return good_batch(points, first)
+
+    lost: list[int] = []
+    awaited: list[list[int]] = []
+    driver = driver_for(tmp_path, launch, lost=lost, slots=2)
+    driver.await_running = awaited.append
+    assert len(driver.run_rows(driver.space.rows)) == 2
+    assert states_of(driver) == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert (lost, awaited) == ([1], [[1]])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_reaches_every_launcher(error: type[BaseException], tmp_path: Path) -> None:
+    begun = threading.Barrier(2)
+    interrupted: list[int] = []
+
+    def launch(points: list[list[str]], first: int) -> list[Any]:
+        try:
+            begun.wait(60)
+            if first == 1:
+                raise error
+            for _ in range(6000):  # as launchers do, which look again and again
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            interrupted.append(first)
+            raise
+        return good_batch(points, first)
+
+    driver = driver_for(tmp_path, launch, look_up_finished=lambda: {1: {"cost": 2.0}}, slots=2)
+    with pytest.raises(error):
+        driver.run_rows(driver.space.rows)
+    assert 0 in interrupted
+    assert states_of(driver) == ["FAIL", "COMPLETE"]
+    assert studies.INTERRUPTED in driver.study.trials[0].user_attrs
+
+
+def test_who_was_replaced_ends_its_trials_and_leaves_the_study_alone(tmp_path: Path) -> None:
+    begun = threading.Barrier(2)
+
+    def launch(points: list[list[str]], first: int) -> list[Any]:
+        begun.wait(60)
+        if first == 1:
+            return good_batch(points, first)
+        for _ in range(6000):
+            time.sleep(0.01)
+        return []
+
+    def check_ours() -> None:
+        if begun.broken:
+            raise SettingError("another process took over")
+
+    driver = driver_for(tmp_path, launch, slots=2)
+    driver.check_ours = check_ours
+    driver.confirm = lambda _: begun.abort()
+    with pytest.raises(SettingError, match="took over"):
+        driver.run_rows(driver.space.rows)
+    assert states_of(driver) == ["RUNNING", "COMPLETE"]
+
+
+def test_no_more_trials_begin_once_too_many_have_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def launch(*_: object) -> list[Any]:
+        raise RuntimeError("a worker died")
+
+    driver = driver_for(tmp_path, launch, slots=2)
+    driver.look_up_runs = lambda numbers: dict.fromkeys(numbers, "its run")
+    driver.search.max_failures = 1
+    assert driver.run_rows(driver.space.rows) == []
+    assert states_of(driver) == ["FAIL", "FAIL"]
+    assert "(search.max_failures=1), 1 not run" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Sweeps go on where they stopped and say in one line what they cannot do."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,8 +167,30 @@ def test_as_many_trials_at_a_time_as_fit_into_the_memory(
 
 
 @pytest.mark.parametrize(
+    ("launcher", "own", "expected"),
+    [
+        ("JoblibLauncher", {"joblib": {"n_jobs": 2}}, (2, 2)),
+        ("JoblibLauncher", {"joblib": {"n_jobs": 1}}, (1, 1)),
+        ("JoblibLauncher", {"joblib": {"n_jobs": 64}}, (3, 64)),
+        ("SlurmLauncher", {"params": {"array_parallelism": 256}}, (3, 256)),
+        ("LocalLauncher", {"params": {"array_parallelism": 2}}, (2, 2)),
+        ("RayLauncher", {}, (3, None)),
+        ("SomebodysLauncher", {}, (3, None)),
+    ],
+)
+def test_no_more_trials_run_than_the_launcher_has_workers_for(
+    launcher: str, own: dict[str, Any], expected: tuple[int, int | None]
+) -> None:
+    from prune_exp.search import sweep
+
+    hydra = sweep.HydraSide(config=None, context=None, launcher=type(launcher, (), own)())
+    found = sweep._choose_number(hydra, SearchSettings(parallel=3), 3000)
+    assert (found, hydra.most_side_by_side) == expected
+
+
+@pytest.mark.parametrize(
     ("launcher", "wanted", "expected"),
-    [("BasicLauncher", 2, 1), ("BasicLauncher", None, 1), ("JoblibLauncher", 2, 2)],
+    [("BasicLauncher", 2, 1), ("BasicLauncher", None, 1), ("RayLauncher", 2, 2)],
 )
 def test_what_the_basic_launcher_cannot_do_is_said(
     launcher: str, wanted: int | None, expected: int, capsys: pytest.CaptureFixture[str]
@@ -177,7 +200,7 @@ def test_what_the_basic_launcher_cannot_do_is_said(
 
     forget_said()
     hydra = sweep.HydraSide(config=None, context=None, launcher=type(launcher, (), {})())
-    found = sweep._choose_batch(hydra, SearchSettings(parallel=wanted), 3000)
+    found = sweep._choose_number(hydra, SearchSettings(parallel=wanted), 3000)
     assert found == expected
     said = capsys.readouterr().err
     assert ("hydra/launcher=joblib" in said) == (launcher == "BasicLauncher" and wanted == 2)
