@@ -66,7 +66,7 @@ class HydraSide:
         if name == "JoblibLauncher":
             return _count_workers(int(self.launcher.joblib["n_jobs"]))
         if name in ("LocalLauncher", "SlurmLauncher"):  # of submitit
-            return int(self.launcher.params["array_parallelism"])
+            return int(self.launcher.params.get("array_parallelism", sys.maxsize))
         return None
 
     def trials_at_a_time(self, trial_mib: float) -> int:

@@ -1,5 +1,6 @@
 """Sweeps go on where they stopped and say in one line what they cannot do."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,8 @@ def test_as_many_trials_at_a_time_as_fit_into_the_memory(
         ("JoblibLauncher", {"joblib": {"n_jobs": 1}}, (1, 1)),
         ("JoblibLauncher", {"joblib": {"n_jobs": 64}}, (3, 64)),
         ("SlurmLauncher", {"params": {"array_parallelism": 256}}, (3, 256)),
-        ("LocalLauncher", {"params": {"array_parallelism": 2}}, (2, 2)),
+        ("SlurmLauncher", {"params": {"array_parallelism": 2}}, (2, 2)),
+        ("LocalLauncher", {"params": {}}, (3, sys.maxsize)),
         ("RayLauncher", {}, (3, None)),
         ("SomebodysLauncher", {}, (3, None)),
     ],
