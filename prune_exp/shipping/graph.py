@@ -45,7 +45,8 @@ def write_openvino(checkpoint: Path, folder: Path) -> None:
     import openvino
 
     model, program = export_program(checkpoint)
-    converted = openvino.convert_model(program)
+    with hush_exporters():
+        converted = openvino.convert_model(program)
     for ports, names in zip(
         (converted.inputs, converted.outputs),
         name_ports(model.config.num_hidden_layers),

@@ -26,6 +26,8 @@ from prune_exp.text.domains import list_judged_files
 
 BESIDE = ("README.md", "LICENSE.txt")
 """What of the checkpoint lies beside all files."""
+SMALLEST_KL = 1e-7
+"""Nats; what lies below is rounding of float32."""
 
 
 def ship_model(settings: ShipSettings) -> int:
@@ -235,10 +237,15 @@ def _drop(name: str, path: Path, reason: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def show_kl(nats: float) -> str:
+    """A divergence, which sums of float32 can put a little below 0."""
+    return f"{nats:.2g}" if nats >= SMALLEST_KL else f"below {SMALLEST_KL:.0e}"
+
+
 def _show_figures(found: Shipment) -> None:
     speed = "" if found.tokens_per_s is None else f", {found.tokens_per_s:.1f} tokens/s"
     print(
-        f"  {found.target:12} {found.size_mib:.1f} MiB, KL {found.kl_nats:.2g} nats, perplexity"
+        f"  {found.target:12} {found.size_mib:.1f} MiB, KL {show_kl(found.kl_nats)} nats, perplexity"
         f" {found.perplexity_ratio_to_checkpoint:.4f} times the checkpoint's, opens in"
         f" {found.load_s:.1f} s{speed}, {found.same_texts} of {len(found.texts)} texts the same"
         f"{'' if found.note is None else f' ({found.note})'}",

@@ -12,7 +12,7 @@ from prune_exp.settings.command_schemas import ShipSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.shipping import dense_pair
-from prune_exp.shipping.ship import ship_model
+from prune_exp.shipping.ship import ship_model, show_kl
 from support.cli import command
 from support.store import Store
 
@@ -168,3 +168,10 @@ def test_a_graph_is_shipped(kind: str, store: Store, tmp_path: Path) -> None:
     assert facts["same_texts"] == 5
     assert facts["load_s"] > 0
     assert facts["peak_memory_mib"] > 0
+
+
+@pytest.mark.parametrize(
+    ("nats", "shown"), [(-4.8e-9, "below 1e-07"), (0.0, "below 1e-07"), (0.0043, "0.0043")]
+)
+def test_a_divergence_is_never_below_zero(nats: float, shown: str) -> None:
+    assert show_kl(nats) == shown

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from prune_exp.measurement.backends.graph import export_graph
+from prune_exp.measurement.backends.graph import export_graph, hush_exporters
 from prune_exp.measurement.backends.greedy import make_greedy
 from prune_exp.measurement.backends.protocol import (
     Load,
@@ -23,7 +23,9 @@ def export(checkpoint: Path, folder: Path, dtype: str) -> None:
     import openvino
 
     model, program = export_graph(checkpoint, dtype)
-    openvino.save_model(openvino.convert_model(program), folder / FILE, compress_to_fp16=False)
+    with hush_exporters():
+        made = openvino.convert_model(program)
+    openvino.save_model(made, folder / FILE, compress_to_fp16=False)
     write_footprint(footprint_of(model), folder)
 
 
