@@ -245,8 +245,8 @@ def show_kl(nats: float) -> str:
 def _show_figures(found: Shipment) -> None:
     speed = "" if found.tokens_per_s is None else f", {found.tokens_per_s:.1f} tokens/s"
     print(
-        f"  {found.target:12} {found.size_mib:.1f} MiB, KL {show_kl(found.kl_nats)} nats, perplexity"
-        f" {found.perplexity_ratio_to_checkpoint:.4f} times the checkpoint's, opens in"
+        f"  {found.target:12} {found.size_mib:.1f} MiB, KL {show_kl(found.kl_nats)} nats,"
+        f" perplexity {found.perplexity_ratio_to_checkpoint:.4f} times the checkpoint's, opens in"
         f" {found.load_s:.1f} s{speed}, {found.same_texts} of {len(found.texts)} texts the same"
         f"{'' if found.note is None else f' ({found.note})'}",
         flush=True,
