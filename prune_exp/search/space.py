@@ -5,12 +5,15 @@ listed point in turn.
 """
 
 import itertools
-from collections.abc import Set
+import math
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from prune_exp.settings.errors import SettingError
 
+SIZE = "sparsity"
+"""The setting that trades what is gained for what is kept."""
 SEARCH = "search"
 """Tag of lists and ranges that are searched, as in `tag(search,choice(a,b))`."""
 
@@ -25,6 +28,19 @@ class SearchRange:
     log: bool
     step: float | None = None
     """Between two values; None where all are allowed."""
+
+    def nearest(self, setting: str | None) -> float:
+        """What is nearest to a setting as it is written; the middle where that is no number."""
+        try:
+            wanted = float(setting or "")
+        except ValueError:
+            wanted = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        found = min(max(wanted, self.low), self.high)
+        step = self.step or (1 if self.integer else None)
+        if step is None:
+            return float(found)
+        steps = round((found - self.low) / step)
+        return type(self.low)(self.low + steps * step)
 
     def describe(self) -> str:
         """As it would be typed, though a range's end is excluded there."""
@@ -54,6 +70,8 @@ class Space:
     """Overrides with one value, the same for every trial."""
     listed: dict[str, tuple[str, ...]]
     searched: "dict[str, SearchRange | SearchChoice]"
+    starts: tuple[Mapping[str, Any], ...] = ()
+    """Values of all that is searched that are tried first."""
 
     @property
     def rows(self) -> list[dict[str, str]]:
@@ -99,6 +117,26 @@ class Space:
         """Each swept setting and what it may be, for comparing two spaces."""
         shown = {key: ",".join(values) for key, values in self.listed.items()}
         return shown | {key: one.describe() for key, one in self.searched.items()}
+
+
+def starts_of(space: Space, configured: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
+    """Both ends of the sparsities, with everything else as it is configured, or nearly so.
+
+    Empty where no interval of sparsities is searched. A front begins and ends there, and samplers
+    that begin at random seldom try either end.
+    """
+    size = space.searched.get(SIZE)
+    if not isinstance(size, SearchRange):
+        return ()
+    others = {
+        key: one.nearest(configured.get(key)) if isinstance(one, SearchRange) else one.values[0]
+        for key, one in space.searched.items()
+        if key != SIZE
+    }
+    return tuple(
+        {key: end if key == SIZE else others[key] for key in space.searched}
+        for end in (size.low, size.high)
+    )
 
 
 def read_space(arguments: list[str], default: list[str], config_loader: Any) -> Space:

@@ -54,6 +54,7 @@ UNCOMPARED = frozenset(
         "search.max_failures",
         "search.minutes",
         "search.space",
+        "search.start_at_ends",
         "search.stop",
         "search.warm_start",
         "tracking.best",
@@ -374,9 +375,16 @@ def remaining_rows(study: optuna.Study | None, space: Space, n_trials: int) -> l
 
 
 def _deal_rows(space: Space, start: int, stop: int) -> list[dict[str, Any]]:
-    """Trials from one number to another, dealt to the listed points in turn."""
+    """Trials from one number to another, dealt to the listed points in turn.
+
+    Where the space has starts, the first of each listed point are whole.
+    """
     rows = space.rows
-    return [rows[number % len(rows)] for number in range(start, stop)]
+    rounds = dict(enumerate(space.starts))
+    return [
+        {**rows[number % len(rows)], **rounds.get(number // len(rows), {})}
+        for number in range(start, stop)
+    ]
 
 
 def _points_cut_off(study: optuna.Study, space: Space) -> list[dict[str, Any]]:

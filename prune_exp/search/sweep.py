@@ -6,7 +6,7 @@ stopped.
 
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from prune_exp.search.forecast import show_plan
 from prune_exp.search.largest_kept import is_study_settled, sampler_for
 from prune_exp.search.ownership import Ownership, own_study
 from prune_exp.search.samplers import check_sampler
-from prune_exp.search.space import Space, read_space
+from prune_exp.search.space import Space, read_space, starts_of
 from prune_exp.search.summary import list_importances
 from prune_exp.search.warm_start import add_known_trials, find_sources
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
+from prune_exp.settings.params import flatten_settings
 from prune_exp.settings.redaction import redact_sweep
 from prune_exp.settings.schema import Settings
 from prune_exp.settings.surroundings import note_once
@@ -105,6 +106,8 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
         )
     inputs, trial_mib = hydra.call_hooks("on_sweep_checked", configs)
     root = Path(settings.tracking.root).expanduser().absolute()
+    if sampler is None and settings.search.start_at_ends and not settings.search.warm_start:
+        space = replace(space, starts=starts_of(space, flatten_settings(settings)))
     if settings.plan:
         _show_plan(hydra, settings, space, configs, inputs, trial_mib)
         raise SystemExit(0)

@@ -312,6 +312,9 @@ class SearchSettings:
     warm_start: list[str] = field(default_factory=list)
     """Studies of the same storage that searched the same space: their finished trials are known to
     the sampler from the start, the best first, and are not run again."""
+    start_at_ends: bool = True
+    """A search first tries both ends of the sparsities, with its other settings as configured,
+    before the sampler chooses; not with `warm_start`."""
     n_trials: int = 20
     """Trials in total, those of an earlier start of the study included. Lists set their own."""
     minutes: float | None = None

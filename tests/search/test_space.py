@@ -1,11 +1,19 @@
 """What a command line sweeps."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prune_exp.search import study as studies
-from prune_exp.search.space import read_space, swept_by
+from prune_exp.search.space import (
+    SearchChoice,
+    SearchRange,
+    Space,
+    read_space,
+    starts_of,
+    swept_by,
+)
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
 
@@ -95,3 +103,33 @@ def test_the_largest_cut_is_searched_without_steps() -> None:
     with pytest.raises(SettingError, match="searches sparsity alone"):
         sampler_for(settings, stepped)
     assert sampler_for(settings, read_space(["sparsity=interval(0.1,0.5)"], [], None))
+
+
+@pytest.mark.parametrize(
+    ("one", "setting", "expected"),
+    [
+        (SearchRange(low=0.2, high=1.0, integer=False, log=False), "0.5", 0.5),
+        (SearchRange(low=0.2, high=1.0, integer=False, log=False), "0.1", 0.2),
+        (SearchRange(low=0.2, high=1.0, integer=False, log=False), "None", 0.6),
+        (SearchRange(low=1e-4, high=1e-2, integer=False, log=True), None, 1e-3),
+        (SearchRange(low=1, high=8, integer=True, log=False), "3", 3),
+        (SearchRange(low=1, high=8, integer=True, log=False), None, 5),
+        (SearchRange(low=0.1, high=0.5, integer=False, log=False, step=0.1), "0.28", 0.3),
+    ],
+)
+def test_a_start_is_as_configured_or_as_near_as_the_range_allows(
+    one: SearchRange, setting: str | None, expected: float
+) -> None:
+    assert one.nearest(setting) == pytest.approx(expected)
+    assert isinstance(one.nearest(setting), int) == one.integer
+
+
+def test_starts_are_the_ends_of_the_sparsities_alone() -> None:
+    wide = SearchRange(low=0.1, high=0.6, integer=False, log=False)
+    words = SearchChoice(values=("best", "vocab"))
+    some = Space(fixed=(), listed={}, searched={"pruning": words, "sparsity": wide})
+    assert starts_of(some, {}) == (
+        {"pruning": "best", "sparsity": 0.1},
+        {"pruning": "best", "sparsity": 0.6},
+    )
+    assert starts_of(replace(some, searched={"vote_threshold": wide}), {}) == ()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from prune_exp.search import study as studies
-from prune_exp.search.space import SearchRange, Space
+from prune_exp.search.space import SearchRange, Space, starts_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
 
@@ -475,3 +475,23 @@ def test_a_storage_whose_package_is_missing_is_said_to_be(tmp_path: Path) -> Non
     with pytest.raises(SettingError, match="needs a package that is not installed") as refused:
         studies.open_study(SearchSettings(storage=url), tmp_path, "s", {"cost": "minimize"}, {})
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_search_begins_at_both_ends_of_each_listed_point(tmp_path: Path) -> None:
+    mixed = space({"seed": ("0", "1")}, "sparsity", "vote_threshold")
+    mixed = replace(mixed, starts=starts_of(mixed, {"vote_threshold": "0.5"}))
+    study = new_study(tmp_path)
+    asked = studies.ask_trials(study, mixed, studies.remaining_rows(study, mixed, 6))
+    points = [studies.point_of(trial) for trial in asked]
+    assert points[:4] == [
+        {"seed": "0", "sparsity": 0.1, "vote_threshold": 0.5},
+        {"seed": "1", "sparsity": 0.1, "vote_threshold": 0.5},
+        {"seed": "0", "sparsity": 0.9, "vote_threshold": 0.5},
+        {"seed": "1", "sparsity": 0.9, "vote_threshold": 0.5},
+    ]
+    assert len({point["sparsity"] for point in points}) == 4
+    for trial in asked[:3]:
+        studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    studies.interrupt_trial(study, asked[3].number)
+    (again, *_) = studies.remaining_rows(study, mixed, 6)
+    assert again == points[3]
