@@ -1,5 +1,6 @@
 """Files of several models at equal size: who is better, who is faster, what may be said of it."""
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -234,28 +235,38 @@ def _draw(found: Rivals, path: Path) -> None:
         axis.set_ylabel("bits per byte, texts to be kept (less is better)")
         axis.margins(0.15)
         remove_spines(axis)
-        for is_dense, marker, colour, label in (
-            (True, "s", DENSE, "dense model"),
-            (False, "o", PRUNED, "pruned"),
-        ):
-            of_side = [place for place, one in enumerate(found.rivals) if one.is_dense == is_dense]
+        for model, marker in _choose_markers(found).items():
+            of_model = [n for n, one in enumerate(found.rivals) if one.model == model]
+            is_dense = found.rivals[of_model[0]].is_dense
             axis.scatter(
-                [values[place] for place in of_side],
-                [found.bits_per_byte(found.rivals[place]) for place in of_side],
+                [values[place] for place in of_model],
+                [found.bits_per_byte(found.rivals[place]) for place in of_model],
                 marker=marker,
                 s=46,
-                color=colour,
-                label=label,
+                color=DENSE if is_dense else PRUNED,
+                label="dense model" if is_dense else model,
             )
-        in_order = sorted(zip(values, found.rivals, strict=True), key=lambda pair: pair[0])
-        for place, (value, one) in enumerate(in_order):
-            axis.annotate(  # above and below in turns, so that neighbours can be read
+        in_order = sorted(
+            zip(values, found.rivals, strict=True), key=lambda pair: (pair[1].model, pair[0])
+        )
+        below: dict[str, bool] = {}  # and above in turns, so that a model's neighbours can be read
+        for value, one in in_order:
+            below[one.model] = not below.get(one.model, True)
+            axis.annotate(
                 one.kind,
                 (value, found.bits_per_byte(one)),
-                (6, -14 if place % 2 else 6),
+                (6, -14 if below[one.model] else 6),
                 textcoords="offset points",
                 fontsize=9,
                 color=INK,
             )
-    left.legend(frameon=False, fontsize=9)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     save_figure(figure, path)
+
+
+def _choose_markers(found: Rivals) -> dict[str, str]:
+    """A marker for each model, the dense one's a square; the same again beyond six pruned ones."""
+    dense = {one.model: "s" for one in found.rivals if one.is_dense}
+    pruned = dict.fromkeys(one.model for one in found.rivals if not one.is_dense)
+    return dense | dict(zip(pruned, itertools.cycle("o^Dv<>"), strict=False))

@@ -16,7 +16,13 @@ from prune_exp.shipping import rivals as module
 from prune_exp.shipping.gguf_file import write_gguf
 from prune_exp.shipping.gguf_model import tensors_of
 from prune_exp.shipping.quantized_weights import quantize_weights
-from prune_exp.shipping.rival_table import Rival, Rivals, list_verdicts, write_rivals
+from prune_exp.shipping.rival_table import (
+    Rival,
+    Rivals,
+    _choose_markers,
+    list_verdicts,
+    write_rivals,
+)
 from prune_exp.text.corpus import Domain, TokenBlocks
 from support.shipping import save_tiny
 
@@ -114,6 +120,11 @@ def test_more_tokens_for_the_same_text_are_a_slower_model() -> None:
     found = rivals(*DENSE, same, more)
     assert found.speedup(same, DENSE[2]).value == pytest.approx(1)
     assert found.speedup(more, DENSE[2]).value == pytest.approx(0.5)
+
+
+def test_every_model_has_a_marker_of_its_own() -> None:
+    small = [rival("q8_0", 90, 2.1, 30, model=name, is_dense=False) for name in ("a", "b")]
+    assert _choose_markers(rivals(*DENSE, *small)) == {"dense": "s", "a": "o", "b": "^"}
 
 
 def test_the_table_has_every_file_and_the_best_up_to_each_size(tmp_path: Path) -> None:
