@@ -87,22 +87,21 @@ class Driver:
         slots = Slots(self._launch_batch, self.slots)
         begin = time.monotonic()
         returns: dict[int, Any] = {}
-        done = 0
         try:
             while waiting or slots.numbers:
                 self.check_ours()
                 if not waiting or not slots.has_free:
-                    ended = slots.wait()
-                    returns |= self._end_batch(ended)
-                    done += len(ended.numbers)
-                elif why := self._why_to_end(sum(map(len, waiting)), time.monotonic() - begin):
+                    returns |= self._end_batch(slots.wait())
+                    continue
+                seconds = time.monotonic() - begin
+                left = sum(map(len, waiting))
+                if why := self._why_to_end(left, seconds):
                     print(f"prune_exp: {why}", file=sys.stderr)
                     waiting.clear()
-                else:
-                    if done:
-                        seconds = time.monotonic() - begin
-                        print(describe_left(done, len(rows), seconds), file=sys.stderr)
-                    self._start_batch(slots, waiting.popleft())
+                    continue
+                if done := len(rows) - left - len(slots.numbers):
+                    print(describe_left(done, len(rows), seconds), file=sys.stderr)
+                self._start_batch(slots, waiting.popleft())
         except SettingError:
             slots.interrupt()
             raise

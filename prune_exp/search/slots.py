@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-Launch = Callable[[list[list[str]], list[int]], list[Any]]
+LaunchBatch = Callable[[list[list[str]], list[int]], list[Any]]
 """Runs trials, given by their overrides and their numbers, and returns once all have ended."""
 GRACE_S = 30.0
 """How long a launcher may take to end its trials when the driver is interrupted."""
@@ -29,7 +29,7 @@ class Ended:
 class Slots:
     """Batches that run, at most `count` of them; with one slot in this thread."""
 
-    def __init__(self, launch: Launch, count: int) -> None:
+    def __init__(self, launch: LaunchBatch, count: int) -> None:
         self.launch = launch
         self.count = count
         self._running: list[tuple[list[int], Thread | None]] = []

@@ -65,7 +65,9 @@ class HydraSide:
             return 1
         name = type(self.launcher).__name__
         if name == "JoblibLauncher":
-            return _count_workers(int(self.launcher.joblib["n_jobs"]))
+            from joblib import effective_n_jobs  # comes with the launcher
+
+            return int(effective_n_jobs(int(self.launcher.joblib["n_jobs"])))
         if name in ("LocalLauncher", "SlurmLauncher"):  # of submitit
             return int(self.launcher.params.get("array_parallelism", sys.maxsize))
         return None
@@ -76,13 +78,6 @@ class HydraSide:
             return 1
         fitting = int(available_memory_mib() / trial_mib)
         return max(1, min(available_threads(), fitting))
-
-
-def _count_workers(n_jobs: int) -> int:
-    """How many processes joblib makes of a number that may count from the cores downwards."""
-    from joblib import effective_n_jobs
-
-    return int(effective_n_jobs(n_jobs))
 
 
 def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
