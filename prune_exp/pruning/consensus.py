@@ -5,6 +5,7 @@ voter's lowest-ranked units; a unit that k of N ballots hold is condemned.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -241,14 +242,17 @@ def make_plan(
     )
 
 
-def vote_on_channels(plan: PruningPlan, scores: Scores, ballot: Ballot) -> PruningPlan:
+def vote_on_channels(
+    plan: PruningPlan, scores: Scores, ballot: Ballot, given: torch.Tensor | None = None
+) -> PruningPlan:
     """A plan whose MLP channels are voted on anew, in the layers that stay.
 
-    `scores` are those of all layers; as many channels go as before, and all else stays.
+    `scores` are those of all layers; as many channels go as before, and all else stays. With
+    `given` [layers that stay, channels] these go, whatever the vote says.
     """
     kept = sorted(plan.channels)
     in_kept = _select_layers(scores, kept)
-    decision = decide_on_kind("mlp", in_kept, plan.allocation.channels, ballot)
+    decision = decide_on_kind("mlp", in_kept, plan.allocation.channels, ballot, given=given)
     votes = {} if decision.votes is None else {"mlp": decision.votes}
     return replace(
         plan,
@@ -256,6 +260,11 @@ def vote_on_channels(plan: PruningPlan, scores: Scores, ballot: Ballot) -> Pruni
         voters=plan.voters | {"mlp": tuple(sorted(scores))},
         votes=plan.votes | votes,
     )
+
+
+def as_masks(channels: Mapping[int, tuple[int, ...]], width: int) -> torch.Tensor:
+    """The units of each layer, in the order of the layers, as masks [layers, units]."""
+    return torch.cat([_mask_of(own, width) for _, own in sorted(channels.items())])
 
 
 def _decide_heads(
@@ -297,7 +306,9 @@ def _indices_by_layer(mask: torch.Tensor, layers: list[int]) -> dict[int, tuple[
 
 def _mask_of(indices: tuple[int, ...], count: int) -> torch.Tensor:
     """Indices as a mask of one group [1, count]."""
-    return torch.tensor([[i in indices for i in range(count)]])
+    mask = torch.zeros(1, count, dtype=torch.bool)
+    mask[0, torch.tensor(indices, dtype=torch.long)] = True
+    return mask
 
 
 def _indices_of(row: torch.Tensor) -> tuple[int, ...]:

@@ -86,6 +86,21 @@ class Elected:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Settled:
+    """How the jury settled which MLP channels of one layer go."""
+
+    layer: int
+    agreed: int
+    """Channels that everyone who stands for election takes out."""
+    contested: int
+    """Channels that some of them take out and others keep."""
+    changed: int
+    """Channels that go and that the vote would have kept."""
+    by: str
+    """Whose set lost least: `removal cost`, or the name of one who stands for election."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruningPlan:
     """Which units go. Indices are those of the dense model."""
 
@@ -113,6 +128,8 @@ class PruningPlan:
     """What was tried before this plan was chosen; empty when the vote decided alone."""
     elected: tuple[Elected, ...] = ()
     """Who stood for election on channels; empty when the vote decided alone."""
+    jury: tuple[Settled, ...] = ()
+    """What the jury, which stood for election too, found layer by layer."""
     judged_tokens: tuple[JudgedVote, ...] = ()
     """Ways to decide on tokens, the chosen one among them; empty where nothing was judged."""
     scripts: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -160,6 +177,7 @@ class PruningPlan:
                 "scripts": {k: tuple(v) for k, v in data.get("scripts", {}).items()},
                 "judged_tokens": tuple(JudgedVote(**one) for one in data.get("judged_tokens", ())),
                 "elected": tuple(Elected(**one) for one in data.get("elected", ())),
+                "jury": tuple(Settled(**one) for one in data.get("jury", ())),
                 "rehearsed": tuple(_read_rehearsed(one) for one in data.get("rehearsed", ())),
             }
         )

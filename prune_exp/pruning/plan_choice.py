@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from prune_exp.pruning.calibration import Calibration
-from prune_exp.pruning.consensus import Ballot
-from prune_exp.pruning.election import hold_election, list_candidates
+from prune_exp.pruning.consensus import Ballot, as_masks, vote_on_channels
+from prune_exp.pruning.election import THE_JURY, Candidate, hold_election, list_candidates
 from prune_exp.pruning.inputs import Inputs, PruningRequest
+from prune_exp.pruning.jury import convene_jury
 from prune_exp.pruning.plan import PruningPlan, Rehearsed
 from prune_exp.pruning.refit import refit_settings
 from prune_exp.pruning.rehearsal import (
@@ -28,6 +29,9 @@ from prune_exp.pruning.voters import score_units
 from prune_exp.text.corpus import retokenize
 from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.text.tokenizer import trim_tokenizer
+
+JURY_BLOCKS = 2
+"""That the jury needs at least: one to solve on, one to judge by."""
 
 
 def choose_rehearsed(
@@ -73,7 +77,7 @@ def choose_elected(
 ) -> PruningPlan:
     """The plan, or the same with the channels that another way to decide takes out.
 
-    Only text judges that no voter has read.
+    Only text judges that no voter has read. The jury reads what the voters have.
     """
     pruning = request.pruning
     scores = score_units(
@@ -98,7 +102,17 @@ def choose_elected(
     def judge(one: PruningPlan, blocks: int) -> torch.Tensor:
         return rehearse_plan(model, one, text_of(min(blocks, most)), how)
 
-    return hold_election(list_candidates(plan, scores, ballot), judge)
+    candidates = list_candidates(plan, scores, ballot)
+    read = text_for.plan(plan, unread)
+    if len(candidates) == 1 or len(read.fit) < JURY_BLOCKS:
+        return hold_election(candidates, judge)
+    sets = {one.name: one.plan.channels for one in candidates}
+    channels, settled = convene_jury(model, plan, sets, read, how)
+    if channels not in sets.values():
+        gone = as_masks(channels, inputs.shape.width)
+        juried = vote_on_channels(plan, scores, ballot, given=gone)
+        candidates.append(Candidate(name=THE_JURY, plan=juried))
+    return replace(hold_election(candidates, judge), jury=settled)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,9 +114,7 @@ def refit_layer(run: RefitRun, layer: DecoderLayer, index: int, following: int) 
     `following` is that one's index. The layer is run.layers[index], or a copy of it. Only streams
     [blocks, tokens, hidden] exist for the whole text, channels for a span of it.
     """
-    fit = _LayerFit(run=run, layer=layer, index=index, spans=run.list_spans(layer))
-    if run.dense_states_at is not None and not run.plan.heads[index]:
-        fit.dense_end = run.dense_states_at(following)
+    fit = _start_fit(run, layer, index, following, run.list_spans(layer))
     dense = [fit.see_untouched(span, following) for span in fit.spans]
     cut_layer(layer, run.plan, index)
     if run.plan.heads[index]:
@@ -124,6 +122,31 @@ def refit_layer(run: RefitRun, layer: DecoderLayer, index: int, following: int) 
         fit.see_channels()
     run.pruned = fit.refit_mlp()
     run.dense = torch.cat(dense)
+
+
+def sum_channels(
+    run: RefitRun, layer: DecoderLayer, index: int, following: int, blocks: slice
+) -> LeastSquares:
+    """What some blocks say of a layer that is still whole: all its channels, and the MLP's target.
+
+    Nothing is changed; `following` is as for `refit_layer`.
+    """
+    within = range(*blocks.indices(len(run.pruned)))
+    parts = [within[one] for one in run.list_spans(layer)]
+    spans = [slice(part[0], part[-1] + 1) for part in parts if part]
+    fit = _start_fit(run, layer, index, following, spans)
+    for span in spans:
+        fit.see_untouched(span, following, every=True)
+    return fit.mlp
+
+
+def _start_fit(
+    run: RefitRun, layer: DecoderLayer, index: int, following: int, spans: list[slice]
+) -> "_LayerFit":
+    fit = _LayerFit(run=run, layer=layer, index=index, spans=spans)
+    if run.dense_states_at is not None and not run.plan.heads[index]:
+        fit.dense_end = run.dense_states_at(following)
+    return fit
 
 
 @dataclass(kw_only=True)
@@ -143,10 +166,11 @@ class _LayerFit:
     seen: tuple[torch.Tensor, torch.Tensor] | None = None
     """The last span's channels that stay, and what joins what the MLP makes of them."""
 
-    def see_untouched(self, span: slice, following: int) -> torch.Tensor:
+    def see_untouched(self, span: slice, following: int, *, every: bool = False) -> torch.Tensor:
         """Notes what the layer should do on a span; returns the dense stream after it.
 
         Where no heads go, attention stays as it is, and the channels that stay are known as well.
+        With `every` all channels are counted, with attention as it is.
         """
         run = self.run
         trace = run.trace(self.layer, self.index, following, run.pruned[span])
@@ -156,7 +180,9 @@ class _LayerFit:
         else:
             share = _dense_share(run, self.layer, self.index)
             wanted = aim_at_dense(trace, dense_middle, dense_end, share)
-        if run.plan.heads[self.index]:
+        if every:
+            self._add_channels(wanted, trace.channels, trace.middle)
+        elif run.plan.heads[self.index]:
             self.wanted.append(wanted)
         else:
             kept = kept_units(self.layer.width, run.plan.channels[self.index])

@@ -139,12 +139,26 @@ def rehearse_plan(
 
     In nats per token of the dense model's; `model` is that one.
     """
+    run = start_rehearsal(model, plan, text, how)
+    judging = LayerStream(model, text.judged)
+    judged = judging.hidden
+    for index, following in pair_kept_layers(plan, len(run.layers)):
+        layer = run.layers[index]
+        if plan.changes_blocks:
+            layer = replace(layer, module=deepcopy(layer.module))
+            refit_layer(run, layer, index, following)
+        judged = judging.run(layer, index, judged)
+    return _losses(model, judged, text)
+
+
+def start_rehearsal(
+    model: Any, plan: PruningPlan, text: RehearsalText, how: RefitSettings
+) -> RefitRun:
+    """A refit of a plan on the text's blocks, before the first layer that stays."""
     layers = layers_of(model)
     calls = LayerStream(model, text.fit)
-    judging = LayerStream(model, text.judged)
-    order = pair_kept_layers(plan, len(layers))
-    first, _ = order[0]
-    run = RefitRun(
+    first, _ = pair_kept_layers(plan, len(layers))[0]
+    return RefitRun(
         layers=layers,
         plan=plan,
         calls=calls,
@@ -153,14 +167,6 @@ def rehearse_plan(
         pruned=calls.hidden,
         dense_states_at=text.states_at,
     )
-    judged = judging.hidden
-    for index, following in order:
-        layer = layers[index]
-        if plan.changes_blocks:
-            layer = replace(layer, module=deepcopy(layer.module))
-            refit_layer(run, layer, index, following)
-        judged = judging.run(layer, index, judged)
-    return _losses(model, judged, text)
 
 
 def _stream_before(

@@ -118,7 +118,9 @@ class PruningSettings:
     elect: bool = False
     """Let every voter alone, and every number of voters that must agree, stand for election on MLP
     channels beside the vote: their plans are refit on some blocks and judged on others that no
-    voter has read. Where the vote cannot be told from the best, it is carried out."""
+    voter has read. So does the plan of a jury, which settles layer by layer what they do not agree
+    on, by what it costs to take it out. Where the vote cannot be told from the best, it is carried
+    out."""
     refit_dtype: str = "auto"
     """Precision of the forward passes that the refit needs: float32, bfloat16, or auto, which is
     bfloat16 where the processor computes in it. Calibration and least squares stay in float32 and

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support.cli import command, is_dense, runs_in
+from support.cli import command, is_dense, runs_in, slow_measured_processes
 from support.models import make_tiny
 from support.store import look_at
 from support.tokenizers import make_tokenizer
@@ -190,7 +190,7 @@ def test_paths_are_those_of_the_folder_that_a_command_was_typed_in(
 
 def test_a_failing_trial_does_not_stop_the_others(tiny_args: list[str], tmp_path: Path) -> None:
     arguments = ["-m", *tiny_args, "benchmark.timeout_s=1,600"]
-    done = command(*arguments, cwd=tmp_path)
+    done = command(*arguments, cwd=tmp_path, env=slow_measured_processes(tmp_path))
     assert done.returncode == 1
     _, first, second = runs_in(tmp_path)
     assert first.info.status == "FAILED"

@@ -144,8 +144,11 @@ def test_a_trial_holds_an_election_and_keeps_its_record(
     assert plan.elected[0].name == "the vote"
     assert sum(one.chosen for one in plan.elected) == 1
     assert len(plan.elected) > 3
+    assert [one.layer for one in plan.jury] == sorted(plan.channels)
+    assert all(one.agreed <= len(plan.channels[one.layer]) for one in plan.jury)
     report = next((tmp_path / "mlruns").rglob("report.md")).read_text(encoding="utf-8")
     assert "| the vote |" in report
+    assert "The jury settled these layer by layer" in report
 
 
 @pytest.mark.parametrize(

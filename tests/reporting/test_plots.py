@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from prune_exp.pruning.plan import Settled
 from prune_exp.reporting.plots.gallery import PLOTS, draw_plots
 from prune_exp.reporting.plots.pareto import (
     Point,
@@ -141,6 +143,21 @@ def test_without_anything_measured_there_still_is_the_size(tmp_path: Path) -> No
 
 def test_an_earlier_plan_without_votes_shows_agreement_alone(tmp_path: Path) -> None:
     assert not drawn(trial(0), tmp_path, plan=made_up.plan(votes={}))
+
+
+def test_a_jury_is_drawn_layer_by_layer(tmp_path: Path) -> None:
+    names = ["removal cost", *(f"{number} alone" for number in range(11))]
+    jury = tuple(
+        Settled(layer=layer, agreed=20, contested=8, changed=2, by=name)
+        for layer, name in enumerate(names)
+    )
+    heights = []
+    for name, sat in (("without", ()), ("with", jury)):
+        (tmp_path / name).mkdir()
+        assert not drawn(trial(0), tmp_path / name, plan=made_up.plan(jury=sat))
+        heights.append(next((tmp_path / name).rglob("votes.png")))
+    without, with_jury = (Image.open(path).height for path in heights)
+    assert without < with_jury
 
 
 def test_votes_stand_at_the_layers_that_stay() -> None:

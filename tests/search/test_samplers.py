@@ -4,6 +4,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
@@ -56,11 +57,24 @@ def test_what_is_not_installed_is_said(name: str, monkeypatch: pytest.MonkeyPatc
         check_sampler(SearchSettings(sampler=name), ONE)
 
 
-def test_cmaes_searches_for_one_objective(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prune_exp.search.samplers.find_spec", lambda _: "there")
+def test_cmaes_searches_for_one_objective() -> None:
     check_sampler(SearchSettings(sampler="cmaes"), ONE)
     with pytest.raises(SettingError, match="searches for one objective, not for cost, size"):
         check_sampler(SearchSettings(sampler="cmaes"), ONE | {"size": "minimize"})
+
+
+def test_cmaes_comes_closer_and_closer() -> None:
+    sampler = make_sampler(SearchSettings(sampler="cmaes"), seen=0)
+    study = optuna.create_study(sampler=sampler)
+
+    def cost(trial: optuna.Trial) -> float:
+        sparsity = trial.suggest_float("sparsity", 0.1, 0.6)
+        threshold = trial.suggest_float("vote_threshold", 0.2, 1.0)
+        return (sparsity - 0.25) ** 2 + (threshold - 0.7) ** 2
+
+    study.optimize(cost, n_trials=80)
+    assert all(trial.system_attrs for trial in study.trials[2:]), "points were drawn at random"
+    assert max(trial.values[0] for trial in study.trials[-10:]) < 0.01
 
 
 class TheirSampler(RandomSampler):

@@ -9,7 +9,7 @@ import pytest
 from prune_exp.search.space import read_space
 from prune_exp.settings.groups import SearchSettings
 from prune_exp.trial.app import check_numbers
-from support.cli import command, runs_in
+from support.cli import command, runs_in, slow_measured_processes
 from support.studies import sparsities, states
 
 CHEAP = ("benchmark=off", "search.objectives=[weights_read_ratio,bits_per_byte_increase]")
@@ -139,7 +139,9 @@ def test_a_value_on_the_command_line_is_never_searched_over() -> None:
 
 def test_a_sweep_stops_after_enough_failures(tiny_args: list[str], tmp_path: Path) -> None:
     arguments = ["benchmark.timeout_s=1", "search.max_failures=1", "sparsity=0.3,0.5,0.7"]
-    done = command("-m", *tiny_args, *arguments, cwd=tmp_path)
+    done = command(
+        "-m", *tiny_args, *arguments, cwd=tmp_path, env=slow_measured_processes(tmp_path)
+    )
     assert done.returncode == 1
     assert "stopped after 1 failed trials" in done.stderr
     assert len(runs_in(tmp_path)) == 2

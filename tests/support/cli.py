@@ -55,6 +55,15 @@ def command(
     )
 
 
+def slow_measured_processes(folder: Path) -> dict[str, str]:
+    """Variables with which every measured process begins too late for a limit of one second."""
+    (folder / "slow").mkdir()
+    late = "import os, time\nif os.environ.get('TQDM_DISABLE'):\n    time.sleep(1.5)\n"
+    (folder / "slow" / "sitecustomize.py").write_text(late, encoding="utf-8")
+    path = os.pathsep.join([str(folder / "slow"), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path, "TQDM_DISABLE": ""}
+
+
 def is_dense(run: Any) -> bool:
     """Whether a run is the row for the dense model."""
     return run.data.tags.get("prune_exp.role") == "dense"

@@ -1,5 +1,7 @@
 """What the report says of the plan: what went, and who wanted it."""
 
+from collections import Counter
+
 from prune_exp.pruning.plan import UNIT_NAMES, PruningPlan, Votes, describe_lost_scripts
 from prune_exp.reporting.document.elements import Bullets, Element, Paragraph, Table
 from prune_exp.reporting.document.findings import Findings
@@ -98,7 +100,28 @@ def _list_elected(plan: PruningPlan | None) -> list[Element]:
         " each plan after a short refit: few blocks for all, more for the best. Where the vote"
         " cannot be told from the best by the standard error of the difference, it is carried out."
     )
-    return [Paragraph(said), Table(["Who decides", "Blocks", "Loss, nats", "Carried out"], rows)]
+    table = Table(["Who decides", "Blocks", "Loss, nats", "Carried out"], rows)
+    return [Paragraph(said), table, *_tell_jury(plan)]
+
+
+def _tell_jury(plan: PruningPlan) -> list[Element]:
+    """What was agreed on, what contested, and whose channels were cheapest to take out."""
+    if not plan.jury:
+        return []
+    agreed, contested, changed = (
+        sum(getattr(one, name) for one in plan.jury) for name in ("agreed", "contested", "changed")
+    )
+    gone = sum(map(len, plan.channels.values()))
+    winners = Counter(one.by for one in plan.jury).most_common()
+    by = ", ".join(f"{who} in {count}" for who, count in winners)
+    said = (
+        f"Of {gone:,} channels that go, all who stand for election take out {agreed:,}; on"
+        f" {contested:,} they do not agree. The jury settled these layer by layer, by the error of"
+        " each one's channels on text that the weights were not solved on, and of those that are"
+        f" cheapest to take out one after another. It changed {changed:,} channels of the vote's."
+        f" Least was lost by {by} of {len(plan.jury)} layers."
+    )
+    return [Paragraph(said)]
 
 
 def _removed_units(kind: str, plan: PruningPlan | None) -> str:

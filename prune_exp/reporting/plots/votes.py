@@ -1,13 +1,23 @@
 """Who voted for what, and how alike the voters rank."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from prune_exp.pruning.plan import UNIT_NAMES, PruningPlan
-from prune_exp.reporting.plots.style import CHOSEN, INK, PALE, new_figure, save_figure
+from prune_exp.reporting.plots.style import (
+    CHOSEN,
+    DENSE,
+    INK,
+    PALE,
+    new_figure,
+    remove_spines,
+    save_figure,
+)
 
 PER_LAYER = ("layers", "heads", "mlp")
 INCHES_PER_LAYER = 0.19
@@ -15,6 +25,8 @@ LEAST_INCHES = 2.6
 MOST_INCHES = 14.0
 MOST_TICKS = 40
 MOST_CELLS_WITH_FIGURES = 12
+CONTESTED = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#222222")
+"""Of those whose channels lost least; few layers have more of them."""
 
 
 def draw_votes(plan: PruningPlan, layers: int, path: Path) -> None:
@@ -28,6 +40,7 @@ def draw_votes(plan: PruningPlan, layers: int, path: Path) -> None:
     rows = [
         *([(height, top, _draw_nominations)] if top else []),
         *([(2.9, below, _draw_agreement)] if below else []),
+        *([(2.6, ["mlp"], _draw_jury)] if plan.jury else []),
     ]
     width = max(3.3 * max(len(top), len(below)), 7.5)
     figure = new_figure((width, 1.1 + sum(row[0] for row in rows) + 0.9 * len(rows)), "Votes")
@@ -124,6 +137,37 @@ def _draw_agreement(part: Any, kinds: list[str], plan: PruningPlan, layers: int)
         _draw_grid(axis, len(names), len(names))
         _write_values(axis, rows)
     part.colorbar(image, ax=list(axes), shrink=0.8, pad=0.02)
+
+
+def _draw_jury(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> None:
+    """What everyone takes out of a layer and what is contested, with whose set lost least."""
+    del kinds
+    part.suptitle("MLP channels on which all agree, and those that were contested", fontsize=11)
+    axis = part.subplots()
+    places = [one.layer for one in plan.jury]
+    agreed = [one.agreed for one in plan.jury]
+    axis.bar(places, agreed, color=DENSE, label="all take them out")
+    for name, colour in _colour_winners(plan).items():
+        rows = [one for one in plan.jury if one.by == name]
+        axis.bar(
+            [one.layer for one in rows],
+            [one.contested for one in rows],
+            bottom=[one.agreed for one in rows],
+            color=colour,
+            label=f"contested; {name} won",
+        )
+    axis.set_xlim(-0.6, layers - 0.4)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("layer")
+    axis.set_ylabel("channels")
+    remove_spines(axis)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
+
+
+def _colour_winners(plan: PruningPlan) -> dict[str, str]:
+    """A colour for each of those whose set lost least somewhere, the most frequent first."""
+    names = [name for name, _ in Counter(one.by for one in plan.jury).most_common()]
+    return {name: CONTESTED[place % len(CONTESTED)] for place, name in enumerate(names)}
 
 
 def _write_values(axis: Any, rows: list[list[float]]) -> None:

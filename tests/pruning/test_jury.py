@@ -1,0 +1,209 @@
+"""What is contested is settled by exact costs, on text that the weights were not solved on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prune_exp.model.architectures import layers_of
+from prune_exp.pruning import jury, refit, surgery
+from prune_exp.pruning.jury import (
+    BY_COST,
+    LayerEvidence,
+    convene_jury,
+    cross_fitted_error,
+    remove_cheapest,
+    settle_layer,
+)
+from prune_exp.pruning.least_squares import LeastSquares
+from prune_exp.pruning.plan import Settled
+from prune_exp.pruning.refit import sum_channels
+from prune_exp.pruning.rehearsal import RehearsalText, start_rehearsal
+from support.models import MODEL_TYPES, make_tiny
+from support.plans import empty_plan
+
+WIDTH, HIDDEN, DAMPING = 9, 3, 0.05
+IDS = torch.randint(1, 300, (8, 24), generator=torch.Generator().manual_seed(1))
+
+
+def mask(*gone: int, width: int = WIDTH) -> torch.Tensor:
+    return torch.tensor([place in gone for place in range(width)])
+
+
+def halves(seed: int = 0, tokens: int = 40) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Channels [tokens, width], related to one another, and the target [tokens, hidden], twice."""
+    chance = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(WIDTH, WIDTH, generator=chance, dtype=torch.double)
+    true = torch.randn(HIDDEN, WIDTH, generator=chance, dtype=torch.double)
+    found = []
+    for _ in range(2):
+        x = torch.randn(tokens, WIDTH, generator=chance, dtype=torch.double) @ mixed
+        noise = torch.randn(tokens, HIDDEN, generator=chance, dtype=torch.double)
+        found.append((x, x @ true.T + noise))
+    return found
+
+
+def evidence_of(parts: list[tuple[torch.Tensor, torch.Tensor]], seed: int = 0) -> LayerEvidence:
+    sums = []
+    for x, y in parts:
+        sums.append(LeastSquares())
+        sums[-1].add(x, y)
+    chance = torch.Generator().manual_seed(100 + seed)
+    weights = torch.randn(HIDDEN, WIDTH, generator=chance, dtype=torch.double)
+    return LayerEvidence(first=sums[0], second=sums[1], weights=weights, damping=DAMPING)
+
+
+def objective(evidence: LayerEvidence, gone: set[int], agreed: set[int]) -> float:
+    """What is minimized without the channels `gone`, the ridge being that without `agreed`."""
+    both = evidence.first.joined(evidence.second)
+    assert both.system is not None
+    assert both.cross is not None
+    stay = [place for place in range(WIDTH) if place not in agreed]
+    ridge = DAMPING * both.system.diagonal()[stay].mean()
+    left = [place for place in stay if place not in gone]
+    system = both.system[left][:, left] + ridge * torch.eye(len(left), dtype=torch.double)
+    right = both.cross[:, left] + ridge * evidence.weights[:, left]
+    solved = torch.linalg.solve(system, right.T).T
+    return float((solved * (solved @ system - 2 * right)).sum())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_contested_channel_that_costs_least_goes(seed: int) -> None:
+    evidence = evidence_of(halves(seed), seed)
+    contested = {2, 3, 5, 7}
+    gone = remove_cheapest(evidence, mask(0, 4), mask(*contested), count=3)
+    (found,) = {*gone.nonzero()[:, 0].tolist()} - {0, 4}
+    assert found == min(contested, key=lambda one: objective(evidence, {one}, {0, 4}))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_costs_are_looked_at_again_as_channels_go(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jury, "AT_ONCE", 1)
+    evidence = evidence_of(halves(seed), seed)
+    found = remove_cheapest(evidence, mask(0), mask(1, 2, 3, 5, 6, 7), count=5)
+    gone: set[int] = set()
+    while len(gone) < 4:
+        left = {1, 2, 3, 5, 6, 7} - gone
+        gone.add(min(left, key=lambda one: objective(evidence, gone | {one}, {0})))
+    assert {*found.nonzero()[:, 0].tolist()} == gone | {0}
+
+
+def test_a_channel_that_another_one_repeats_costs_nothing() -> None:
+    parts = halves()
+    for x, _ in parts:
+        x[:, 6] = 2 * x[:, 1]
+    gone = remove_cheapest(evidence_of(parts), mask(), mask(1, 2, 3, 6), count=1)
+    assert gone[1] or gone[6]
+
+
+def test_each_half_judges_what_the_other_taught() -> None:
+    parts = halves()
+    evidence = evidence_of(parts)
+    stay = [0, 1, 3, 4, 6, 7, 8]
+    told = 0.0
+    for (x, y), (other_x, other_y) in (parts, parts[::-1]):
+        gram = x[:, stay].T @ x[:, stay]
+        ridge = DAMPING * gram.diagonal().mean() * torch.eye(len(stay), dtype=torch.double)
+        right = y.T @ x[:, stay] + evidence.weights[:, stay] @ ridge
+        solved = torch.linalg.solve(gram + ridge, right.T).T
+        error = (other_x[:, stay] @ solved.T - other_y).square().sum() - other_y.square().sum()
+        told += float(error)
+    assert cross_fitted_error(evidence, mask(2, 5)) == pytest.approx(told)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4))
+def test_no_set_would_have_done_better_on_the_other_half(seed: int, voters: int) -> None:
+    chance = torch.Generator().manual_seed(seed)
+    evidence = evidence_of(halves(seed), seed)
+    drawn = [torch.randperm(WIDTH, generator=chance)[:4].tolist() for _ in range(voters)]
+    sets = {f"{number} alone": mask(*gone) for number, gone in enumerate(drawn)}
+    gone, settled = settle_layer(2, evidence, sets)
+    assert int(gone.sum()) == 4
+    every = torch.stack([*sets.values()])
+    assert bool(gone[every.all(0)].all()), "what all agree on goes"
+    assert not bool((gone & ~every.any(0)).any()), "what nobody names stays"
+    least = min(cross_fitted_error(evidence, one) for one in sets.values())
+    assert cross_fitted_error(evidence, gone) <= least
+    assert settled.agreed + settled.contested == int(every.any(0).sum())
+    assert settled.changed == int((gone & ~every[0]).sum())
+    assert settled.layer == 2
+    assert settled.by in {*sets, BY_COST}
+
+
+def test_of_equal_ones_the_vote_decides() -> None:
+    alike = {"the vote": mask(1, 2), "a alone": mask(1, 2)}
+    gone, settled = settle_layer(0, evidence_of(halves()), alike)
+    assert torch.equal(gone, mask(1, 2))
+    assert settled == Settled(layer=0, agreed=2, contested=0, changed=0, by="the vote")
+
+
+TEXT = RehearsalText(fit=IDS, judged=IDS, scored=torch.ones_like(IDS).bool(), dense_tokens=1)
+SETS = {
+    "the vote": dict.fromkeys((0, 2, 3), (0, 1, 2, 3)),
+    "a alone": dict.fromkeys((0, 2, 3), (0, 1, 4, 5)),
+}
+PLAN = empty_plan(layers=(1,), heads=dict.fromkeys((0, 2, 3), ()), channels=SETS["the vote"])
+
+
+def assert_same(one: LeastSquares, other: LeastSquares) -> None:
+    """Products are taken in single precision."""
+    for name in ("system", "cross"):
+        wanted = getattr(other, name)
+        allowed = 1e-5 * float(wanted.abs().max())
+        assert torch.allclose(getattr(one, name), wanted, atol=allowed), name
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_the_sums_are_those_of_all_channels(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny(model_type)
+    layer = layers_of(model)[0]
+    run = start_rehearsal(model, PLAN, TEXT, surgery.REFIT)
+    whole = sum_channels(run, layer, 0, 2, slice(None))
+    assert whole.system is not None
+    assert whole.system.shape == (layer.width, layer.width)
+    monkeypatch.setattr(refit, "SPAN_BYTES", 3 * 4 * IDS.shape[1] * layer.width)
+    first, second = (sum_channels(run, layer, 0, 2, half) for half in (slice(0, 3), slice(3, None)))
+    assert_same(first.joined(second), whole)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_narrowed_sum_is_what_the_refit_solves(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved: list[LeastSquares] = []
+    solve = LeastSquares.solve
+
+    def keep(self: LeastSquares, *given: object) -> torch.Tensor:
+        solved.append(self)
+        return solve(self, *given)  # pyright: ignore[reportArgumentType]
+
+    model = make_tiny(model_type)
+    layer = layers_of(model)[0]
+    run = start_rehearsal(model, PLAN, TEXT, surgery.REFIT)
+    narrow = sum_channels(run, layer, 0, 2, slice(None)).narrow(torch.arange(4, layer.width))
+    monkeypatch.setattr(LeastSquares, "solve", keep)
+    refit.refit_layer(run, layer, 0, 2)
+    (own,) = solved
+    assert_same(own, narrow)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_the_jury_settles_every_layer_and_changes_nothing(model_type: str) -> None:
+    model = make_tiny(model_type)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    channels, settled = convene_jury(model, PLAN, SETS, TEXT, surgery.REFIT)
+    assert [one.layer for one in settled] == [0, 2, 3]
+    for layer, gone in channels.items():
+        assert len(gone) == 4
+        assert {0, 1} <= {*gone} <= {0, 1, 2, 3, 4, 5}, layer
+    assert {(one.agreed, one.contested) for one in settled} == {(2, 4)}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    other = replace(TEXT, judged=torch.zeros_like(IDS))
+    assert convene_jury(model, PLAN, SETS, other, surgery.REFIT) == (channels, settled)
