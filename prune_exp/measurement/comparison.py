@@ -86,8 +86,11 @@ def _read_footprint(memory: dict[str, Any]) -> Footprint:
 
 
 def _machine_of(measured: Measured) -> Machine:
-    rates = ("read_bandwidth_gb_per_s", "copy_bandwidth_gb_per_s", "peak_gflop_per_s")
-    return Machine(**{rate: measured.roof[rate] for rate in rates}, **measured.load)
+    names = (
+        *("read_bandwidth_gb_per_s", "copy_bandwidth_gb_per_s", "peak_gflop_per_s"),
+        "last_level_cache_mib",
+    )
+    return Machine(**{name: measured.roof[name] for name in names}, **measured.load)
 
 
 def _values_of(pairs: list[Pair], side: str, field: str) -> list[float]:

@@ -81,6 +81,8 @@ class Machine:
     """Bytes a second read and written by a copy."""
     peak_gflop_per_s: float
     """Floating-point operations a second of a large fp32 matrix product."""
+    last_level_cache_mib: float
+    """The caches that are nearest to the memory, of the cores that may be used."""
     load_average_start: float
     load_average_end: float
     load_per_core_start: float

@@ -95,12 +95,30 @@ def tell_share_of_limit(m: Metrics) -> str | None:
         return None
     allowed = f"{m['bandwidth_limit_speedup']:.2f}x where memory bandwidth is the limit"
     share = f"{show_percent(m['share_of_limit'])} % of that was reached"
-    if m["share_of_limit"] > 1:
-        return (
-            f"Reading fewer weights alone would allow {allowed}; {share}, so other work became less"
-            " too."
-        )
-    return f"Reading fewer weights allows at most {allowed}; {share}."
+    if m["share_of_limit"] <= 1:
+        return f"Reading fewer weights allows at most {allowed}; {share}."
+    why = "" if _fits_cache_alone(m) else ", so other work became less too"
+    return f"Reading fewer weights alone would allow {allowed}; {share}{why}."
+
+
+def _fits_cache_alone(m: Metrics) -> bool:
+    """Whether what the pruned model reads for a token fits in a cache that the dense model's does
+    not fit in."""
+    cache = m.get("machine/last_level_cache_mib", 0.0)
+    dense, pruned = (m.get(f"{side}/mib_read_per_token", 0.0) for side in ("dense", "pruned"))
+    return pruned <= cache < dense
+
+
+def tell_cache(m: Metrics) -> str | None:
+    """A warning where a large cache is part of what was gained."""
+    if not _fits_cache_alone(m):
+        return None
+    dense, pruned = (m[f"{side}/mib_read_per_token"] for side in ("dense", "pruned"))
+    return (
+        f"What the pruned model reads for a token, {pruned:.0f} MiB, fits in this processor's cache"
+        f" of {m['machine/last_level_cache_mib']:.0f} MiB, and the dense model's {dense:.0f} MiB do"
+        " not: on a machine with a smaller cache less is gained."
+    )
 
 
 def tell_where_memory_goes(m: Metrics) -> str | None:
@@ -233,6 +251,7 @@ RULES: tuple[Rule, ...] = (
     tell_tasks,
     tell_behaviour,
     tell_share_of_limit,
+    tell_cache,
     tell_bandwidth,
     tell_where_memory_goes,
     tell_where_parameters_went,

@@ -32,6 +32,11 @@ ASKED = {
     "task/facts/dense_accuracy_pct": 70.0,
     "task/facts/pruned_accuracy_pct": 62.0,
 }
+CACHED = {
+    "machine/last_level_cache_mib": 260.0,
+    "dense/mib_read_per_token": 500.0,
+    "pruned/mib_read_per_token": 150.0,
+}
 CHANGE = "task/facts/accuracy_change_points"
 ANSWERS = {
     "dense/repeated_runs_pct": 0.0,
@@ -159,7 +164,22 @@ OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
     (
         "tell_share_of_limit",
         {"share_of_limit": 1.45, "bandwidth_limit_speedup": 2.0},
-        "alone would allow 2.00x where memory bandwidth is the limit; 145 % of that was reached",
+        "alone would allow 2.00x where memory bandwidth is the limit; 145 % of that was reached, so"
+        " other work became less too.",
+    ),
+    (
+        "tell_share_of_limit",
+        {"share_of_limit": 1.45, "bandwidth_limit_speedup": 2.0} | CACHED,
+        "145 % of that was reached.",
+    ),
+    ("tell_cache", {}, None),
+    ("tell_cache", CACHED | {"machine/last_level_cache_mib": 149.0}, None),
+    ("tell_cache", CACHED | {"machine/last_level_cache_mib": 500.0}, None),
+    (
+        "tell_cache",
+        CACHED,
+        "for a token, 150 MiB, fits in this processor's cache of 260 MiB, and the dense model's"
+        " 500 MiB do not",
     ),
     ("tell_where_memory_goes", {}, None),
     (
