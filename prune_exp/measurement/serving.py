@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.machine.cache import cached_folder, digest_of, file_sha256
-from prune_exp.machine.device import bfloat16_on
+from prune_exp.machine.device import computes_bfloat16
 from prune_exp.machine.packages import installed_version
 from prune_exp.measurement.backends import BACKENDS, Backend
 from prune_exp.measurement.backends.protocol import ServeSpec
@@ -28,7 +28,7 @@ def choose_dtype(settings: BenchmarkSettings, device: str) -> str:
     wanted = settings.runtime.dtype
     if wanted != "auto":
         return wanted
-    able = "bfloat16" in BACKENDS[settings.backend].dtypes and bfloat16_on(device)
+    able = "bfloat16" in BACKENDS[settings.backend].dtypes and computes_bfloat16(device)
     return "bfloat16" if able else "float32"
 
 
@@ -69,7 +69,7 @@ def _check_bfloat16(name: str, backend: Backend, device: str) -> None:
             f"benchmark.backend={name} does not serve benchmark.runtime.dtype=bfloat16; use"
             f" {' or '.join(backend.dtypes)}"
         )
-    if not bfloat16_on(device):
+    if not computes_bfloat16(device):
         raise SettingError(
             "benchmark.runtime.dtype=bfloat16 needs a device that computes in it (processors:"
             f" avx512_bf16 or amx_bf16) and {device} does not; use float32 or auto"

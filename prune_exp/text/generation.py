@@ -32,7 +32,7 @@ def generate_blocks(
 
     Every block begins with one of `prompts` [blocks, prompt tokens]. Each batch of blocks has
     chance of its own and is kept as soon as it is written: an interrupted generation goes on, and
-    ends with the text that it would have had. In bfloat16 where the device computes in it.
+    ends with the text that it would have had. In bfloat16 where the device is faster in it.
     """
     bfloat16 = bfloat16_on(device)
     parts = []

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from prune_exp.machine import device
 from prune_exp.machine.device import (
     bfloat16_on,
     cache_key,
@@ -28,6 +29,24 @@ def test_a_device_is_what_it_is_called() -> None:
     assert bfloat16_on("cpu", "bfloat16")
     assert not bfloat16_on("cpu", "float32")
     wait_for_device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("able", "speed", "reduced"), [(True, 1.6, True), (True, 0.55, False), (False, 1.6, False)]
+)
+def test_auto_is_what_is_clearly_faster(
+    able: bool, speed: float, reduced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "computes_bfloat16", lambda _: able)
+    monkeypatch.setattr(device, "speed_in_bfloat16", lambda: speed)
+    assert bfloat16_on("cpu") is reduced
+    assert bfloat16_on("cpu", "bfloat16")
+
+
+def test_the_faster_type_is_measured() -> None:
+    ratio = device.speed_in_bfloat16()
+    assert 0 < ratio < 100
+    assert device.speed_in_bfloat16() == ratio, "once in a process"
 
 
 def test_other_devices_are_refused() -> None:

@@ -42,12 +42,12 @@ def settings(**changes: Any) -> BenchmarkSettings:
 
 def test_what_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     llama = config_of("llama")
-    monkeypatch.setattr(serving, "bfloat16_on", lambda _: False)
+    monkeypatch.setattr(serving, "computes_bfloat16", lambda _: False)
     with pytest.raises(SettingError, match="avx512_bf16"):
         serving.check_serving(settings(dtype="bfloat16"), llama, 40, "cpu")
     assert serving.choose_dtype(settings(dtype="auto"), "cpu") == "float32"
     serving.check_serving(settings(dtype="auto"), llama, 40, "cpu")
-    monkeypatch.setattr(serving, "bfloat16_on", lambda _: True)
+    monkeypatch.setattr(serving, "computes_bfloat16", lambda _: True)
     serving.check_serving(settings(dtype="bfloat16"), llama, 40, "cpu")
     assert serving.choose_dtype(settings(dtype="auto"), "cpu") == "bfloat16"
     assert serving.choose_dtype(settings(dtype="auto", backend="onnxruntime"), "cpu") == "float32"
