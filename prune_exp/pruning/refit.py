@@ -216,10 +216,11 @@ class _LayerFit:
         before: torch.Tensor,
     ) -> None:
         """Counts what a projection reads on a span, `before` being the stream that it adds to."""
-        bias = 0 if projection.bias is None else projection.bias
         target = aim if self.layer.family.post_norm else aim - before
+        if projection.bias is not None:
+            target = target - projection.bias
         weights = weigh_tokens(aim)
-        fit.add(x * weights, (target - bias) * weights)
+        fit.add(x * weights, target * weights)
 
     def refit_attention(self) -> None:
         """Solves what reads the heads again."""
