@@ -24,39 +24,31 @@ class LeastSquares:
         self.system = system if self.system is None else self.system.add_(system)
         self.cross = cross if self.cross is None else self.cross.add_(cross)
 
-    def joined(self, other: "LeastSquares") -> "LeastSquares":
-        """The sums over both texts."""
+    def sums(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The system [n, n] and the cross products [m, n], once a text was added."""
         assert self.system is not None
         assert self.cross is not None
-        both = LeastSquares()
-        both.system = self.system + other.system
-        both.cross = self.cross + other.cross
-        return both
+        return self.system, self.cross
+
+    def joined(self, other: "LeastSquares") -> "LeastSquares":
+        """The sums over both texts."""
+        pairs = zip(self.sums(), other.sums(), strict=True)
+        return _from_sums(*(one + more for one, more in pairs))
 
     def narrow(self, kept: torch.Tensor) -> "LeastSquares":
         """The same with those inputs alone whose places are `kept` [kept]."""
-        assert self.system is not None
-        assert self.cross is not None
-        some = LeastSquares()
-        some.system = self.system[kept][:, kept]
-        some.cross = self.cross[:, kept]
-        return some
+        system, cross = self.sums()
+        return _from_sums(system[kept][:, kept], cross[:, kept])
 
     def to_cpu(self) -> "LeastSquares":
         """The same sums on the processor."""
-        assert self.system is not None
-        assert self.cross is not None
-        same = LeastSquares()
-        same.system = self.system.cpu()
-        same.cross = self.cross.cpu()
-        return same
+        return _from_sums(*(one.cpu() for one in self.sums()))
 
     def error_of(self, weights: torch.Tensor) -> float:
         """Squared error of weights [m, n] on this text, less that of no weights at all."""
-        assert self.system is not None
-        assert self.cross is not None
+        system, cross = self.sums()
         weights = weights.double()
-        return float((weights * (weights @ self.system - 2 * self.cross)).sum())
+        return float((weights * (weights @ system - 2 * cross)).sum())
 
     def solve(self, prior: torch.Tensor, damping: float) -> torch.Tensor:
         """The solution that is kept near `prior` [m, n].
@@ -69,9 +61,15 @@ class LeastSquares:
 
     def damped(self, prior: torch.Tensor, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The system [n, n] and the right side [m, n] that `solve` solves."""
-        assert self.system is not None
-        assert self.cross is not None
-        system = self.system.clone()
+        system, cross = self.sums()
         ridge = damping * system.diagonal().mean().clamp_min(1e-12)
-        system.diagonal().add_(ridge)
-        return system, self.cross + ridge * prior.double()
+        damped = system.clone()
+        damped.diagonal().add_(ridge)
+        return damped, cross + ridge * prior.double()
+
+
+def _from_sums(system: torch.Tensor, cross: torch.Tensor) -> LeastSquares:
+    fit = LeastSquares()
+    fit.system = system
+    fit.cross = cross
+    return fit

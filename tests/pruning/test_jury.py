@@ -57,14 +57,12 @@ def evidence_of(parts: list[tuple[torch.Tensor, torch.Tensor]], seed: int = 0) -
 
 def objective(evidence: LayerEvidence, gone: set[int], agreed: set[int]) -> float:
     """What is minimized without the channels `gone`, the ridge being that without `agreed`."""
-    both = evidence.first.joined(evidence.second)
-    assert both.system is not None
-    assert both.cross is not None
+    sums, cross = evidence.first.joined(evidence.second).sums()
     stay = [place for place in range(WIDTH) if place not in agreed]
-    ridge = DAMPING * both.system.diagonal()[stay].mean()
+    ridge = DAMPING * sums.diagonal()[stay].mean()
     left = [place for place in stay if place not in gone]
-    system = both.system[left][:, left] + ridge * torch.eye(len(left), dtype=torch.double)
-    right = both.cross[:, left] + ridge * evidence.weights[:, left]
+    system = sums[left][:, left] + ridge * torch.eye(len(left), dtype=torch.double)
+    right = cross[:, left] + ridge * evidence.weights[:, left]
     solved = torch.linalg.solve(system, right.T).T
     return float((solved * (solved @ system - 2 * right)).sum())
 
@@ -165,8 +163,8 @@ def test_the_sums_are_those_of_all_channels(
     layer = layers_of(model)[0]
     run = start_rehearsal(model, PLAN, TEXT, surgery.REFIT)
     whole = sum_channels(run, layer, 0, 2, slice(None))
-    assert whole.system is not None
-    assert whole.system.shape == (layer.width, layer.width)
+    system, _ = whole.sums()
+    assert system.shape == (layer.width, layer.width)
     monkeypatch.setattr(refit, "SPAN_BYTES", 3 * 4 * IDS.shape[1] * layer.width)
     first, second = (sum_channels(run, layer, 0, 2, half) for half in (slice(0, 3), slice(3, None)))
     assert_same(first.joined(second), whole)
