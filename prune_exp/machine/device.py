@@ -1,16 +1,9 @@
 """Where models run, and the precision of what they compute there."""
 
-import time
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import Any
 
 from prune_exp.settings.errors import SettingError
-
-CLEARLY_FASTER = 1.3
-PRODUCT = (512, 576, 1536)
-"""Rows, inputs and outputs of the product that tells which type is faster."""
-PRODUCTS = 10
 
 
 def choose_device(wanted: str) -> str:
@@ -70,46 +63,34 @@ def computes_bfloat16(device: Any) -> bool:
 
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = getattr(torch.cpu, "get_capabilities", dict)()
+    able = _abilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def bfloat16_on(device: Any, wanted: str = "auto") -> bool:
     """Whether forward passes on a device are to be taken in bfloat16.
 
-    `wanted` is float32, bfloat16, or auto, which means where they are clearly faster so.
+    `wanted` is float32, bfloat16, or auto, which means where long texts take less time so. Having
+    the instructions is not enough: Intel's AVX512-BF16 takes twice as long as float32, unlike AMX
+    and AMD's. That is told by names and not by a clock, so that the same machine always does the
+    same.
     """
     import torch
 
     if wanted != "auto":
         return wanted == "bfloat16"
-    if not computes_bfloat16(device):
-        return False
-    return torch.device(device).type == "cuda" or speed_in_bfloat16() >= CLEARLY_FASTER
+    if torch.device(device).type == "cuda":
+        return computes_bfloat16(device)
+    able = _abilities()
+    by_intel = "intel" in str(able.get("cpu_name", "")).lower()
+    return bool(able.get("amx_bf16") or (able.get("avx512_bf16") and not by_intel))
 
 
-@cache
-def speed_in_bfloat16() -> float:
-    """How many times as fast as in float32 this processor takes a product in bfloat16.
-
-    Measured once in a process, since having the instructions says little: some processors take
-    twice as long with them.
-    """
+def _abilities() -> dict[str, Any]:
+    """What the processor can do, by torch's names."""
     import torch
 
-    rows = torch.ones(PRODUCT[0], PRODUCT[1])
-    weights = torch.ones(PRODUCT[2], PRODUCT[1])
-    pairs = {
-        dtype: (rows.to(dtype), weights.to(dtype)) for dtype in (torch.float32, torch.bfloat16)
-    }
-    seconds = dict.fromkeys(pairs, float("inf"))
-    with torch.no_grad():
-        for _ in range(PRODUCTS):  # in turns, so that other work slows both
-            for dtype, given in pairs.items():
-                start = time.perf_counter()
-                torch.nn.functional.linear(*given)
-                seconds[dtype] = min(seconds[dtype], time.perf_counter() - start)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def autocast(device: Any, dtype: str) -> AbstractContextManager[Any]:

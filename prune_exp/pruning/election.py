@@ -17,7 +17,6 @@ from prune_exp.pruning.plan import Elected, PruningPlan
 HALVING = ((4, 8), (8, 3), (16, 1))
 """Blocks that a candidate is refit on, and as many that judge it, and how many candidates go on."""
 THE_VOTE = "the vote"
-THE_JURY = "the jury"
 
 Judge = Callable[[PruningPlan, int], torch.Tensor]
 """A plan and a number of blocks to its loss on each block that judges [blocks], in nats a token."""

@@ -1,8 +1,8 @@
 """What is contested among the votes is settled layer by layer, by what it costs to take it out.
 
-The cost is exact: the error of the layer once the weights that stay are solved again (Optimal Brain
-Surgeon: Hassibi and Stork 1993; for many weights at once: Kurtic et al. 2022, arXiv:2203.07259).
-Sets of channels are compared by errors on text that their weights were not solved on.
+The cost is exact: how much more the layer is wrong once the weights that stay are solved again
+(Optimal Brain Surgeon: Hassibi and Stork 1993; for structures: arXiv:2203.07259). Sets of channels
+are compared by errors on text that neither their weights nor they themselves were found on.
 """
 
 from collections.abc import Mapping
@@ -17,20 +17,23 @@ from prune_exp.model.architectures import weight_matrix
 from prune_exp.pruning.consensus import as_masks
 from prune_exp.pruning.least_squares import LeastSquares
 from prune_exp.pruning.plan import PruningPlan, Settled
-from prune_exp.pruning.refit import RefitSettings, pair_kept_layers, refit_layer, sum_channels
-from prune_exp.pruning.rehearsal import RehearsalText, start_rehearsal
+from prune_exp.pruning.refit import (
+    RefitSettings,
+    StatesAt,
+    pair_kept_layers,
+    refit_layer,
+    sum_channels,
+)
+from prune_exp.pruning.rehearsal import start_rehearsal
 
 BY_COST = "removal cost"
-AT_ONCE = 8
-"""Channels that are taken out before the costs of the others are looked at again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerEvidence:
     """What two halves of a text say of a layer's MLP, all channels of it."""
 
-    first: LeastSquares
-    second: LeastSquares
+    halves: tuple[LeastSquares, LeastSquares]
     weights: torch.Tensor
     """What reads the channels, as it is in the dense model [hidden, width]."""
     damping: float
@@ -41,28 +44,27 @@ def convene_jury(
     model: Any,
     plan: PruningPlan,
     sets: Mapping[str, Mapping[int, tuple[int, ...]]],
-    text: RehearsalText,
+    ids: torch.Tensor,
+    states_at: StatesAt | None,
     how: RefitSettings,
 ) -> tuple[dict[int, tuple[int, ...]], tuple[Settled, ...]]:
     """The channels that go in each layer that stays, and how that was settled.
 
     `sets` are the channels by layer that those would take out who stand for election, the vote
-    first. Layers are refit in turn, so that each is judged on what it will have to live with. Only
-    `text.fit` is read, which needs two blocks.
+    first. Layers are refit in turn, so that each is judged by the stream that it will have to live
+    with; where heads go as well, its channels are still those of all heads. `ids` [blocks, tokens]
+    are two blocks at least; `states_at` is the dense model's stream on them, None where it has to
+    be computed.
     """
-    run = start_rehearsal(model, plan, text, how)
-    half = len(text.fit) // 2
+    run = start_rehearsal(model, plan, ids, states_at, how)
     channels = dict(plan.channels)
     found = []
     for index, following in tqdm(pair_kept_layers(plan, len(run.layers)), "jury", unit="layer"):
         layer = replace(run.layers[index], module=deepcopy(run.layers[index].module))
-        first, second = (
-            sum_channels(run, layer, index, following, blocks).to_cpu()
-            for blocks in (slice(0, half), slice(half, None))
-        )
+        halves = (slice(0, len(ids) // 2), slice(len(ids) // 2, None))
+        first, second = (sum_channels(run, layer, index, following, half) for half in halves)
         evidence = LayerEvidence(
-            first=first,
-            second=second,
+            halves=(first.to_cpu(), second.to_cpu()),
             weights=weight_matrix(layer.mlp_out).cpu(),
             damping=how.damping,
         )
@@ -80,69 +82,79 @@ def settle_layer(
 ) -> tuple[torch.Tensor, Settled]:
     """Which channels of a layer go [width], and how that was settled.
 
-    `sets` are masks [width] of equally many channels, the vote's first. Beside them stands what is
-    left of the contested channels when those that cost least go one after another. The error on
-    the other half decides, so that no set of `sets` would have done better by it; of equal ones the
-    first is taken.
+    `sets` are masks [width] of equally many channels, the vote's first. Beside them stand those of
+    the contested channels that cost least, taken out one after another. Who has the least error on
+    the halves that were left out wins, the first of equal ones.
     """
     stacked = torch.stack([*sets.values()])
     agreed = stacked.all(0)
     contested = stacked.any(0) & ~agreed
     vote = stacked[0]
-    by_cost = remove_cheapest(evidence, agreed, contested, count=int(vote.sum()))
-    stands = {**sets, BY_COST: by_cost}
-    errors = {name: cross_fitted_error(evidence, gone) for name, gone in stands.items()}
-    best = min(errors, key=errors.__getitem__)
+    best, gone = next(iter(sets)), vote
+    if contested.any():
+        errors = {name: cross_fitted_error(evidence, own, own) for name, own in sets.items()}
+        how = (agreed, contested, int(vote.sum()), evidence.weights, evidence.damping)
+        first, second = evidence.halves
+        by_half = [remove_cheapest(half, *how) for half in (first, second)]
+        errors[BY_COST] = cross_fitted_error(evidence, *by_half)
+        best = min(errors, key=errors.__getitem__)
+        gone = sets[best] if best in sets else remove_cheapest(first.joined(second), *how)
     settled = Settled(
         layer=index,
         agreed=int(agreed.sum()),
         contested=int(contested.sum()),
-        changed=int((stands[best] & ~vote).sum()),
+        changed=int((gone & ~vote).sum()),
         by=best,
     )
-    return stands[best], settled
+    return gone, settled
 
 
 def remove_cheapest(
-    evidence: LayerEvidence, agreed: torch.Tensor, contested: torch.Tensor, *, count: int
+    fit: LeastSquares,
+    agreed: torch.Tensor,
+    contested: torch.Tensor,
+    count: int,
+    weights: torch.Tensor,
+    damping: float,
 ) -> torch.Tensor:
     """A mask [width] of `count` channels: those agreed on, and the contested ones that cost least.
 
-    A few go at a time; then the weights that are left are solved again, and the costs with them.
+    They go one at a time; then the weights that are left are solved again, and the costs with them.
+    `weights` [m, width] are the dense model's, near which solutions are kept.
     """
-    both = evidence.first.joined(evidence.second)
     kept = (~agreed).nonzero()[:, 0]
-    inverse, weights = _solve(both.narrow(kept), evidence, kept)
+    system, right, ridge = fit.narrow(kept).damped(weights[:, kept], damping)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
+    at = contested[kept]
+    places = kept[at]
+    solved = (right @ inverse)[:, at]
+    # a channel that is gone is not held to its dense weights any more
+    held = ridge * weights[:, places].double().square().sum(0)
+    inverse = inverse[at][:, at]
     gone = agreed.clone()
-    while int(gone.sum()) < count:
-        costs = weights.square().sum(0) / inverse.diagonal()
-        costs[~contested[kept]] = torch.inf
-        some = costs.argsort(stable=True)[: min(AT_ONCE, count - int(gone.sum()))]
-        gone[kept[some]] = True
-        rest = (~torch.isin(torch.arange(len(kept)), some)).nonzero()[:, 0]
-        share = torch.linalg.solve(inverse[some][:, some], inverse[some][:, rest])
-        weights = weights[:, rest] - weights[:, some] @ share
-        inverse = inverse[rest][:, rest] - inverse[rest][:, some] @ share
-        kept = kept[rest]
+    for _ in range(count - int(agreed.sum())):
+        costs = solved.square().sum(0) / inverse.diagonal() - held
+        costs[gone[places]] = torch.inf
+        one = int(costs.argmin())
+        gone[places[one]] = True
+        share = inverse[one] / inverse[one, one]
+        solved -= solved[:, one, None] * share
+        inverse -= inverse[:, one, None] * share
+        inverse[one, one] = 1.0  # no division by 0; it is not asked again
     return gone
 
 
-def _solve(
-    fit: LeastSquares, evidence: LayerEvidence, kept: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The inverse of the damped system [kept, kept], and the weights that solve it [m, kept]."""
-    system, right = fit.damped(evidence.weights[:, kept], evidence.damping)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(system))
-    return inverse, right @ inverse
+def cross_fitted_error(evidence: LayerEvidence, first: torch.Tensor, second: torch.Tensor) -> float:
+    """Squared error where each half judges what the other has taught.
 
-
-def cross_fitted_error(evidence: LayerEvidence, gone: torch.Tensor) -> float:
-    """Squared error without the channels `gone` [width]; each half judges the other's weights.
-
-    Less what no channels at all would lose, which is the same for every set.
+    `first` and `second` are the channels [width] that go by the first and by the second half. Less
+    what no channels at all would lose, which is the same for every set.
     """
-    kept = (~gone).nonzero()[:, 0]
-    prior = evidence.weights[:, kept]
-    halves = [evidence.first.narrow(kept), evidence.second.narrow(kept)]
-    solved = [half.solve(prior, evidence.damping) for half in halves]
-    return sum(half.error_of(other) for half, other in zip(halves, reversed(solved), strict=True))
+    total = 0.0
+    for gone, half, other in zip(
+        (first, second), evidence.halves, evidence.halves[::-1], strict=True
+    ):
+        kept = (~gone).nonzero()[:, 0]
+        solved = half.narrow(kept).solve(evidence.weights[:, kept], evidence.damping)
+        total += other.narrow(kept).error_of(solved)
+    return total

@@ -55,17 +55,19 @@ class LeastSquares:
 
         It minimizes |x W^T - y|^2 + damping * mean(diag(x^T x)) * |W - prior|^2.
         """
-        system, right = self.damped(prior, damping)
+        system, right, _ = self.damped(prior, damping)
         factor = torch.linalg.cholesky(system)
         return torch.cholesky_solve(right.T, factor).T.to(prior.dtype).contiguous()
 
-    def damped(self, prior: torch.Tensor, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """The system [n, n] and the right side [m, n] that `solve` solves."""
+    def damped(
+        self, prior: torch.Tensor, damping: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The system [n, n] and the right side [m, n] that `solve` solves, and the ridge []."""
         system, cross = self.sums()
         ridge = damping * system.diagonal().mean().clamp_min(1e-12)
         damped = system.clone()
         damped.diagonal().add_(ridge)
-        return damped, cross + ridge * prior.double()
+        return damped, cross + ridge * prior.double(), ridge
 
 
 def _from_sums(system: torch.Tensor, cross: torch.Tensor) -> LeastSquares:

@@ -12,6 +12,7 @@ UNIT_NAMES = {
     "vocab": "tokens",
 }
 """Kinds of unit in words."""
+THE_JURY = "the jury"
 FEWEST_OF_SCRIPT = 100
 """Tokens from which on a vocabulary knows a script."""
 MOST_SCRIPTS = 12
@@ -77,7 +78,7 @@ class Elected:
     """A way to decide on channels that stood for election."""
 
     name: str
-    """Who decides: `the vote`, `wanda alone`, `3 of 4 agree`."""
+    """Who decides: `the vote`, `wanda alone`, `3 of 4 agree`, `the jury`."""
     blocks: int
     """Blocks that judged it last; the more, the longer it was in the race."""
     loss_nats: float
@@ -97,7 +98,8 @@ class Settled:
     changed: int
     """Channels that go and that the vote would have kept."""
     by: str
-    """Whose set lost least: `removal cost`, or the name of one who stands for election."""
+    """Who was least wrong: `removal cost`, or the name of one who stands for election; the vote
+    where nothing is contested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +137,11 @@ class PruningPlan:
     scripts: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Tokens of each script in the dense vocabulary, and how many of them stay; empty where no
     token goes."""
+
+    @property
+    def decided_by_jury(self) -> bool:
+        """Whether the jury's channels go."""
+        return any(one.chosen and one.name == THE_JURY for one in self.elected)
 
     @property
     def lost_scripts(self) -> list[str]:

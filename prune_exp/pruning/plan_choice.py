@@ -9,11 +9,11 @@ import torch
 
 from prune_exp.pruning.calibration import Calibration
 from prune_exp.pruning.consensus import Ballot, as_masks, vote_on_channels
-from prune_exp.pruning.election import THE_JURY, Candidate, hold_election, list_candidates
+from prune_exp.pruning.election import Candidate, hold_election, list_candidates
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.jury import convene_jury
-from prune_exp.pruning.plan import PruningPlan, Rehearsed
-from prune_exp.pruning.refit import refit_settings
+from prune_exp.pruning.plan import THE_JURY, PruningPlan, Rehearsed
+from prune_exp.pruning.refit import StatesAt, refit_settings
 from prune_exp.pruning.rehearsal import (
     BLOCKS,
     RehearsalText,
@@ -103,14 +103,15 @@ def choose_elected(
         return rehearse_plan(model, one, text_of(min(blocks, most)), how)
 
     candidates = list_candidates(plan, scores, ballot)
-    read = text_for.plan(plan, unread)
-    if len(candidates) == 1 or len(read.fit) < JURY_BLOCKS:
+    if len(candidates) == 1 or unread < JURY_BLOCKS:
         return hold_election(candidates, judge)
     sets = {one.name: one.plan.channels for one in candidates}
-    channels, settled = convene_jury(model, plan, sets, read, how)
+    channels, settled = convene_jury(model, plan, sets, *text_for.read(plan, unread), how)
     if channels not in sets.values():
+        # how deep ballots would have had to be says nothing of what the jury decided
+        own = replace(ballot, kind="fixed")
         gone = as_masks(channels, inputs.shape.width)
-        juried = vote_on_channels(plan, scores, ballot, given=gone)
+        juried = vote_on_channels(plan, scores, own, given=gone)
         candidates.append(Candidate(name=THE_JURY, plan=juried))
     return replace(hold_election(candidates, judge), jury=settled)
 
@@ -136,9 +137,7 @@ class TextChoice:
             return plain_text(
                 ids, lambda index: self.calibration.states_at(index, blocks=stop)[start:]
             )
-        tokenizer, kept = trim_tokenizer(
-            self.inputs.tokenizer, plan.tokens, self.inputs.shape.vocab
-        )
+        tokenizer, kept = self._trim(plan)
         return respelled_text(
             retokenize(self.inputs.corpus, self.request.data, tokenizer)[start : start + half],
             ids[half:],
@@ -146,6 +145,21 @@ class TextChoice:
             kept,
             room=getattr(self.model.config, "max_position_embeddings", None),
         )
+
+    def read(self, plan: PruningPlan, blocks: int) -> tuple[torch.Tensor, StatesAt | None]:
+        """The first blocks, spelled as the plan's vocabulary spells them, in the dense model's ids.
+
+        With the dense model's stream on them, where it is known.
+        """
+        if not plan.tokens:
+            first = self.inputs.corpus.calibration.ids[:blocks]
+            return first, partial(self.calibration.states_at, blocks=blocks)
+        tokenizer, kept = self._trim(plan)
+        ids = retokenize(self.inputs.corpus, self.request.data, tokenizer)[:blocks]
+        return torch.tensor(kept)[ids], None
+
+    def _trim(self, plan: PruningPlan) -> tuple[Any, Sequence[int]]:
+        return trim_tokenizer(self.inputs.tokenizer, plan.tokens, self.inputs.shape.vocab)
 
 
 @dataclass(kw_only=True)

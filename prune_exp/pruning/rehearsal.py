@@ -139,7 +139,7 @@ def rehearse_plan(
 
     In nats per token of the dense model's; `model` is that one.
     """
-    run = start_rehearsal(model, plan, text, how)
+    run = start_rehearsal(model, plan, text.fit, text.states_at, how)
     judging = LayerStream(model, text.judged)
     judged = judging.hidden
     for index, following in pair_kept_layers(plan, len(run.layers)):
@@ -152,29 +152,37 @@ def rehearse_plan(
 
 
 def start_rehearsal(
-    model: Any, plan: PruningPlan, text: RehearsalText, how: RefitSettings
+    model: Any,
+    plan: PruningPlan,
+    ids: torch.Tensor,
+    states_at: StatesAt | None,
+    how: RefitSettings,
 ) -> RefitRun:
-    """A refit of a plan on the text's blocks, before the first layer that stays."""
+    """A refit of a plan on blocks of text, before the first layer that stays.
+
+    `ids` [blocks, tokens] are the dense model's, `states_at` its stream on them; None where that
+    has to be computed.
+    """
     layers = layers_of(model)
-    calls = LayerStream(model, text.fit)
+    calls = LayerStream(model, ids)
     first, _ = pair_kept_layers(plan, len(layers))[0]
     return RefitRun(
         layers=layers,
         plan=plan,
         calls=calls,
         how=replace(how, bfloat16=False),
-        dense=_stream_before(text, layers, calls, first),
+        dense=_stream_before(states_at, layers, calls, first),
         pruned=calls.hidden,
-        dense_states_at=text.states_at,
+        dense_states_at=states_at,
     )
 
 
 def _stream_before(
-    text: RehearsalText, layers: Sequence[DecoderLayer], calls: LayerStream, first: int
+    states_at: StatesAt | None, layers: Sequence[DecoderLayer], calls: LayerStream, first: int
 ) -> torch.Tensor:
     """The dense model's stream on what is refit on before a layer [blocks, tokens, hidden]."""
-    if text.states_at is not None:
-        return text.states_at(first).to(calls.hidden.device)
+    if states_at is not None:
+        return states_at(first).to(calls.hidden.device)
     stream = calls.hidden
     for index in range(first):
         stream = calls.run(layers[index], index, stream)

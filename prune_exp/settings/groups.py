@@ -123,8 +123,8 @@ class PruningSettings:
     out."""
     refit_dtype: str = "auto"
     """Precision of the forward passes that the refit needs: float32, bfloat16, or auto, which is
-    bfloat16 where the processor is clearly faster in it. Calibration and least squares stay in
-    float32 and float64."""
+    bfloat16 where the processor is faster in it. What voters read stays in float32, least squares
+    in float32 and float64."""
     masks: int = 32
     """Random masks that `stochastic` tries."""
     elite: int = 5
@@ -172,7 +172,7 @@ class RecoverySettings:
     all weights."""
     dtype: str = "auto"
     """Type of the matrix products in training: float32, bfloat16, or auto, which is bfloat16 where
-    the processor is clearly faster in it; elsewhere it may be several times slower. Weights stay
+    the processor is faster in it; elsewhere it may be several times slower. Weights stay
     in fp32."""
     generated_blocks: int = 64
     """Blocks that the dense model writes, each from the first tokens of a training block."""

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from prune_exp.machine.cache import cached_folder, digest_of
-from prune_exp.machine.device import bfloat16_on
+from prune_exp.machine.device import computes_bfloat16
 from prune_exp.model.loading import load_model
 from prune_exp.model.sources import ModelSource
 
@@ -32,9 +32,9 @@ def generate_blocks(
 
     Every block begins with one of `prompts` [blocks, prompt tokens]. Each batch of blocks has
     chance of its own and is kept as soon as it is written: an interrupted generation goes on, and
-    ends with the text that it would have had. In bfloat16 where the device is faster in it.
+    ends with the text that it would have had. In bfloat16 where the device computes in it.
     """
-    bfloat16 = bfloat16_on(device)
+    bfloat16 = computes_bfloat16(device)
     parts = []
     facts = (source.digest, prompts.tolist(), tokens, temperature, seed, bfloat16, device)
     folder = cache_dir / "generated" / digest_of(VERSION, *facts)

@@ -1,15 +1,16 @@
 """Devices are called by their names, and refused by them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from prune_exp.machine import device
 from prune_exp.machine.device import (
     bfloat16_on,
     cache_key,
     choose_device,
+    computes_bfloat16,
     describe_device,
     wait_for_device,
 )
@@ -32,21 +33,29 @@ def test_a_device_is_what_it_is_called() -> None:
 
 
 @pytest.mark.parametrize(
-    ("able", "speed", "reduced"), [(True, 1.6, True), (True, 0.55, False), (False, 1.6, False)]
+    ("able", "computes", "faster"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, True, False),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True, True),
+        ({"cpu_name": "AMD EPYC 9B14", "avx512_bf16": True}, True, True),
+        ({"cpu_name": "AMD EPYC 7B13"}, False, False),
+        ({}, False, False),
+    ],
 )
-def test_auto_is_what_is_clearly_faster(
-    able: bool, speed: float, reduced: bool, monkeypatch: pytest.MonkeyPatch
+def test_auto_is_bfloat16_where_it_is_faster(
+    able: dict[str, Any], computes: bool, faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "computes_bfloat16", lambda _: able)
-    monkeypatch.setattr(device, "speed_in_bfloat16", lambda: speed)
-    assert bfloat16_on("cpu") is reduced
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert computes_bfloat16("cpu") is computes
+    assert bfloat16_on("cpu") is faster
     assert bfloat16_on("cpu", "bfloat16")
 
 
-def test_the_faster_type_is_measured() -> None:
-    ratio = device.speed_in_bfloat16()
-    assert 0 < ratio < 100
-    assert device.speed_in_bfloat16() == ratio, "once in a process"
+def test_a_gpu_is_not_judged_by_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    for able in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able, **_: able)
+        assert bfloat16_on("cuda") is computes_bfloat16("cuda") is able
 
 
 def test_other_devices_are_refused() -> None:

@@ -34,7 +34,7 @@ OURS: dict[str, Ours] = {
     "consensus": Ours(overrides=("pruning=consensus",), note="five voters, refit"),
     "elected": Ours(
         overrides=("pruning=consensus", "pruning.elect=true"),
-        note="voters alone stand for election, refit",
+        note="voters, levels of agreement and a jury stand for election, refit",
     ),
     "elected-sabotaged": Ours(
         overrides=(

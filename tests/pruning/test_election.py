@@ -148,7 +148,7 @@ def test_a_trial_holds_an_election_and_keeps_its_record(
     assert all(one.agreed <= len(plan.channels[one.layer]) for one in plan.jury)
     report = next((tmp_path / "mlruns").rglob("report.md")).read_text(encoding="utf-8")
     assert "| the vote |" in report
-    assert "The jury settled these layer by layer" in report
+    assert "A jury settles these layer by layer" in report
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prune_exp.pruning.plan import Rehearsed
+from prune_exp.pruning.plan import Elected, Rehearsed, Settled
 from prune_exp.reporting.document.content import compose_document
 from prune_exp.reporting.document.elements import Cards, Paragraph
 from prune_exp.reporting.document.note import sweep_note
@@ -133,6 +133,26 @@ def test_rehearsed_plans_are_told_best_first() -> None:
     assert told.index("| none | 1,300 | 900 | 3.2500 |") < told.index(
         "| 1 | 1,200 | none | 3.5000 |"
     )
+
+
+def test_what_a_jury_settled_is_told_with_what_came_of_it() -> None:
+    jury = (
+        Settled(layer=0, agreed=1, contested=4, changed=1, by="removal cost"),
+        Settled(layer=2, agreed=2, contested=0, changed=0, by="the vote"),
+        Settled(layer=3, agreed=0, contested=6, changed=2, by="a alone"),
+        Settled(layer=4, agreed=0, contested=3, changed=1, by="a alone"),
+    )
+    for name in ("the vote", "the jury"):
+        elected = (Elected(name=name, blocks=16, loss_nats=3.0, chosen=True),)
+        plan = made_up.plan(jury=jury, elected=elected)
+        found = findings(plan=plan)
+        told = section(found, "What was removed")
+        assert "agree on 3 of them; 13 channels are contested" in told
+        assert "by the number of layers: a alone in 2, removal cost in 1." in told
+        by_jury = name == "the jury"
+        end = "is carried out." if by_jury else "is not carried out."
+        assert f"differs from the vote's in 4 channels and {end}" in told
+        assert ("MLP channels: the jury decided" in section(found, "Who voted for what")) is by_jury
 
 
 def test_ballots_and_voters_of_one_opinion_are_told() -> None:

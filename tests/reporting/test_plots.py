@@ -22,7 +22,7 @@ from prune_exp.reporting.plots.pareto import (
 )
 from prune_exp.reporting.plots.roofline import draw_roofline
 from prune_exp.reporting.plots.style import new_figure
-from prune_exp.reporting.plots.votes import nominations_by_layer
+from prune_exp.reporting.plots.votes import group_contested, nominations_by_layer
 from prune_exp.tracking.metrics import metric_keys
 from prune_exp.tracking.read import TrackedTrial
 from support import made_up_runs as made_up
@@ -158,6 +158,20 @@ def test_a_jury_is_drawn_layer_by_layer(tmp_path: Path) -> None:
         heights.append(next((tmp_path / name).rglob("votes.png")))
     without, with_jury = (Image.open(path).height for path in heights)
     assert without < with_jury
+
+
+def test_who_won_most_often_comes_first_and_the_rest_share_a_colour() -> None:
+    names = ["b", "a", "a", *"cdefgh", "nothing"]
+    jury = tuple(
+        Settled(layer=layer, agreed=3, contested=0 if name == "nothing" else 2, changed=0, by=name)
+        for layer, name in enumerate(names)
+    )
+    found = group_contested(made_up.plan(jury=jury))
+    assert [label for label, _, _ in found[:2]] == ["contested; a won", "contested; b won"]
+    assert found[-1][0] == "contested; others won"
+    assert [one.by for one in found[-1][1]] == ["h"]
+    assert len({colour for _, _, colour in found}) == len(found)
+    assert sorted(one.layer for _, rows, _ in found for one in rows) == [*range(9)]
 
 
 def test_votes_stand_at_the_layers_that_stay() -> None:

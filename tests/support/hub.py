@@ -95,7 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(commit | {"success": True, "hookOutput": ""})
 
     def _note_token(self) -> None:
-        self.served.tokens.add(self.headers.get("authorization", ""))
+        """Of the hub's own client; others may still look for what had this port before."""
+        if "hf_hub" in self.headers.get("user-agent", ""):
+            self.served.tokens.add(self.headers.get("authorization", ""))
 
     def _body(self) -> bytes:
         if self.headers.get("transfer-encoding") == "chunked":

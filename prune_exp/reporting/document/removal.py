@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from prune_exp.pruning.plan import UNIT_NAMES, PruningPlan, Votes, describe_lost_scripts
+from prune_exp.pruning.plan import UNIT_NAMES, PruningPlan, describe_lost_scripts
 from prune_exp.reporting.document.elements import Bullets, Element, Paragraph, Table
 from prune_exp.reporting.document.findings import Findings
 from prune_exp.reporting.document.sections import show_picture
@@ -105,21 +105,23 @@ def _list_elected(plan: PruningPlan | None) -> list[Element]:
 
 
 def _tell_jury(plan: PruningPlan) -> list[Element]:
-    """What was agreed on, what contested, and whose channels were cheapest to take out."""
+    """What was agreed on, what contested, and whose channels left the layers least wrong."""
     if not plan.jury:
         return []
+    gone = sum(map(len, plan.channels.values()))
     agreed, contested, changed = (
         sum(getattr(one, name) for one in plan.jury) for name in ("agreed", "contested", "changed")
     )
-    gone = sum(map(len, plan.channels.values()))
-    winners = Counter(one.by for one in plan.jury).most_common()
-    by = ", ".join(f"{who} in {count}" for who, count in winners)
+    winners = Counter(one.by for one in plan.jury if one.contested).most_common()
+    by = ", ".join(f"{who} in {count}" for who, count in winners) or "nobody"
+    outcome = "is carried out" if plan.decided_by_jury else "is not carried out"
     said = (
-        f"Of {gone:,} channels that go, all who stand for election take out {agreed:,}; on"
-        f" {contested:,} they do not agree. The jury settled these layer by layer, by the error of"
-        " each one's channels on text that the weights were not solved on, and of those that are"
-        f" cheapest to take out one after another. It changed {changed:,} channels of the vote's."
-        f" Least was lost by {by} of {len(plan.jury)} layers."
+        f"{gone:,} channels go. All who stand for election agree on {agreed:,} of them;"
+        f" {contested:,} channels are contested: some would take them out, others would keep them."
+        " A jury settles these layer by layer. It compares everybody's channels, and those that"
+        " cost least to take out, by how wrong the layer becomes on text that its weights were not"
+        f" solved on. Least wrong, by the number of layers: {by}. The jury's plan differs from the"
+        f" vote's in {changed:,} channels and {outcome}."
     )
     return [Paragraph(said)]
 
@@ -143,9 +145,7 @@ def describe_votes(found: Findings, drawn: dict[str, str]) -> list[Element]:
     if plan is None or not plan.agreement:
         return [Paragraph("No voters ranked units here."), show_picture(drawn, "votes.png")]
     needed = f"Vote threshold {plan.vote_threshold:g}, ballot {plan.ballot}."
-    lines = [
-        _describe_depth(kind, plan.votes[kind], plan.ballot) for kind in KINDS if kind in plan.votes
-    ]
+    lines = [_describe_depth(kind, plan) for kind in KINDS if kind in plan.votes]
     at_least = float(found.params.get("pruning.redundancy", REDUNDANT))
     lines += [line for kind in plan.agreement for line in _redundant_voters(kind, plan, at_least)]
     return [
@@ -155,13 +155,19 @@ def describe_votes(found: Findings, drawn: dict[str, str]) -> list[Element]:
     ]
 
 
-def _describe_depth(kind: str, votes: Votes, ballot: str) -> str:
+def _describe_depth(kind: str, plan: PruningPlan) -> str:
+    votes = plan.votes[kind]
     low = 100 * min(votes.depth)
     high = 100 * max(votes.depth)
     depth = f"{low:.0f} %" if round(low) == round(high) else f"{low:.0f} to {high:.0f} %"
     voters = ", ".join(sorted(votes.nominated))
-    said = "had to nominate" if ballot == "adaptive" else "nominated"
-    after = " until enough of them were agreed on" if ballot == "adaptive" else ""
+    if kind == "mlp" and plan.decided_by_jury:
+        return (
+            f"{KINDS[kind]}: the jury decided; the ballots of {voters} below hold the {depth} of"
+            " the units that each ranks lowest."
+        )
+    said = "had to nominate" if plan.ballot == "adaptive" else "nominated"
+    after = " until enough of them were agreed on" if plan.ballot == "adaptive" else ""
     return f"{KINDS[kind]}: {voters} {said} {depth} of the units{after}."
 
 

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from prune_exp.pruning.plan import UNIT_NAMES, PruningPlan
+from prune_exp.pruning.plan import UNIT_NAMES, PruningPlan, Settled
 from prune_exp.reporting.plots.style import (
     CHOSEN,
     DENSE,
@@ -25,8 +25,8 @@ LEAST_INCHES = 2.6
 MOST_INCHES = 14.0
 MOST_TICKS = 40
 MOST_CELLS_WITH_FIGURES = 12
-CONTESTED = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#222222")
-"""Of those whose channels lost least; few layers have more of them."""
+CONTESTED = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
+"""Of those who won most often."""
 
 
 def draw_votes(plan: PruningPlan, layers: int, path: Path) -> None:
@@ -140,21 +140,20 @@ def _draw_agreement(part: Any, kinds: list[str], plan: PruningPlan, layers: int)
 
 
 def _draw_jury(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> None:
-    """What everyone takes out of a layer and what is contested, with whose set lost least."""
+    """What everyone takes out of a layer and what is contested there, with who won."""
     del kinds
     part.suptitle("MLP channels on which all agree, and those that were contested", fontsize=11)
     axis = part.subplots()
     places = [one.layer for one in plan.jury]
     agreed = [one.agreed for one in plan.jury]
     axis.bar(places, agreed, color=DENSE, label="all take them out")
-    for name, colour in _colour_winners(plan).items():
-        rows = [one for one in plan.jury if one.by == name]
+    for label, rows, colour in group_contested(plan):
         axis.bar(
             [one.layer for one in rows],
             [one.contested for one in rows],
             bottom=[one.agreed for one in rows],
             color=colour,
-            label=f"contested; {name} won",
+            label=label,
         )
     axis.set_xlim(-0.6, layers - 0.4)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -164,10 +163,20 @@ def _draw_jury(part: Any, kinds: list[str], plan: PruningPlan, layers: int) -> N
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
 
 
-def _colour_winners(plan: PruningPlan) -> dict[str, str]:
-    """A colour for each of those whose set lost least somewhere, the most frequent first."""
-    names = [name for name, _ in Counter(one.by for one in plan.jury).most_common()]
-    return {name: CONTESTED[place % len(CONTESTED)] for place, name in enumerate(names)}
+def group_contested(plan: PruningPlan) -> list[tuple[str, list[Settled], str]]:
+    """Layers in which something is contested by who won there, each with a label and a colour.
+
+    Those who won most often come first; beyond the number of colours they share a grey.
+    """
+    rows = [one for one in plan.jury if one.contested]
+    names = [name for name, _ in Counter(one.by for one in rows).most_common()]
+    named = names[: len(CONTESTED)]
+    groups = [
+        (f"contested; {name} won", [one for one in rows if one.by == name], colour)
+        for name, colour in zip(named, CONTESTED, strict=False)
+    ]
+    others = [one for one in rows if one.by not in named]
+    return [*groups, *([("contested; others won", others, PALE)] if others else [])]
 
 
 def _write_values(axis: Any, rows: list[list[float]]) -> None:
