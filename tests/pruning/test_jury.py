@@ -97,7 +97,7 @@ def test_of_two_channels_that_say_the_same_one_goes() -> None:
     parts = halves()
     for x, y in parts:
         x[:, 6] = 2 * x[:, 1]
-        y += 20 * x[:, 1:4].sum(1, keepdim=True)
+        y += 100 * x[:, 1, None] + 20 * x[:, 2:4].sum(1, keepdim=True)
     evidence = evidence_of(parts)
     assert cheapest(evidence, set(), {1, 2, 3, 6}, 1) <= {1, 6}
     assert len(cheapest(evidence, set(), {1, 2, 3, 6}, 2) & {1, 6}) == 1, "the other is needed now"
