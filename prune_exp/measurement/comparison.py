@@ -1,6 +1,6 @@
 """From samples of both models to what is said of their speed and memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from prune_exp.measurement.footprint import MIB, Footprint
@@ -86,11 +86,8 @@ def _read_footprint(memory: dict[str, Any]) -> Footprint:
 
 
 def _machine_of(measured: Measured) -> Machine:
-    names = (
-        *("read_bandwidth_gb_per_s", "copy_bandwidth_gb_per_s", "peak_gflop_per_s"),
-        "last_level_cache_mib",
-    )
-    return Machine(**{name: measured.roof[name] for name in names}, **measured.load)
+    found = measured.roof | measured.load
+    return Machine(**{one.name: found[one.name] for one in fields(Machine)})
 
 
 def _values_of(pairs: list[Pair], side: str, field: str) -> list[float]:

@@ -57,9 +57,12 @@ def convene_jury(
     be computed.
     """
     run = start_rehearsal(model, plan, ids, states_at, how)
+    width = run.layers[0].width
+    masks = {name: as_masks(own, width) for name, own in sets.items()}
     channels = dict(plan.channels)
     found = []
-    for index, following in tqdm(pair_kept_layers(plan, len(run.layers)), "jury", unit="layer"):
+    order = tqdm(pair_kept_layers(plan, len(run.layers)), "jury", unit="layer")
+    for row, (index, following) in enumerate(order):
         layer = replace(run.layers[index], module=deepcopy(run.layers[index].module))
         halves = (slice(0, len(ids) // 2), slice(len(ids) // 2, None))
         first, second = (sum_channels(run, layer, index, following, half) for half in halves)
@@ -68,8 +71,7 @@ def convene_jury(
             weights=weight_matrix(layer.mlp_out).cpu(),
             damping=how.damping,
         )
-        masks = {name: as_masks({0: own[index]}, layer.width)[0] for name, own in sets.items()}
-        gone, settled = settle_layer(index, evidence, masks)
+        gone, settled = settle_layer(index, evidence, {name: m[row] for name, m in masks.items()})
         channels[index] = tuple(gone.nonzero()[:, 0].tolist())
         found.append(settled)
         run.plan = replace(run.plan, channels=dict(channels))
