@@ -58,7 +58,8 @@ def convene_jury(
     """
     run = start_rehearsal(model, plan, ids, states_at, how)
     width = run.layers[0].width
-    masks = {name: as_masks(own, width) for name, own in sets.items()}
+    device = run.pruned.device
+    masks = {name: as_masks(own, width).to(device) for name, own in sets.items()}
     channels = dict(plan.channels)
     found = []
     order = tqdm(pair_kept_layers(plan, len(run.layers)), "jury", unit="layer")
@@ -67,8 +68,8 @@ def convene_jury(
         halves = (slice(0, len(ids) // 2), slice(len(ids) // 2, None))
         first, second = (sum_channels(run, layer, index, following, half) for half in halves)
         evidence = LayerEvidence(
-            halves=(first.to_cpu(), second.to_cpu()),
-            weights=weight_matrix(layer.mlp_out).cpu(),
+            halves=(first, second),
+            weights=weight_matrix(layer.mlp_out),
             damping=how.damping,
         )
         gone, settled = settle_layer(index, evidence, {name: m[row] for name, m in masks.items()})

@@ -40,10 +40,6 @@ class LeastSquares:
         system, cross = self.sums()
         return _from_sums(system[kept][:, kept], cross[:, kept])
 
-    def to_cpu(self) -> "LeastSquares":
-        """The same sums on the processor."""
-        return _from_sums(*(one.cpu() for one in self.sums()))
-
     def error_of(self, weights: torch.Tensor) -> float:
         """Squared error of weights [m, n] on this text, less that of no weights at all."""
         system, cross = self.sums()

@@ -189,8 +189,8 @@ class RuntimeSettings:
     """Keys and values under `backend: transformers`: dynamic grows by every token, static has room
     for the longest request from the start."""
     compile: bool = False
-    """Compile the decoding step (torch.compile) under `backend: transformers`; needs
-    `cache: static` and a C++ compiler, and is done before the start-up time ends."""
+    """Compile the decoding step (torch.compile) under `backend: transformers`, on a GPU to one CUDA
+    graph; needs `cache: static` and a C++ compiler, and is done before the start-up time ends."""
 
 
 @dataclass(kw_only=True)

@@ -34,7 +34,7 @@ class Part:
 
 PARTS = {
     "cuda": (
-        Part("tests", 80),
+        Part("tests", 100),
         Part("prune llama-1b", 50),
         Part("serve llama-1b", 100),
         Part("recover smollm2-135m", 45),

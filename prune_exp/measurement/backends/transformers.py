@@ -101,7 +101,9 @@ class StaticCacheModel:
         if serving.compile:
             import torch
 
-            self._step = torch.compile(self._next, dynamic=False)
+            # a GPU waits for the launches of a small step's kernels; a graph launches them at once
+            mode = "reduce-overhead" if serving.device == "cuda" else None
+            self._step = torch.compile(self._next, dynamic=False, mode=mode)
             self.generate([[0]], 3, lambda: None)
 
     def generate(
@@ -116,7 +118,7 @@ class StaticCacheModel:
             found = [tokens.cpu()]  # waits for the device: a token has arrived once it is there
             arrived()
             for _ in range(new_tokens - 1):
-                tokens = self._step(tokens, cache)
+                tokens = self._step(tokens, cache).clone()  # a graph reuses its output's memory
                 found.append(tokens.cpu())
                 arrived()
         return torch.cat(found, dim=1).tolist(), cache_bytes(cache)
