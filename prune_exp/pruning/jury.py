@@ -6,7 +6,6 @@ are compared by errors on text that neither their weights nor they themselves we
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +23,7 @@ from prune_exp.pruning.refit import (
     refit_layer,
     sum_channels,
 )
-from prune_exp.pruning.rehearsal import start_rehearsal
+from prune_exp.pruning.rehearsal import copy_layer, start_rehearsal
 
 BY_COST = "removal cost"
 
@@ -64,7 +63,7 @@ def convene_jury(
     found = []
     order = tqdm(pair_kept_layers(plan, len(run.layers)), "jury", unit="layer")
     for row, (index, following) in enumerate(order):
-        layer = replace(run.layers[index], module=deepcopy(run.layers[index].module))
+        layer = copy_layer(run.layers[index])
         halves = (slice(0, len(ids) // 2), slice(len(ids) // 2, None))
         first, second = (sum_channels(run, layer, index, following, half) for half in halves)
         evidence = LayerEvidence(

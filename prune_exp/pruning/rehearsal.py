@@ -145,10 +145,15 @@ def rehearse_plan(
     for index, following in pair_kept_layers(plan, len(run.layers)):
         layer = run.layers[index]
         if plan.changes_blocks:
-            layer = replace(layer, module=deepcopy(layer.module))
+            layer = copy_layer(layer)
             refit_layer(run, layer, index, following)
         judged = judging.run(layer, index, judged)
     return _losses(model, judged, text)
+
+
+def copy_layer(layer: DecoderLayer) -> DecoderLayer:
+    """A layer that can be cut and refit while the model stays as it is."""
+    return replace(layer, module=deepcopy(layer.module))
 
 
 def start_rehearsal(

@@ -224,6 +224,6 @@ def _check_sources(settings: Settings) -> None:
         raise SettingError("the text needs a file: data=mixed, or data=file data.path=FILE")
     if data.path is not None and data.mix:
         raise SettingError(
-            f"data.path={data.path} and data.mix={','.join(data.mix)} are both given; leave one"
-            " out, as data.path=null or data.mix=[] does"
+            f"data.path={data.path} and data.mix={','.join(data.mix)} are both given; for"
+            f" that file alone type data=file data.path={data.path}, for the others data.path=null"
         )
