@@ -127,3 +127,11 @@ def test_wrong_settings_of_generated_text_are_refused(
 ) -> None:
     with pytest.raises(SettingError, match=words):
         check_settings(settings_for(tiny_folder, text_file, tmp_path, **changes))
+
+
+def test_a_file_beside_the_mix_is_told_what_to_type(tmp_path: Path) -> None:
+    done = command("data.path=mine.txt", cwd=tmp_path)
+    assert done.returncode != 0
+    (said,) = done.stderr.splitlines()
+    assert "for that file alone type data=file data.path=mine.txt" in said
+    assert [*tmp_path.iterdir()] == []
