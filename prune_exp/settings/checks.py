@@ -223,7 +223,8 @@ def _check_sources(settings: Settings) -> None:
     if data.path is None and not data.mix:
         raise SettingError("the text needs a file: data=mixed, or data=file data.path=FILE")
     if data.path is not None and data.mix:
+        alone = "data.mix=[]" if data.package else f"data=file data.path={data.path}"
         raise SettingError(
             f"data.path={data.path} and data.mix={','.join(data.mix)} are both given; for"
-            f" that file alone type data=file data.path={data.path}, for the others data.path=null"
+            f" that file alone type {alone}, for the others data.path=null"
         )

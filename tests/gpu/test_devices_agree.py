@@ -31,11 +31,11 @@ VOTERS = ["magnitude", "gradient", "wanda", "fluctuation", "obs", "similarity", 
 
 def prune_on(device: str, folder: Path, text: Path, cache: Path, **pruning: Any) -> Pruned:
     """With so much text that rounding is not magnified: five blocks say too little of a layer."""
-    settings = settings_for(folder, text, cache, calibration="documents", calibration_blocks=40)
+    blocks = {"calibration_blocks": 40, "voting_blocks": 3, "gradient_blocks": 2}
+    settings = settings_for(folder, text, cache, calibration="documents", **blocks)
     settings.device, settings.sparsity = device, 0.3
     settings.pruning.voters, settings.pruning.refit_dtype = VOTERS, "float32"
     vars(settings.pruning).update(pruning)
-    settings.data.voting_blocks, settings.data.gradient_blocks = 3, 2
     inputs = prepare_trial(settings).dense
     model = loading.load_model(folder, device=device)
     return prune_model(pruning_request(settings), inputs, model, Stopwatch(device))

@@ -135,3 +135,11 @@ def test_a_file_beside_the_mix_is_told_what_to_type(tmp_path: Path) -> None:
     (said,) = done.stderr.splitlines()
     assert "for that file alone type data=file data.path=mine.txt" in said
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_packages_file_beside_a_mix_stays_the_packages(tiny_folder: Path) -> None:
+    whole = Settings(data=DataSettings(package="some", path="wiki.utf8", mix=["a.txt:1"]))
+    whole.model.path, whole.model.name = str(tiny_folder), "tiny"
+    whole.pruning.voters = ["wanda"]
+    with pytest.raises(SettingError, match=r"that file alone type data\.mix=\[\], for the others"):
+        check_settings(whole)
