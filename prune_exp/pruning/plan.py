@@ -103,6 +103,18 @@ class Settled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reconstructed:
+    """A layer that was trained to do what removed ones after it did."""
+
+    layer: int
+    removed_after: int
+    """How many layers went after it."""
+    error_left: float
+    """Share of the error after least squares that is left, on blocks that it was not trained on; 1
+    where training did not help and nothing was changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruningPlan:
     """Which units go. Indices are those of the dense model."""
 
@@ -132,6 +144,8 @@ class PruningPlan:
     """Who stood for election on channels; empty when the vote decided alone."""
     jury: tuple[Settled, ...] = ()
     """What the jury, which stood for election too, found layer by layer."""
+    reconstructed: tuple[Reconstructed, ...] = ()
+    """Layers before removed ones, and what training them came to."""
     judged_tokens: tuple[JudgedVote, ...] = ()
     """Ways to decide on tokens, the chosen one among them; empty where nothing was judged."""
     scripts: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -185,6 +199,9 @@ class PruningPlan:
                 "judged_tokens": tuple(JudgedVote(**one) for one in data.get("judged_tokens", ())),
                 "elected": tuple(Elected(**one) for one in data.get("elected", ())),
                 "jury": tuple(Settled(**one) for one in data.get("jury", ())),
+                "reconstructed": tuple(
+                    Reconstructed(**one) for one in data.get("reconstructed", ())
+                ),
                 "rehearsed": tuple(_read_rehearsed(one) for one in data.get("rehearsed", ())),
             }
         )

@@ -88,7 +88,7 @@ def choose_elected(
         seed=request.seed,
     )
     ballot = Ballot(kind=pruning.ballot, vote_threshold=request.vote_threshold)
-    how = refit_settings(pruning, model.device)
+    how = refit_settings(pruning, model.device, request.seed)
     text_for = TextChoice(request=request, inputs=inputs, model=model, calibration=calibration)
 
     unread = max(request.data.voting_blocks, request.data.gradient_blocks)
@@ -174,7 +174,7 @@ class _Rehearsal:
         """Rehearses those that were not yet."""
         new = [plan for plan in plans if plan not in self.plans]
         model = self.texts.model
-        how = refit_settings(self.texts.request.pruning, model.device)
+        how = refit_settings(self.texts.request.pruning, model.device, self.texts.request.seed)
         texts = {plan.tokens: self.texts.plan(plan, BLOCKS) for plan in new}
         self.plans += new
         self.tried += rehearse_plans(model, new, lambda plan: texts[plan.tokens], how)

@@ -12,7 +12,7 @@ from prune_exp.pruning import surgery, weight_masks
 from prune_exp.pruning.allocation import NOTHING, allocate_budget
 from prune_exp.pruning.calibration import Calibration, ReadingSettings, calibrate_model
 from prune_exp.pruning.inputs import Inputs, PruningRequest
-from prune_exp.pruning.plan import Allocation, PruningPlan
+from prune_exp.pruning.plan import Allocation, PruningPlan, Reconstructed
 from prune_exp.pruning.plan_choice import choose_elected, choose_rehearsed
 from prune_exp.pruning.refit import refit_settings
 from prune_exp.pruning.token_statistics import count_scripts, describe_tokens
@@ -80,13 +80,16 @@ def _carry_out(
     request: PruningRequest, inputs: Inputs, model: Any, plan: PruningPlan, calibration: Calibration
 ) -> Pruned:
     tokenizer, kept, ids = _trim_vocabulary(request, inputs, plan)
+    trained: list[Reconstructed] = []
     smaller = surgery.carry_out_plan(
         model,
         plan,
         ids,
-        how=refit_settings(request.pruning, model.device),
+        how=refit_settings(request.pruning, model.device, request.seed),
         dense_states_at=None if plan.tokens else calibration.states_at,
+        note=trained.append,
     )
+    plan = replace(plan, reconstructed=tuple(trained))
     return Pruned(model=smaller, tokenizer=tokenizer, plan=plan, request=request, kept=kept)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from prune_exp.machine.device import bfloat16_on
+from prune_exp.machine.device import autocast, bfloat16_on
 from prune_exp.model.architectures import DecoderLayer, set_weight_matrix, weight_matrix
 from prune_exp.pruning.cutting import keep_channels, keep_heads
 from prune_exp.pruning.layer_stream import LayerStream, watch_modules
 from prune_exp.pruning.least_squares import LeastSquares
-from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.plan import PruningPlan, Reconstructed
+from prune_exp.pruning.reconstruction import ReconstructionSettings, train_layer
 from prune_exp.pruning.targets import (
     LayerTrace,
     Wanted,
@@ -43,14 +44,20 @@ class RefitSettings:
     """The dense stream's share of the target (`pruning.refit_towards_dense`)."""
     bfloat16: bool = False
     """Whether the streams go through the layers in bfloat16; least squares never do."""
+    reconstruction: ReconstructionSettings | None = None
+    """How the layers before removed ones are trained; None where they are not."""
 
 
-def refit_settings(pruning: PruningSettings, device: Any) -> RefitSettings:
+def refit_settings(pruning: PruningSettings, device: Any, seed: int) -> RefitSettings:
     """What the settings say, on a device."""
+    reconstruction = ReconstructionSettings(
+        epochs=pruning.reconstruct_epochs, step=pruning.reconstruct_step, seed=seed
+    )
     return RefitSettings(
         damping=pruning.refit_damping,
         towards_dense=pruning.refit_towards_dense,
         bfloat16=bfloat16_on(device, pruning.refit_dtype),
+        reconstruction=reconstruction if pruning.reconstruct_epochs else None,
     )
 
 
@@ -69,6 +76,8 @@ class RefitRun:
     """The pruned model's own, likewise."""
     dense_states_at: StatesAt | None
     """The dense stream from the cache; None where it has to be computed."""
+    reconstructed: list[Reconstructed] = field(default_factory=list)
+    """Layers that were trained so far."""
 
     def run_layer(self, layer: DecoderLayer, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """What `layer`, called as number `index`, makes of a stream [blocks, tokens, hidden]."""
@@ -115,12 +124,13 @@ def refit_layer(run: RefitRun, layer: DecoderLayer, index: int, following: int) 
     [blocks, tokens, hidden] exist for the whole text, channels for a span of it.
     """
     fit = _start_fit(run, layer, index, following, run.list_spans(layer))
-    dense = [fit.see_untouched(span, following) for span in fit.spans]
+    dense = [fit.see_untouched(span) for span in fit.spans]
     cut_layer(layer, run.plan, index)
     if run.plan.heads[index]:
         fit.refit_attention()
         fit.see_channels()
-    run.pruned = fit.refit_mlp()
+    after = fit.refit_mlp()
+    run.pruned = fit.reconstruct() if fit.ends else after
     run.dense = torch.cat(dense)
 
 
@@ -136,14 +146,14 @@ def sum_channels(
     spans = [slice(part[0], part[-1] + 1) for part in parts if part]
     fit = _start_fit(run, layer, index, following, spans)
     for span in spans:
-        fit.see_untouched(span, following, every=True)
+        fit.see_untouched(span, every=True)
     return fit.mlp
 
 
 def _start_fit(
     run: RefitRun, layer: DecoderLayer, index: int, following: int, spans: list[slice]
 ) -> "_LayerFit":
-    fit = _LayerFit(run=run, layer=layer, index=index, spans=spans)
+    fit = _LayerFit(run=run, layer=layer, index=index, following=following, spans=spans)
     if run.dense_states_at is not None and not run.plan.heads[index]:
         fit.dense_end = run.dense_states_at(following)
     return fit
@@ -156,6 +166,8 @@ class _LayerFit:
     run: RefitRun
     layer: DecoderLayer
     index: int
+    following: int
+    """The next layer that stays."""
     spans: list[slice]
     dense_end: torch.Tensor | None = None
     """The dense stream before the next layer [blocks, tokens, hidden]; None where it has to be
@@ -163,23 +175,32 @@ class _LayerFit:
     wanted: list[Wanted] = field(default_factory=list)
     """Of every span, where heads go; elsewhere a span has been counted once it was seen."""
     mlp: LeastSquares = field(default_factory=LeastSquares)
+    ends: list[torch.Tensor] = field(default_factory=list)
+    """What every span's stream should be before the next layer, where the layer is trained."""
     seen: tuple[torch.Tensor, torch.Tensor] | None = None
     """The last span's channels that stay, and what joins what the MLP makes of them."""
 
-    def see_untouched(self, span: slice, following: int, *, every: bool = False) -> torch.Tensor:
+    @property
+    def stands_in(self) -> bool:
+        """Whether the layer is to be trained to do what removed ones after it did."""
+        return self.run.how.reconstruction is not None and self.following > self.index + 1
+
+    def see_untouched(self, span: slice, *, every: bool = False) -> torch.Tensor:
         """Notes what the layer should do on a span; returns the dense stream after it.
 
         Where no heads go, attention stays as it is, and the channels that stay are known as well.
         With `every` all channels are counted, with attention as it is.
         """
         run = self.run
-        trace = run.trace(self.layer, self.index, following, run.pruned[span])
-        dense_middle, dense_end = self._follow_dense(span, following)
+        trace = run.trace(self.layer, self.index, self.following, run.pruned[span])
+        dense_middle, dense_end = self._follow_dense(span)
+        share = _dense_share(run, self.layer, self.index)
         if self.layer.family.post_norm:
-            wanted = aim_normed(trace)
+            wanted = aim_normed(trace, dense_end, share)
         else:
-            share = _dense_share(run, self.layer, self.index)
             wanted = aim_at_dense(trace, dense_middle, dense_end, share)
+        if self.stands_in and not every:
+            self.ends.append(wanted.end)
         if every:
             self._add_channels(wanted, trace.channels, trace.middle)
         elif run.plan.heads[self.index]:
@@ -189,9 +210,7 @@ class _LayerFit:
             self._add_channels(wanted, trace.channels[..., kept], trace.middle)
         return dense_end
 
-    def _follow_dense(
-        self, span: slice, following: int
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+    def _follow_dense(self, span: slice) -> tuple[torch.Tensor | None, torch.Tensor]:
         """The dense stream between attention and MLP where heads go, and before the next layer.
 
         Both [blocks, tokens, hidden], of a span of blocks.
@@ -199,7 +218,7 @@ class _LayerFit:
         run = self.run
         if self.dense_end is not None:
             return None, self.dense_end[span].to(run.pruned.device)
-        trace = run.trace(self.layer, self.index, following, run.dense[span])
+        trace = run.trace(self.layer, self.index, self.following, run.dense[span])
         return trace.middle if run.plan.heads[self.index] else None, trace.end
 
     def _add_channels(self, wanted: Wanted, channels: torch.Tensor, middle: torch.Tensor) -> None:
@@ -247,6 +266,25 @@ class _LayerFit:
             return middle + self.layer.mlp_out(channels)
         after = [run.run_layer(self.layer, self.index, run.pruned[span]) for span in self.spans]
         return torch.cat(after)
+
+    def reconstruct(self) -> torch.Tensor:
+        """Trains the layer to do what removed ones did too; returns the stream after it."""
+        run = self.run
+        assert run.how.reconstruction is not None
+        dtype = "bfloat16" if run.how.bfloat16 else "float32"
+
+        def call(block: torch.Tensor) -> torch.Tensor:
+            with autocast(block.device, dtype):
+                return run.calls.call(self.layer, self.index, block)
+
+        left = train_layer(
+            self.layer.module, call, run.pruned, torch.cat(self.ends), run.how.reconstruction
+        )
+        gone = self.following - self.index - 1
+        run.reconstructed.append(
+            Reconstructed(layer=self.index, removed_after=gone, error_left=left)
+        )
+        return run.run_layer(self.layer, self.index, run.pruned)
 
     def _solve(self, fit: LeastSquares, projection: Any) -> None:
         fitted = fit.solve(weight_matrix(projection), self.run.how.damping)

@@ -175,7 +175,7 @@ def start_rehearsal(
         layers=layers,
         plan=plan,
         calls=calls,
-        how=replace(how, bfloat16=False),
+        how=replace(how, bfloat16=False, reconstruction=None),
         dense=_stream_before(states_at, layers, calls, first),
         pruned=calls.hidden,
         dense_states_at=states_at,

@@ -3,6 +3,7 @@
 Layers are visited in order, one model in memory, or only a layer of it, changed in place.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from prune_exp.model.assembly import assemble_model, keep_tokens
 from prune_exp.model.offload import at_hand
 from prune_exp.model.shape import Heads
 from prune_exp.pruning.layer_stream import LayerStream
-from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.plan import PruningPlan, Reconstructed
 from prune_exp.pruning.refit import (
     RefitRun,
     RefitSettings,
@@ -28,7 +29,7 @@ from prune_exp.settings.groups import PruningSettings
 REFIT = RefitSettings(
     damping=PruningSettings.refit_damping, towards_dense=PruningSettings.refit_towards_dense
 )
-"""The default."""
+"""The default, but that no layer is trained to stand in for removed ones."""
 
 
 def carry_out_plan(
@@ -38,6 +39,7 @@ def carry_out_plan(
     *,
     how: RefitSettings = REFIT,
     dense_states_at: StatesAt | None = None,
+    note: Callable[[Reconstructed], None] = lambda _: None,
 ) -> Any:
     """Removes what `plan` names and returns a stock model of the new shape.
 
@@ -45,7 +47,7 @@ def carry_out_plan(
     removed units are refit; with None they only lose columns, and the result computes exactly
     what the dense model does with those units silenced. Ids are the dense model's, also where
     tokens are removed. `dense_states_at` gives the dense model's residual stream on `ids`, and so
-    saves computing it.
+    saves computing it. `note` is told of every layer that was trained.
     """
     layers = layers_of(model)
     if ids is None:
@@ -53,7 +55,8 @@ def carry_out_plan(
             with at_hand(layers[index].module):
                 cut_layer(layers[index], plan, index)
     else:
-        _refit_layers(model, plan, ids, how, dense_states_at)
+        for one in _refit_layers(model, plan, ids, how, dense_states_at):
+            note(one)
     return assemble_pruned(model, plan)
 
 
@@ -63,8 +66,8 @@ def _refit_layers(
     ids: torch.Tensor,
     how: RefitSettings,
     dense_states_at: StatesAt | None,
-) -> None:
-    """Cuts and refits every layer that stays, in place."""
+) -> list[Reconstructed]:
+    """Cuts and refits every layer that stays, in place; returns which were trained."""
     layers = layers_of(model)
     calls = LayerStream(model, ids)
     run = RefitRun(
@@ -83,6 +86,7 @@ def _refit_layers(
     for index, following in tqdm(order, "refit", unit="layer"):
         with at_hand(layers[index].module):
             refit_layer(run, layers[index], index, following)
+    return run.reconstructed
 
 
 def assemble_pruned(model: Any, plan: PruningPlan) -> Any:

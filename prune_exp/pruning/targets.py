@@ -62,13 +62,15 @@ def trace_layer(
 class Wanted:
     """What a layer should come to on a span of text [blocks, tokens, hidden].
 
-    The residual stream, or what a projection adds to it in a layer that normalizes that.
+    The residual stream; of attention and the MLP what they add, where a layer normalizes that.
     """
 
     attention: torch.Tensor
     """After attention."""
     mlp: torch.Tensor
     """After the MLP and the removed layers."""
+    end: torch.Tensor
+    """The residual stream before the next layer that stays, whatever the MLP adds."""
 
 
 def aim_at_dense(
@@ -78,16 +80,18 @@ def aim_at_dense(
     middle = trace.middle
     if dense_middle is not None:
         middle = middle.lerp(dense_middle, share)
-    return Wanted(attention=middle, mlp=trace.end.lerp(dense_end, share))
+    end = trace.end.lerp(dense_end, share)
+    return Wanted(attention=middle, mlp=end, end=end)
 
 
-def aim_normed(trace: LayerTrace) -> Wanted:
+def aim_normed(trace: LayerTrace, dense_end: torch.Tensor, share: float) -> Wanted:
     """For a layer that normalizes what it adds: what the untouched one would add.
 
-    The residual stream is no linear function of these projections, so neither the dense stream
-    nor removed layers can be aimed at.
+    The residual stream is no linear function of these projections, so least squares can aim neither
+    at the dense stream nor at what removed layers did.
     """
-    return Wanted(attention=trace.attention, mlp=trace.mlp)
+    end = trace.end.lerp(dense_end, share)
+    return Wanted(attention=trace.attention, mlp=trace.mlp, end=end)
 
 
 def weigh_tokens(target: torch.Tensor) -> torch.Tensor:

@@ -191,6 +191,9 @@ def _describe_plan(plan: PruningPlan | None) -> list[str]:
         lines.append(
             f"channels decided by {chosen.name}, elected from {len(plan.elected)} ways to decide"
         )
+    if plan.reconstructed:
+        trained = ", ".join(str(one.layer) for one in plan.reconstructed)
+        lines.append(f"layers trained to do what removed ones after them did: {trained}")
     if plan.rehearsed:
         lines.append(f"chosen from {len(plan.rehearsed)} plans by the loss after a short refit")
     return lines

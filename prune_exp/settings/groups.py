@@ -109,6 +109,12 @@ class PruningSettings:
     """Share, in [0, 1], of the refit's target that is the dense model's residual stream, times the
     share of the MLP channels that stay; the rest is what the untouched block makes of the pruned
     model's stream."""
+    reconstruct_epochs: int = 20
+    """Times that the refit's text is read to train the layer before removed ones to do what they
+    did; 0: only least squares. Needs the refit."""
+    reconstruct_step: float = 0.01
+    """Adam's largest step in that training, as a share of each weight's root mean square; it falls
+    to 0 over the epochs."""
     rehearse: list[float] = field(default_factory=list)
     """Depth shares to rehearse besides `depth_share`: each with the layers voted out and with the
     run of layers that changes the residual stream least. The plan whose refit on a few blocks

@@ -27,6 +27,8 @@ def _list_minima(settings: Settings) -> list[tuple[str, float | None, float]]:
         ("pruning.elite", settings.pruning.elite, 1),
         ("pruning.width_multiple", settings.pruning.width_multiple, 1),
         ("pruning.refit_damping", settings.pruning.refit_damping, 1e-8),
+        ("pruning.reconstruct_epochs", settings.pruning.reconstruct_epochs, 0),
+        ("pruning.reconstruct_step", settings.pruning.reconstruct_step, 1e-6),
         ("recovery.minutes", recovery.minutes, 1e-3),
         ("recovery.context_tokens", recovery.context_tokens, 16),
         ("recovery.batch_blocks", recovery.batch_blocks, 1),

@@ -11,6 +11,9 @@ from prune_exp.settings.redaction import is_secret, redact
 
 T = TypeVar("T")
 
+ONCE = {"model.export_dtype": "float32", "pruning.reconstruct_epochs": "0"}
+"""What trials did before there was a setting for it, where that is not its default."""
+
 
 def flatten_settings(settings: Any) -> dict[str, str]:
     """Settings by dotted name, without anything that looks like a secret."""
@@ -35,13 +38,17 @@ def flatten_values(values: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def restore_settings(schema: type[T], flat: Mapping[str, str], group: str = "") -> T:
-    """The settings that `flatten_settings` wrote down; what it left out has its default.
+    """The settings that `flatten_settings` wrote down.
+
+    What it left out has its default, or what was done before there was such a setting.
 
     `schema` is their dataclass: that of the whole, or that of one `group`.
 
     Raises:
         SettingError: a value is not of its setting's type.
     """
+
+    known = {**ONCE, **flat}
 
     def restore_group(kind: Any, prefix: str) -> Any:
         values: dict[str, Any] = {}
@@ -52,8 +59,8 @@ def restore_settings(schema: type[T], flat: Mapping[str, str], group: str = "") 
                 values[name] = {key.removeprefix(start): text for key, text in inside.items()}
             elif is_dataclass(hint):
                 values[name] = restore_group(hint, f"{prefix}{name}.")
-            elif prefix + name in flat:
-                values[name] = _parse_value(prefix + name, flat[prefix + name], hint)
+            elif prefix + name in known:
+                values[name] = _parse_value(prefix + name, known[prefix + name], hint)
         return kind(**values)
 
     return restore_group(schema, f"{group}." if group else "")

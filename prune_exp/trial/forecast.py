@@ -22,9 +22,10 @@ from prune_exp.trial.prepare import TrialInputs, prepare_points, trial_memory_mi
 ALIKE = ("model.", "data.", "benchmark.", "quality.", "recovery.", "device")
 """How settings begin on which the work depends."""
 ALIKE_PRUNING = (
-    *("method", "refit", "rehearse", "rehearse_vocab", "elect", "units", "voters", "masks"),
+    *("method", "refit", "reconstruct_epochs", "rehearse", "rehearse_vocab", "elect", "units"),
+    *("voters", "masks"),
 )
-NOTHING = ("None", "[]", "False")
+NOTHING = ("None", "[]", "False", "0")
 """Values of settings under which nothing is done that earlier versions did not do."""
 OTHERWISE = ("quality.max_perplexity_ratio", "model.name", "model.license", "model.base_model")
 """Settings that begin so and change no work."""
@@ -138,11 +139,22 @@ def _forecast_by_sizes(settings: Settings, inputs: TrialInputs, steps: tuple[str
         steps=steps,
         seconds=2 * PROCESS_S
         + seconds
+        + _reconstruction_s(settings, dense, left, speed * read)
         + _training_s(settings, left, speed)
         + _clocks_s(settings, dense, left),
         memory_mib=trial_memory_mib(dense),
         shared_s=speed * dense.params_total * (read + backward + judged),
     )
+
+
+def _reconstruction_s(
+    settings: Settings, dense: ModelShape, left: ModelShape, text_s: float
+) -> float:
+    """Of a layer that is to do what removed ones did; `text_s` is one parameter's on the text."""
+    pruning = settings.pruning
+    if not pruning.refit or left.layers == dense.layers:
+        return 0.0
+    return 3 * pruning.reconstruct_epochs * left.params_layer * text_s
 
 
 def _training_s(settings: Settings, left: ModelShape, speed: float) -> float:

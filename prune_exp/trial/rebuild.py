@@ -54,8 +54,7 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
     source = find_dense_model(trial, cache_dir)
     check_text(trial, source, loading.load_tokenizer(source.folder), cache_dir)
     dense = prepare_trial(settings).dense
-    wanted_dtype = trial.params.get("model.export_dtype", "float32")  # as all trials once did
-    dtype = choose_export_dtype(wanted_dtype, source.folder)
+    dtype = choose_export_dtype(settings.model.export_dtype, source.folder)
     with unverified(output) as made:
         model = load_dense(settings, source, made)
         pruned = repeat_pruning(pruning_request(settings), dense, model, plan)

@@ -14,7 +14,7 @@ from prune_exp.model.architectures import shape_of
 from prune_exp.pruning.calibration import Calibration, ReadingSettings, compute_statistics
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.pruner import vote_on_plan
-from prune_exp.pruning.refit import RefitSettings
+from prune_exp.pruning.refit import refit_settings
 from prune_exp.pruning.surgery import carry_out_plan
 from prune_exp.settings.groups import DataSettings, PruningSettings
 
@@ -50,11 +50,7 @@ def prune_shape(name: str, device: str, scratch: Path, report: Any) -> None:
         inputs = Inputs(shape=shape, cache_dir=scratch, **known)
         with watch.phase("vote"):
             plan = vote_on_plan(request, inputs, calibration.statistics)
-        how = RefitSettings(
-            damping=pruning.refit_damping,
-            towards_dense=pruning.refit_towards_dense,
-            bfloat16=text.reading.bfloat16,
-        )
+        how = refit_settings(pruning, device, request.seed)
         with watch.phase("prune"):
             smaller = carry_out_plan(
                 model, plan, text.ids, how=how, dense_states_at=calibration.states_at

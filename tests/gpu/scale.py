@@ -14,7 +14,7 @@ from gpu.shapes import config_of, pruned_config, shape_of_config
 from prune_exp.measurement.quality import BLOCKS_A_READING
 from prune_exp.model.shape import ModelShape
 from prune_exp.pruning.refit import SPAN_BYTES
-from prune_exp.settings.groups import DataSettings, RecoverySettings
+from prune_exp.settings.groups import DataSettings, PruningSettings, RecoverySettings
 
 GIB = 2**30
 
@@ -95,7 +95,8 @@ def working_bytes(task: Task) -> float:
     Calibration: three residual streams in float32; of the layer's channels the sum of products in
     float32 and, in float64, itself, its factor and its inverse; of the heads the sum. The refit:
     six streams; a span's channels three times; of those left the system, its copy and the factor in
-    float64, and both right sides.
+    float64, and both right sides. A layer that is trained: six streams; its weights, their
+    gradients, two moments and the best copy.
     """
     stream = 4 * task.tokens * task.dense.hidden
     width, left = task.dense.width, task.left.width
@@ -103,7 +104,8 @@ def working_bytes(task: Task) -> float:
     calibrating = 3 * stream + (4 + 3 * 8) * width**2 + 4 * heads**2
     channels = min(SPAN_BYTES, 4 * task.tokens * width)
     refitting = 6 * stream + 3 * channels + 3 * 8 * left**2 + 2 * 8 * left * task.dense.hidden
-    return max(calibrating, refitting)
+    training = 6 * stream + 5 * 4 * task.left.params_layer
+    return max(calibrating, refitting, training)
 
 
 def held_bytes(task: Task) -> float:
@@ -149,14 +151,17 @@ def calibrate_s(task: Task, rates: Rates) -> float:
 
 
 def refit_s(task: Task, rates: Rates) -> float:
-    """The pruned stream through all layers, and again through what is left of them; systems."""
+    """The pruned stream through all layers, and again through what is left of them; systems.
+
+    And forward and backward of one layer that is trained to stand in for removed ones.
+    """
     both = task.dense.layers * task.dense.params_layer + task.left.layers * task.left.params_layer
     width, hidden = task.left.width, task.dense.hidden
     systems = task.left.layers * 2 * task.tokens * width * (width + hidden)
     solves = task.left.layers * (width**3 / 3 + 2 * width**2 * hidden)
-    return _seconds(rates, 2 * both * task.tokens, systems, solves) + _disk_s(
-        rates, stream_bytes(task)
-    )
+    training = 6 * task.left.params_layer * task.tokens * PruningSettings.reconstruct_epochs
+    products = 2 * both * task.tokens + training
+    return _seconds(rates, products, systems, solves) + _disk_s(rates, stream_bytes(task))
 
 
 def judge_s(task: Task, rates: Rates) -> float:

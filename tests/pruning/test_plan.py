@@ -2,7 +2,7 @@
 
 import json
 
-from prune_exp.pruning.plan import Allocation, PruningPlan, Votes
+from prune_exp.pruning.plan import Allocation, PruningPlan, Reconstructed, Votes
 
 
 def test_plan_survives_json() -> None:
@@ -18,6 +18,7 @@ def test_plan_survives_json() -> None:
         heads={0: (0, 1), 1: ()},
         channels={0: (3, 5), 1: (0, 4)},
         voters={"mlp": ("a", "b")},
+        reconstructed=(Reconstructed(layer=1, removed_after=1, error_left=0.75),),
         agreement={"mlp": {"a": {"a": 1.0}}},
         votes={"mlp": Votes(depth=(0.5, 0.25), nominated={"a": (1.0, 0.5), "b": (0.0, 1.0)})},
     )
@@ -29,4 +30,5 @@ def test_a_plan_from_before_votes_were_kept_is_read() -> None:
 
     data = empty_plan().to_json()
     del data["votes"]
+    del data["reconstructed"]
     assert PruningPlan.from_json(data) == empty_plan()

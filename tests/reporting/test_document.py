@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prune_exp.pruning.plan import Elected, Rehearsed, Settled
+from prune_exp.pruning.plan import Elected, Reconstructed, Rehearsed, Settled
 from prune_exp.reporting.document.content import compose_document
 from prune_exp.reporting.document.elements import Cards, Paragraph
 from prune_exp.reporting.document.note import sweep_note
@@ -153,6 +153,14 @@ def test_what_a_jury_settled_is_told_with_what_came_of_it() -> None:
         end = "is carried out." if by_jury else "is not carried out."
         assert f"differs from the vote's in 4 channels and {end}" in told
         assert ("MLP channels: the jury decided" in section(found, "Who voted for what")) is by_jury
+
+
+def test_a_layer_that_stands_in_for_others_is_told_with_what_is_left() -> None:
+    assert "trained" not in section(findings(), "What was removed")
+    stands_in = (Reconstructed(layer=11, removed_after=6, error_left=0.8123),)
+    told = section(findings(plan=made_up.plan(reconstructed=stands_in)), "What was removed")
+    assert "| Layer | Removed after it | Error left |" in told
+    assert "| 11 | 6 | 81 % |" in told
 
 
 def test_ballots_and_voters_of_one_opinion_are_told() -> None:

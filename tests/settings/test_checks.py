@@ -84,6 +84,22 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], words: str, tiny_fo
     check_settings(replace(whole, recovery=make_settings()))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "least"), [("reconstruct_epochs", -1, "0"), ("reconstruct_step", 0, "1e-06")]
+)
+def test_no_layer_is_trained_backwards(
+    name: str, value: int, least: str, tiny_folder: Path
+) -> None:
+    whole = Settings()
+    whole.model.path, whole.model.name = str(tiny_folder), "tiny"
+    whole.data.path, whole.pruning.voters = "text.txt", ["wanda"]
+    check_settings(whole)
+    setattr(whole.pruning, name, value)
+    wanted = f"pruning.{name}={value} is too small; use pruning.{name}={least} or more"
+    with pytest.raises(SettingError, match=wanted):
+        check_settings(whole)
+
+
 def test_masks_are_not_trained_over(tiny_folder: Path) -> None:
     whole = Settings(recovery=make_settings())
     whole.model.path, whole.data.path = str(tiny_folder), "text.txt"

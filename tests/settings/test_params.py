@@ -37,6 +37,17 @@ def test_stored_settings_are_data() -> None:
         restore_settings(Settings, {"sparsity": "__import__('os')"})
 
 
+def test_what_was_done_before_there_was_a_setting_is_known() -> None:
+    now = flatten_settings(Settings())
+    for name, once in (("reconstruct_epochs", 0), ("export_dtype", "float32")):
+        (key,) = [key for key in now if key.endswith(f".{name}")]
+        old = restore_settings(Settings, {k: v for k, v in now.items() if k != key})
+        group = getattr(old, key.split(".")[0])
+        assert getattr(group, name) == once
+        assert once != getattr(type(group)(), name), "or there would be nothing to know"
+    assert restore_settings(Settings, now) == Settings()
+
+
 plain = st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="$")
 
 

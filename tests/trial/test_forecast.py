@@ -35,6 +35,11 @@ def test_runs_that_did_the_same_work_say_how_long_it_takes(settings: Settings) -
     assert found.seconds == PROCESS_S + 50
     assert found.memory_mib == 700
     assert forecast_trial(settings, inputs, [ran(other, 9000)]).runs == 0
+    before = ran(settings, 20)
+    del before.params["pruning.reconstruct_epochs"]
+    assert forecast_trial(settings, inputs, [before]).runs == 0, "it trained no layer"
+    untrained = replace(settings, pruning=replace(settings.pruning, reconstruct_epochs=0))
+    assert forecast_trial(untrained, inputs, [before]).runs == 1
 
 
 def test_by_sizes_more_work_takes_longer(settings: Settings) -> None:
@@ -56,6 +61,12 @@ def test_by_sizes_more_work_takes_longer(settings: Settings) -> None:
     assert seconds(data=replace(settings.data, calibration_blocks=10**6)) > plain
     assert seconds(pruning=replace(settings.pruning, refit=False)) < plain
     assert seconds(pruning=replace(settings.pruning, rehearse=[0.2])) > plain
+    deeper = replace(settings.pruning, depth_share=1.0)
+    longer = seconds(pruning=replace(deeper, reconstruct_epochs=2000))
+    assert longer > seconds(pruning=deeper) > seconds(pruning=replace(deeper, reconstruct_epochs=0))
+    wide = replace(settings.pruning, depth_share=0.0)
+    trained = replace(wide, reconstruct_epochs=2000)
+    assert seconds(pruning=trained, sparsity=0.05) == seconds(pruning=wide, sparsity=0.05)
 
 
 def test_what_is_said_is_what_will_be_done(settings: Settings) -> None:

@@ -42,6 +42,7 @@ def describe_removal(found: Findings) -> list[Element]:
         *_describe_tokens(plan),
         *_list_rehearsed(plan),
         *_list_elected(plan),
+        *_tell_reconstruction(plan),
     ]
 
 
@@ -124,6 +125,22 @@ def _tell_jury(plan: PruningPlan) -> list[Element]:
         f" vote's in {changed:,} channels and {outcome}."
     )
     return [Paragraph(said)]
+
+
+def _tell_reconstruction(plan: PruningPlan | None) -> list[Element]:
+    """Which layers were trained to stand in for others, and how well they do."""
+    if plan is None or not plan.reconstructed:
+        return []
+    rows = [
+        [str(one.layer), str(one.removed_after), f"{100 * one.error_left:.0f} %"]
+        for one in plan.reconstructed
+    ]
+    said = (
+        "After the refit, a layer before removed ones was trained on the calibration text to do"
+        " what they did. The error left is the share of the refit's, on blocks that the layer was"
+        " not trained on; 100 % means that training did not help and nothing was changed."
+    )
+    return [Paragraph(said), Table(["Layer", "Removed after it", "Error left"], rows)]
 
 
 def _removed_units(kind: str, plan: PruningPlan | None) -> str:

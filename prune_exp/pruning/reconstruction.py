@@ -1,0 +1,120 @@
+"""Train the layer before removed ones until it does their work too.
+
+Least squares can only solve its last projection again. Where what is trained holds something that
+is not linear, little text is enough (arXiv:2510.14444). One small module in the place of a run of
+layers is the idea of LLM-Streamline (arXiv:2403.19135); here it is the layer before them.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prune_exp.pruning.targets import weigh_tokens
+
+JUDGED_EVERY = 16
+"""Of so many blocks one judges and is not trained on."""
+WARMUP_STEPS = 10
+LEAST_RMS = 1e-3
+"""A weight that is smaller moves as if it were so large; biases may begin at 0."""
+
+Call = Callable[[torch.Tensor], torch.Tensor]
+"""What the layer makes of a block [1, tokens, hidden]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionSettings:
+    """How a layer is trained."""
+
+    epochs: int
+    """Times that its text is read (`pruning.reconstruct_epochs`)."""
+    step: float
+    """Adam's largest step (`pruning.reconstruct_step`), as a share of the root mean square of the
+    weights that take it, as in Adafactor (arXiv:1804.04235)."""
+    seed: int
+    """Of the order of the blocks."""
+
+
+def train_layer(
+    module: Any,
+    call: Call,
+    hidden: torch.Tensor,
+    target: torch.Tensor,
+    how: ReconstructionSettings,
+) -> float:
+    """Trains all weights of a layer, in place; returns how much of its error is left.
+
+    `call` runs `module` on a block of `hidden` [blocks, tokens, hidden], which it is to turn into
+    `target`, likewise. Weights are kept of the epoch after which the error is least on blocks that
+    are not trained on: those from before the first where nothing helped, or where there is only
+    one block, and then 1 is returned.
+    """
+    judged = range(0, len(hidden), JUDGED_EVERY)
+    trained = [block for block in range(len(hidden)) if block not in judged]
+    best = _copy_weights(module)
+    if not trained:
+        return 1.0
+    task = _Task(call=call, hidden=hidden, target=target, weights=weigh_tokens(target))
+    before = least = task.mean_error(judged)
+    module.load_state_dict(_copy_weights(module), strict=False, assign=True)
+    optimizer, schedule = _start_adam(module, how, steps=how.epochs * len(trained))
+    order = torch.Generator().manual_seed(how.seed)
+    for _ in range(how.epochs):
+        for place in torch.randperm(len(trained), generator=order).tolist():
+            (task.error(trained[place]) / before).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        now = task.mean_error(judged)
+        if now < least:
+            least, best = now, _copy_weights(module)
+    module.load_state_dict(best, strict=False, assign=True)
+    module.requires_grad_(False)
+    return least / before
+
+
+def _copy_weights(module: Any) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in module.named_parameters()}
+
+
+def _start_adam(module: Any, how: ReconstructionSettings, steps: int) -> tuple[Any, Any]:
+    """Adam with a step of its own for each weight, and the schedule of these steps."""
+    module.requires_grad_(True)
+    groups = [
+        {"params": [weight], "lr": how.step * max(_root_mean_square(weight), LEAST_RMS)}
+        for weight in module.parameters()
+    ]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+    def share_at(step: int) -> float:
+        return min((step + 1) / WARMUP_STEPS, 1.0) * (1 - step / steps)
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share_at)
+
+
+def _root_mean_square(weight: torch.Tensor) -> float:
+    return math.sqrt(float(weight.detach().double().square().mean()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What a layer is to make of which blocks."""
+
+    call: Call
+    hidden: torch.Tensor
+    target: torch.Tensor
+    weights: torch.Tensor
+    """Of the tokens [blocks, tokens, 1]."""
+
+    def error(self, block: int) -> torch.Tensor:
+        """Mean squared error on a block [], every token in proportion to its norm."""
+        one = slice(block, block + 1)
+        apart = self.call(self.hidden[one]) - self.target[one]
+        return (apart * self.weights[one]).square().mean()
+
+    def mean_error(self, blocks: range) -> float:
+        """The same on several blocks, without gradients."""
+        with torch.no_grad():
+            return sum(float(self.error(block)) for block in blocks) / len(blocks)
