@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from prune_exp.pruning.targets import weigh_tokens
 
@@ -48,20 +49,20 @@ def train_layer(
 
     `call` runs `module` on a block of `hidden` [blocks, tokens, hidden], which it is to turn into
     `target`, likewise. Weights are kept of the epoch after which the error is least on blocks that
-    are not trained on: those from before the first where nothing helped, or where there is only
-    one block, and then 1 is returned.
+    are not trained on. Those from before the first stay, and 1 is returned, where nothing helped,
+    where there is no error, and where there is only one block.
     """
     judged = range(0, len(hidden), JUDGED_EVERY)
     trained = [block for block in range(len(hidden)) if block not in judged]
-    best = _copy_weights(module)
-    if not trained:
-        return 1.0
     task = _Task(call=call, hidden=hidden, target=target, weights=weigh_tokens(target))
     before = least = task.mean_error(judged)
+    if not trained or not before:
+        return 1.0
+    best = _copy_weights(module)
     module.load_state_dict(_copy_weights(module), strict=False, assign=True)
     optimizer, schedule = _start_adam(module, how, steps=how.epochs * len(trained))
     order = torch.Generator().manual_seed(how.seed)
-    for _ in range(how.epochs):
+    for _ in tqdm(range(how.epochs), "train layer", unit="epoch", leave=False):
         for place in torch.randperm(len(trained), generator=order).tolist():
             (task.error(trained[place]) / before).backward()
             optimizer.step()

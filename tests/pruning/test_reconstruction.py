@@ -86,6 +86,14 @@ def test_one_block_cannot_be_judged_and_is_not_trained_on() -> None:
     assert same(weights_of(module), before)
 
 
+def test_where_nothing_is_wrong_nothing_is_learned() -> None:
+    module, call, hidden, _ = task_of(text(4, seed=1))
+    before = weights_of(module)
+    target = torch.cat([call(block[None]) for block in hidden])
+    assert train_layer(module, call, hidden, target, HOW) == 1.0
+    assert same(weights_of(module), before)
+
+
 def test_blocks_that_judge_are_not_learned_from() -> None:
     found = []
     for lost in (False, True):
