@@ -62,7 +62,8 @@ def train_layer(
     module.load_state_dict(_copy_weights(module), strict=False, assign=True)
     optimizer, schedule = _start_adam(module, how, steps=how.epochs * len(trained))
     order = torch.Generator().manual_seed(how.seed)
-    for _ in tqdm(range(how.epochs), "train layer", unit="epoch", leave=False):
+    # in the line of the bar around it: two lines at once are no use in a log
+    for _ in tqdm(range(how.epochs), "train layer", unit="epoch", leave=False, position=0):
         for place in torch.randperm(len(trained), generator=order).tolist():
             (task.error(trained[place]) / before).backward()
             optimizer.step()
