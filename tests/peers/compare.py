@@ -30,9 +30,10 @@ Job = tuple[Path, Callable[[], Row | Missing]]
 NOTES = """\
 Sizes count all parameters, tied weights once. All methods saw the same calibration blocks and were
 judged on the same held-out blocks; "ratio" has a 95 % interval over blocks. Peers' weights are not
-refit. Prune time counts calibration for whoever uses its statistics. wanda scores a channel by the
-norm over its outgoing weights; flap-uniform keeps one shape in all layers, flap does not, so no
-stock checkpoint of it can be timed. torch-pruning was given MLP channels alone (LOG.md)."""
+refit; ours are, and layers before removed ones are trained. Prune time counts calibration for
+whoever uses its statistics. wanda scores a channel by the norm over its outgoing weights;
+flap-uniform keeps one shape in all layers, flap does not, so no stock checkpoint of it can be
+timed. torch-pruning was given MLP channels alone (LOG.md)."""
 
 
 def list_rows() -> list[str]:
