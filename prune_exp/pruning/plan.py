@@ -110,8 +110,8 @@ class Reconstructed:
     removed_after: int
     """How many layers went after it."""
     error_left: float
-    """Share of the error after least squares that is left, on blocks that it was not trained on; 1
-    where training did not help and nothing was changed."""
+    """Share of the error after least squares that is left, on blocks that it was not trained on but
+    that least squares have read; 1 where training did not help and nothing was changed."""
 
 
 @dataclass(frozen=True, kw_only=True)

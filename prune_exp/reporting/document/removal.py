@@ -137,8 +137,9 @@ def _tell_reconstruction(plan: PruningPlan | None) -> list[Element]:
     ]
     said = (
         "After the refit, a layer before removed ones was trained on the calibration text to do"
-        " what they did. The error left is the share of the refit's, on blocks that the layer was"
-        " not trained on; 100 % means that training did not help and nothing was changed."
+        " what they did. The error left is the share of the refit's, on blocks that this training"
+        " has not read; the refit has, so it is told larger than it is. 100 % means that nothing"
+        " was gained and nothing changed."
     )
     return [Paragraph(said), Table(["Layer", "Removed after it", "Error left"], rows)]
 
