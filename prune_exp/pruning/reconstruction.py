@@ -7,6 +7,7 @@ layers is the idea of LLM-Streamline (arXiv:2403.19135); here it is the layer be
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +59,8 @@ def train_layer(
     before = least = task.mean_error(judged)
     if not trained or not before:
         return 1.0
-    best = _copy_weights(module)
-    module.load_state_dict(_copy_weights(module), strict=False, assign=True)
+    best = module.state_dict()
+    module.load_state_dict(deepcopy(best), assign=True)  # those that were there stay as they are
     optimizer, schedule = _start_adam(module, how, steps=how.epochs * len(trained))
     order = torch.Generator().manual_seed(how.seed)
     # in the line of the bar around it: two lines at once are no use in a log
@@ -71,14 +72,10 @@ def train_layer(
             schedule.step()
         now = task.mean_error(judged)
         if now < least:
-            least, best = now, _copy_weights(module)
-    module.load_state_dict(best, strict=False, assign=True)
+            least, best = now, deepcopy(module.state_dict())
+    module.load_state_dict(best, assign=True)
     module.requires_grad_(False)
     return least / before
-
-
-def _copy_weights(module: Any) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in module.named_parameters()}
 
 
 def _start_adam(module: Any, how: ReconstructionSettings, steps: int) -> tuple[Any, Any]:

@@ -129,8 +129,10 @@ def refit_layer(run: RefitRun, layer: DecoderLayer, index: int, following: int) 
     if run.plan.heads[index]:
         fit.refit_attention()
         fit.see_channels()
-    after = fit.refit_mlp()
-    run.pruned = fit.reconstruct() if fit.ends else after
+    fit.refit_mlp()
+    if fit.ends:
+        fit.reconstruct()
+    run.pruned = fit.run_on()
     run.dense = torch.cat(dense)
 
 
@@ -178,7 +180,8 @@ class _LayerFit:
     ends: list[torch.Tensor] = field(default_factory=list)
     """What every span's stream should be before the next layer, where the layer is trained."""
     seen: tuple[torch.Tensor, torch.Tensor] | None = None
-    """The last span's channels that stay, and what joins what the MLP makes of them."""
+    """The last span's channels that stay, and what joins what the MLP makes of them; None once the
+    layer was trained."""
 
     @property
     def stands_in(self) -> bool:
@@ -256,19 +259,21 @@ class _LayerFit:
             _, channels, attention = self._inputs_on(span)
             self._add_channels(wanted, channels, self.run.pruned[span] + attention)
 
-    def refit_mlp(self) -> torch.Tensor:
-        """Solves what reads the channels again; returns the stream after the layer."""
+    def refit_mlp(self) -> None:
+        """Solves what reads the channels again."""
         self._solve(self.mlp, self.layer.mlp_out)
+
+    def run_on(self) -> torch.Tensor:
+        """The pruned model's stream after the layer as it is now [blocks, tokens, hidden]."""
         run = self.run
-        if len(self.spans) == 1 and not self.layer.family.post_norm:
-            assert self.seen is not None
+        if len(self.spans) == 1 and not self.layer.family.post_norm and self.seen is not None:
             channels, middle = self.seen
             return middle + self.layer.mlp_out(channels)
         after = [run.run_layer(self.layer, self.index, run.pruned[span]) for span in self.spans]
         return torch.cat(after)
 
-    def reconstruct(self) -> torch.Tensor:
-        """Trains the layer to do what removed ones did too; returns the stream after it."""
+    def reconstruct(self) -> None:
+        """Trains the layer to do what removed ones did too."""
         run = self.run
         assert run.how.reconstruction is not None
         dtype = "bfloat16" if run.how.bfloat16 else "float32"
@@ -277,6 +282,7 @@ class _LayerFit:
             with autocast(block.device, dtype):
                 return run.calls.call(self.layer, self.index, block)
 
+        self.seen = None  # they are the untrained layer's
         left = train_layer(
             self.layer.module, call, run.pruned, torch.cat(self.ends), run.how.reconstruction
         )
@@ -284,7 +290,6 @@ class _LayerFit:
         run.reconstructed.append(
             Reconstructed(layer=self.index, removed_after=gone, error_left=left)
         )
-        return run.run_layer(self.layer, self.index, run.pruned)
 
     def _solve(self, fit: LeastSquares, projection: Any) -> None:
         fitted = fit.solve(weight_matrix(projection), self.run.how.damping)

@@ -191,8 +191,8 @@ def _describe_plan(plan: PruningPlan | None) -> list[str]:
         lines.append(
             f"channels decided by {chosen.name}, elected from {len(plan.elected)} ways to decide"
         )
-    if plan.reconstructed:
-        trained = ", ".join(str(one.layer) for one in plan.reconstructed)
+    if any(one.error_left < 1 for one in plan.reconstructed):
+        trained = ", ".join(str(one.layer) for one in plan.reconstructed if one.error_left < 1)
         lines.append(f"layers trained to do what removed ones after them did: {trained}")
     if plan.rehearsed:
         lines.append(f"chosen from {len(plan.rehearsed)} plans by the loss after a short refit")

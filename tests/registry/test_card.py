@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from prune_exp.pruning.plan import describe_lost_scripts
+from prune_exp.pruning.plan import Reconstructed, describe_lost_scripts
 from support.store import Store
 
 pytestmark = pytest.mark.slow
@@ -96,3 +96,28 @@ def test_the_first_paragraph_names_texts_and_scripts_that_are_lost() -> None:
     plan = made_up.plan(scripts=scripts)
     assert plan.lost_scripts == ["CJK", "CYRILLIC"]
     assert "hardly knows these scripts any more: Chinese, Cyrillic." in describe_lost_scripts(plan)
+
+
+def test_only_layers_that_training_changed_are_called_trained() -> None:
+    from prune_exp.registry.card import model_card
+    from prune_exp.tracking.read import TrackedTrial
+    from support import made_up_runs as made_up
+
+    trial = TrackedTrial(
+        run_id="1",
+        name="t",
+        status="FINISHED",
+        number=0,
+        metrics={"sparsity_achieved": 0.5} | made_up.interval("perplexity_ratio", 3.0, 0.1),
+        params={},
+        tags={},
+    )
+    left = {2: 1.0, 8: 0.7, 11: 0.8}
+    tried = tuple(
+        Reconstructed(layer=layer, removed_after=1, error_left=share)
+        for layer, share in left.items()
+    )
+    told = model_card(trial, made_up.plan(reconstructed=tried)).text
+    assert "layers trained to do what removed ones after them did: 8, 11\n" in told
+    for unchanged in ((), tried[:1]):
+        assert "layers trained" not in model_card(trial, made_up.plan(reconstructed=unchanged)).text
