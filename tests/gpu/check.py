@@ -1,9 +1,10 @@
-"""Runs the parts of the check one after the other: `python -m gpu.check FOLDER [--cpu]`.
+"""Runs the parts of the check one after the other, as `tests/gpu/check.sh FOLDER` does.
 
 Each part is a process with a time limit of its own. FOLDER/results.json is written anew after each,
 and FOLDER/log has all that was said.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -52,14 +53,16 @@ PARTS = {
 
 def main() -> None:
     """Exit code 0 when every part ended by itself and well, else 1."""
-    given = [one for one in sys.argv[1:] if one != "--cpu"]
-    device = "cpu" if "--cpu" in sys.argv else "cuda"
-    folder = Path(given[0])
+    given = _read_arguments()
+    device, folder = given.device, given.folder
+    parts = _choose_parts(device, given.part)
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"device": device, "machine": _describe_machine(device), "parts": {}}
     end = time.monotonic() + ALL_S
-    for part in PARTS[device]:
-        limit_s = min(part.limit_s, end - time.monotonic())
+    for part in parts:
+        limit_s = end - time.monotonic()
+        if not given.part:
+            limit_s = min(limit_s, part.limit_s)
         found["parts"][part.name] = _run_part(part.name, device, limit_s, folder)
         _write_whole(folder / "results.json", json.dumps(found, indent=1))
         ended = found["parts"][part.name]["ended"]
@@ -69,10 +72,34 @@ def main() -> None:
     sys.exit(any(part["ended"] != "well" for part in found["parts"].values()))
 
 
+def _read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tests/gpu/check.sh", description=__doc__)
+    out = os.environ.get("OUT")
+    parser.add_argument("folder", type=Path, nargs="?" if out else None, default=out)
+    parser.add_argument("--cpu", dest="device", action="store_const", const="cpu", default="cuda")
+    parser.add_argument(
+        "--part",
+        action="append",
+        help="this part alone, with all the time that is left; may be given several times",
+    )
+    return parser.parse_args()
+
+
+def _choose_parts(device: str, names: list[str] | None) -> list[Part]:
+    """The parts of these names, or all."""
+    known = {part.name: part for part in PARTS[device]}
+    unknown = {*(names or [])} - {*known}
+    if unknown:
+        sys.exit(f"--part={unknown.pop()} is none of {', '.join(known)}")
+    return [known[name] for name in names or known]
+
+
 def _describe_machine(device: str) -> dict[str, Any]:
     import torch
     import transformers
 
+    if device == "cuda" and not torch.cuda.is_available():
+        sys.exit("torch finds no GPU here; --cpu rehearses the check on the processor")
     return {
         "name": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
         "python": platform.python_version(),

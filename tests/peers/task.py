@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prune_exp.machine.device import choose_device
 from prune_exp.model import loading
 from prune_exp.model.shape import ModelShape
 from prune_exp.pruning.calibration import Calibration, ReadingSettings, calibrate_model
@@ -23,16 +24,19 @@ class Task:
     """Seconds of every load of the dense model so far, which no method's time should hold."""
 
     def model(self) -> Any:
-        """A dense model of one's own, to be used up."""
+        """A dense model of one's own, to be used up, on the processor."""
+        return self._load("cpu")
+
+    def _load(self, device: str) -> Any:
         start = time.perf_counter()
-        model = loading.load_model(self.inputs.source.folder)
+        model = loading.load_model(self.inputs.source.folder, device=device)
         self.load_s.append(time.perf_counter() - start)
         return model
 
     def calibration(self, cache_dir: Path | None = None) -> Calibration:
         """Our statistics of the dense model on the calibration text."""
         return calibrate_model(
-            self.model(),
+            self._load(choose_device(self.settings.device)),
             self.inputs.source.digest,
             self.inputs.corpus,
             self.inputs.tokenizer,
