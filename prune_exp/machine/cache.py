@@ -12,9 +12,6 @@ from typing import Any
 
 from prune_exp.settings.errors import SettingError
 
-PARTIAL = ".partial"
-"""How the names of folders end that are being written."""
-
 
 def digest_of(*parts: Any) -> str:
     """Short hex digest of JSON-able values; equal values give equal digests in any process."""
@@ -77,11 +74,6 @@ def _build_folder(target: Path, build: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def partial_folders(target: Path) -> list[Path]:
-    """What writing `target` left beside it, where that was killed."""
-    return list(target.parent.glob(f".{target.name}-*{PARTIAL}"))
 
 
 def remove_below(folder: Path, roots: Iterable[Path]) -> None:

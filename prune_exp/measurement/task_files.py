@@ -1,9 +1,6 @@
 """Which questions are meant by the name of a task: a file's, or lm-eval's own."""
 
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 from prune_exp.machine.cache import digest_of
 from prune_exp.machine.display import first_line
 from prune_exp.machine.files import read_text
+from prune_exp.machine.quiet import hush_loggers
 from prune_exp.settings.choices import check_name, describe_unknown
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import QualitySettings
@@ -19,6 +17,8 @@ from prune_exp.settings.groups import QualitySettings
 OWN = Path(__file__).with_name("questions")
 """Folder of the tasks that ship with the package."""
 LONGEST_MESSAGE = 400
+LOUD = ("lm_eval", "datasets")
+"""The loggers that tell of lm-eval's progress."""
 METRICS = ("acc", "exact_match", "acc_norm")
 """What says of a question whether its answer is right; the first that a task has counts."""
 
@@ -44,7 +44,7 @@ def load_tasks(settings: QualitySettings) -> dict[str, Any]:
     if folder is not None and not folder.is_dir():
         raise SettingError(f"quality.tasks_path={folder} is no folder; give one with NAME.jsonl")
     files = _list_files(folder)
-    with hush_lm_eval():
+    with hush_loggers(*LOUD):
         found = {name: _load_task(name, files.get(name), folder) for name in settings.tasks}
     for name, task in found.items():
         _check_task(name, task)
@@ -169,20 +169,6 @@ def _is_question(line: str) -> bool:
         )
     except (ValueError, TypeError, KeyError):
         return False
-
-
-@contextmanager
-def hush_lm_eval() -> Iterator[None]:
-    """Without what lm-eval and its libraries tell of their progress."""
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
 
 
 def _shorten(message: str) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 from prune_exp.machine.cache import cached_folder, digest_of
 from prune_exp.machine.device import cache_key
 from prune_exp.machine.packages import installed_version
+from prune_exp.machine.quiet import hush_loggers
 from prune_exp.measurement.intervals import difference_of_shares
 from prune_exp.measurement.records import TaskComparison
-from prune_exp.measurement.task_files import METRICS, digest_tasks, hush_lm_eval
+from prune_exp.measurement.task_files import LOUD, METRICS, digest_tasks
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import QualitySettings
 
@@ -51,7 +52,7 @@ def ask_model(model: Any, tokenizer: Any, tasks: Mapping[str, Any], limit: int |
 
     evaluate: Any = evaluator.evaluate  # its types do not tell what it takes
     start: Any = huggingface.HFLM
-    with hush_lm_eval():
+    with hush_loggers(*LOUD):
         for task in tasks.values():
             task.set_fewshot_seed(SHOT_SEED)
         asked = start(

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from prune_exp.machine.cache import PARTIAL, digest_of, file_sha256, partial_folders
+from prune_exp.machine.cache import digest_of, file_sha256
+from prune_exp.machine.staging import PARTIAL, partial_folders
 from prune_exp.model import loading
 from prune_exp.model.offload import whole_state
 from prune_exp.settings.choices import EXPORT_DTYPES

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from prune_exp.machine.packages import installed_version
+from prune_exp.machine.staging import stage_beside
 from prune_exp.measurement.quality import losses_by_document
 from prune_exp.model import loading
 from prune_exp.registry.candidates import Candidate
@@ -30,7 +31,7 @@ from prune_exp.shipping.quantization import CHOICES
 from prune_exp.shipping.quantized_weights import quantize_weights
 from prune_exp.shipping.rival_table import Rival, Rivals, list_verdicts, write_rivals
 from prune_exp.shipping.rounds import Rounds, TimedFile, time_files
-from prune_exp.shipping.ship import check_output, move_into_place, stage_beside
+from prune_exp.shipping.ship import check_output, move_into_place
 from prune_exp.shipping.targets import choose_targets
 from prune_exp.text.corpus import TokenBlocks, load_corpus
 from prune_exp.text.token_bytes import make_reencoder

@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from prune_exp.machine.display import last_words
+from prune_exp.machine.staging import stage_beside
 from prune_exp.model.loading import silence_transformers
 from prune_exp.registry.candidates import Candidate
 from prune_exp.registry.origin import data_of, judged_on
@@ -102,17 +101,6 @@ def _show_plan(
         top = sorted(path.name for path in candidate.folder.iterdir())
         print(f"  hub:{repository}: {', '.join([*top, *(one for one in beside if one != 'hf')])}")
     print("Dry run: nothing was written.")
-
-
-@contextmanager
-def stage_beside(output: Path) -> Iterator[Path]:
-    """A folder beside the output, gone in the end with all that was not moved."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".partial", dir=output.parent))
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _ship_all(

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 from mlflow.tracking import MlflowClient
 
-from prune_exp.machine.cache import partial_folders, remove_below
+from prune_exp.machine.cache import remove_below
+from prune_exp.machine.staging import partial_folders
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags

@@ -7,8 +7,9 @@ from typing import Any
 from prune_exp.machine.device import choose_device
 from prune_exp.machine.limits import total_memory_mib
 from prune_exp.machine.memory import device_memory_mib
+from prune_exp.machine.staging import PARTIAL
 from prune_exp.model import loading
-from prune_exp.model.export import PARTIAL, choose_export_dtype, convert_weight
+from prune_exp.model.export import choose_export_dtype, convert_weight
 from prune_exp.model.offload import open_model
 from prune_exp.model.shape import ModelShape
 from prune_exp.model.sources import ModelSource

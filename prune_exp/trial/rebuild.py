@@ -1,21 +1,13 @@
 """A trial's model again, from its stored plan and settings."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from prune_exp.machine.cache import PARTIAL
 from prune_exp.machine.limits import fit_threads
 from prune_exp.machine.packages import installed_version
+from prune_exp.machine.staging import stage_beside
 from prune_exp.model import loading
-from prune_exp.model.export import (
-    choose_export_dtype,
-    discard_partial,
-    export_model,
-    weights_sha256,
-)
+from prune_exp.model.export import choose_export_dtype, export_model, weights_sha256
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.pruner import repeat_pruning
 from prune_exp.registry.origin import check_text, find_dense_model
@@ -55,22 +47,12 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
     check_text(trial, source, loading.load_tokenizer(source.folder), cache_dir)
     dense = prepare_trial(settings).dense
     dtype = choose_export_dtype(settings.model.export_dtype, source.folder)
-    with unverified(output) as made:
+    with stage_beside(output) as stage:
+        made = stage / output.name
         model = load_dense(settings, source, made)
         pruned = repeat_pruning(pruning_request(settings), dense, model, plan)
         export_model(pruned.model, pruned.tokenizer, made, dtype)
         return _verify_weights(trial, made, output, keep=wanted.allow_different)
-
-
-@contextmanager
-def unverified(output: Path) -> Iterator[Path]:
-    """A place beside a folder for weights until they are compared; what a kill left there goes."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    discard_partial(output)
-    with TemporaryDirectory(
-        prefix=f".{output.name}-", suffix=PARTIAL, dir=output.parent, ignore_cleanup_errors=True
-    ) as scratch:
-        yield Path(scratch) / output.name
 
 
 def _read_trial(run_id: str) -> tuple[TrackedTrial, PruningPlan]:

@@ -5,12 +5,13 @@ Inputs: token ids [batch, new], then per layer keys and values of the tokens bef
 layer keys and values with the new tokens joined. `past` may be 0.
 """
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from prune_exp.machine.quiet import hush_loggers
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gpt2", "gpt_neox")
 """Model types whose graphs are tested against the model itself."""
@@ -23,15 +24,9 @@ EXPORTER = "torch.onnx._internal.exporter._registration"
 @contextmanager
 def hush_exporters() -> Iterator[None]:
     """Says nothing of what exporters warn of, which is about their own insides."""
-    logger = logging.getLogger(EXPORTER)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with hush_loggers(EXPORTER), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def names_of(layers: int) -> list[str]:
