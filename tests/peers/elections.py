@@ -20,6 +20,7 @@ from .table import rise
 
 VOTERS = ("voter-gradient", "voter-wanda", "voter-fluctuation", "voter-obs")
 NAMES = ("elected", "elected-sabotaged", "consensus", *VOTERS)
+SEEDS = range(5)
 MOST_WORSE = 0.01
 """In nats a token."""
 
@@ -87,17 +88,18 @@ def main() -> None:
     """Measures what is not kept yet, seed by seed, and prints the verdicts."""
     parser = argparse.ArgumentParser(prog="peers.elections", description=__doc__)
     parser.add_argument("--size", type=float, action="append", help="repeatable")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seed", type=int, action="append", help="repeatable; 0 to 4 by default")
     parser.add_argument("overrides", nargs="*", help="settings for all rows")
     given = parser.parse_args()
     found: dict[float, list[Rows]] = {size: [] for size in given.size or SIZES}
     with end_in_one_line("elections", kept="; finished rows are kept"):
-        for seed in range(given.seeds):
+        for seed in given.seed or SEEDS:
             base = [*BASE, *given.overrides, f"seed={seed}"]
             rows = compare(ours.settings_from(base), base, [*found], [*NAMES], speed=False)
             for size, some in rows.items():
                 found[size].append(by_name(some))
-    print("\n".join(judge(found)))
+    if len(given.seed or SEEDS) > 1:
+        print("\n".join(judge(found)))
 
 
 if __name__ == "__main__":
