@@ -21,7 +21,7 @@ from prune_exp.recovery.record import Recovery
 from prune_exp.recovery.split import Split, split_documents
 from prune_exp.recovery.teacher import VERSION as TEACHER_VERSION
 from prune_exp.recovery.teacher import Teacher
-from prune_exp.recovery.training import Diverged, Lessons, Progress, train
+from prune_exp.recovery.training import BETAS, Diverged, Lessons, Progress, train
 from prune_exp.settings.groups import RecoverySettings
 from prune_exp.text.corpus import all_blocks
 from prune_exp.text.generation import generate_blocks
@@ -164,6 +164,7 @@ def _identify_training(
     del plan["agreement"]
     return {
         "teacher": TEACHER_VERSION,
+        "betas": BETAS,
         "model": inputs.source.digest,
         "plan": plan,
         "pruning": asdict(pruned.request.pruning),

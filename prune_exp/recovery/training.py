@@ -21,7 +21,8 @@ from prune_exp.recovery.readings import Reading
 from prune_exp.recovery.teacher import Teacher
 from prune_exp.settings.groups import RecoverySettings
 
-BETAS = (0.9, 0.99)
+BETAS = (0.5, 0.99)
+"""Adam's. A few hundred steps of a model that was just cut are hindered by a longer momentum."""
 
 
 class Diverged(RuntimeError):
