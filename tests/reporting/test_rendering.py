@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -125,6 +125,8 @@ markup = st.text("<>|`*_[]()!#-+=.&;\\~$1 ab\n\"'{}%", max_size=40)
 
 @bounds(deadline=None, max_examples=60)
 @given(anything | markup)
+@example("__0__")
+@example("a model of __init__ and _x_y_, not a_b__c")
 def test_no_text_becomes_markup_in_markdown(text: str) -> None:
     page = from_markdown(to_markdown(everywhere(text)))
     allowed = {"h1", "h2", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}

@@ -15,7 +15,7 @@ from prune_exp.reporting.document.elements import (
     clean_texts,
 )
 
-MARKUP = re.compile(r"[\\`*\[\]|~$#]|(?<!\w)_|_(?!\w)")
+MARKUP = re.compile(r"[\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_])")
 LINE_START = re.compile(r"^(?:([>+=-])|(\d{1,9})([.)])(?=\s|$))")
 """What makes a quotation, a list or a rule of a line."""
 
