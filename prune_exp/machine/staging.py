@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 PARTIAL = ".partial"
@@ -13,8 +14,10 @@ LOCK = ".lock"
 
 
 def partial_folders(target: Path) -> list[Path]:
-    """What writing `target` left beside it, where that was killed."""
-    return list(target.parent.glob(f".{target.name}-*{PARTIAL}"))
+    """What writing `target`, and no other, left beside it where that was killed."""
+    start = f".{target.name}-"
+    found = target.parent.glob(f"{escape(start)}*{PARTIAL}")
+    return [one for one in found if "-" not in one.name[len(start) :]]
 
 
 @contextmanager
@@ -37,11 +40,11 @@ def stage_beside(output: Path) -> Iterator[Path]:
 
 def _remove_abandoned(output: Path) -> None:
     """Removes stages of this output that nobody writes to any more."""
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     for stage in partial_folders(output):
         try:
             with FileLock(stage / LOCK, timeout=0):
                 shutil.rmtree(stage, ignore_errors=True)
-        except Timeout:
+        except OSError:  # it is being written, or another user's
             continue

@@ -66,12 +66,27 @@ def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_another_output_left_stays(tmp_path: Path) -> None:
-    other = tmp_path / ".other-1.partial"
-    mine = tmp_path / ".made.txt"
-    other.mkdir()
-    mine.touch()
+@pytest.mark.parametrize("name", ["made", "ma[d]e", "m*e"])
+def test_what_another_output_left_stays(name: str, tmp_path: Path) -> None:
+    names = (
+        ".other-1.partial",
+        ".made-2-1.partial",
+        ".m-1.partial",
+        ".made.txt",
+        ".mande-1.partial",
+    )
+    others = [tmp_path / one for one in names]
+    mine = tmp_path / f".{name}-1.partial"
+    for one in (*others, mine):
+        one.mkdir()
+    with stage_beside(tmp_path / name):
+        assert not mine.exists()
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_what_cannot_be_locked_stays(tmp_path: Path) -> None:
+    theirs = tmp_path / ".made-1.partial"
+    (theirs / ".lock").mkdir(parents=True)
     with stage_beside(tmp_path / "made"):
         pass
-    assert other.is_dir()
-    assert mine.is_file()
+    assert theirs.is_dir()
