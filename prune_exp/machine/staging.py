@@ -13,11 +13,24 @@ LOCK = ".lock"
 """Held by the process that writes a stage, for as long as it lives."""
 
 
+def make_partial(target: Path) -> Path:
+    """A new folder beside `target` for what is to get that name, its parents made where missing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made = tempfile.mkdtemp(prefix=f".{target.name}-", suffix=PARTIAL, dir=target.parent)
+    return Path(made)
+
+
 def partial_folders(target: Path) -> list[Path]:
     """What writing `target`, and no other, left beside it where that was killed."""
     start = f".{target.name}-"
     found = target.parent.glob(f"{escape(start)}*{PARTIAL}")
     return [one for one in found if "-" not in one.name[len(start) :]]
+
+
+def discard_partial(target: Path) -> None:
+    """Removes what writing to `target` left beside it, where that was killed."""
+    for folder in partial_folders(target):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -28,9 +41,8 @@ def stage_beside(output: Path) -> Iterator[Path]:
     """
     from filelock import FileLock
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(output)
-    stage = Path(tempfile.mkdtemp(prefix=f".{output.name}-", suffix=PARTIAL, dir=output.parent))
+    stage = make_partial(output)
     try:
         with FileLock(stage / LOCK):
             yield stage

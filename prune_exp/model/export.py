@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prune_exp.machine.cache import digest_of, file_sha256
-from prune_exp.machine.staging import PARTIAL, partial_folders
+from prune_exp.machine.staging import make_partial
 from prune_exp.model import loading
 from prune_exp.model.offload import whole_state
 from prune_exp.settings.choices import EXPORT_DTYPES
@@ -31,8 +30,7 @@ def export_model(model: Any, tokenizer: Any, target: Path, dtype: str = "float32
     """
     if target.exists() or target.is_symlink():
         raise ExportError(f"{target} is there already, and nothing is written over it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=PARTIAL, dir=target.parent))
+    scratch = make_partial(target)
     try:
         _convert_weights(model, dtype)
         loading.save_model(model, tokenizer, scratch / target.name, whole_state(model))
@@ -78,12 +76,6 @@ def choose_export_dtype(wanted: str, dense: Path) -> str:
         return wanted
     found = loading.read_dtype(dense)
     return found if found in EXPORT_DTYPES else "float32"
-
-
-def discard_partial(target: Path) -> None:
-    """Removes what an export to `target` left that was killed."""
-    for folder in partial_folders(target):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def weights_bytes(checkpoint: Path) -> int:

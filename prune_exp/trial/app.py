@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune_exp.machine.staging import discard_partial
 from prune_exp.settings.checks import read_config
 from prune_exp.settings.command import end_in_one_line
 from prune_exp.settings.config_tree import conf_dir
@@ -98,8 +99,6 @@ def run_and_log(
 
 def _discard(target: Path, taken: bool) -> None:
     """Removes what a trial has written, but nothing that was there before it."""
-    from prune_exp.model.export import discard_partial
-
     discard_partial(target)
     if not taken:
         shutil.rmtree(target, ignore_errors=True)

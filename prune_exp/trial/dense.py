@@ -1,13 +1,12 @@
 """The dense model as a trial has it: in memory, or with its layers on disk."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from prune_exp.machine.device import choose_device
 from prune_exp.machine.limits import total_memory_mib
 from prune_exp.machine.memory import device_memory_mib
-from prune_exp.machine.staging import PARTIAL
+from prune_exp.machine.staging import make_partial
 from prune_exp.model import loading
 from prune_exp.model.export import choose_export_dtype, convert_weight
 from prune_exp.model.offload import open_model
@@ -29,12 +28,10 @@ def load_dense(settings: Settings, source: ModelSource, target: Path) -> Any:
     if not settings.model.offload:
         return loading.load_model(source.folder, device=device)
     dtype = choose_export_dtype(settings.model.export_dtype, source.folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=f".{target.name}-", suffix=PARTIAL, dir=target.parent)
     return open_model(
         source.folder,
         device=device,
-        scratch=Path(scratch),
+        scratch=make_partial(target),
         convert=lambda name, weight: convert_weight(name, weight, dtype),
     )
 

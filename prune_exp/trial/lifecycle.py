@@ -16,6 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
 from prune_exp.machine.device import choose_device, describe_device
+from prune_exp.machine.staging import discard_partial
 from prune_exp.registry.signing import check_signing_key
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.config_tree import typed_options
@@ -348,7 +349,6 @@ def show_trial_plan(settings: Settings) -> None:
 
 def end_orphan(run_id: str, folder: Path) -> None:
     """Ends this worker, whose sweep has gone, with its trial and what that has written."""
-    from prune_exp.model.export import discard_partial
     from prune_exp.tracking.reaping import fail_run
 
     print("prune_exp: the sweep's process has gone, so this trial ends", file=sys.stderr)

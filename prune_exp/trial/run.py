@@ -7,6 +7,7 @@ from typing import Any
 
 from prune_exp.machine.device import choose_device
 from prune_exp.machine.limits import available_threads, fit_threads
+from prune_exp.machine.staging import discard_partial
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.measurement import quality
 from prune_exp.measurement.benchmark import measure_pair
@@ -18,7 +19,6 @@ from prune_exp.measurement.repetition import compare_behaviour
 from prune_exp.model.architectures import head_of, shape_of
 from prune_exp.model.export import (
     choose_export_dtype,
-    discard_partial,
     export_model,
     weights_bytes,
     weights_sha256,

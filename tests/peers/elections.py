@@ -91,14 +91,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, action="append", help="repeatable; 0 to 4 by default")
     parser.add_argument("overrides", nargs="*", help="settings for all rows")
     given = parser.parse_args()
+    seeds = given.seed or SEEDS
     found: dict[float, list[Rows]] = {size: [] for size in given.size or SIZES}
     with end_in_one_line("elections", kept="; finished rows are kept"):
-        for seed in given.seed or SEEDS:
+        for seed in seeds:
             base = [*BASE, *given.overrides, f"seed={seed}"]
             rows = compare(ours.settings_from(base), base, [*found], [*NAMES], speed=False)
             for size, some in rows.items():
                 found[size].append(by_name(some))
-    if len(given.seed or SEEDS) > 1:
+    if len(seeds) > 1:
         print("\n".join(judge(found)))
 
 
