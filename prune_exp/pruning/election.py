@@ -12,11 +12,10 @@ import torch
 from tqdm import tqdm
 
 from prune_exp.pruning.consensus import Ballot, Scores, vote_on_channels
-from prune_exp.pruning.plan import Elected, PruningPlan
+from prune_exp.pruning.plan import THE_VOTE, Elected, PruningPlan
 
 HALVING = ((4, 8), (8, 3), (16, 1))
 """Blocks that a candidate is refit on, and as many that judge it, and how many candidates go on."""
-THE_VOTE = "the vote"
 
 Judge = Callable[[PruningPlan, int], torch.Tensor]
 """A plan and a number of blocks to its loss on each block that judges [blocks], in nats a token."""

@@ -12,6 +12,7 @@ UNIT_NAMES = {
     "vocab": "tokens",
 }
 """Kinds of unit in words."""
+THE_VOTE = "the vote"
 THE_JURY = "the jury"
 FEWEST_OF_SCRIPT = 100
 """Tokens from which on a vocabulary knows a script."""
@@ -60,6 +61,8 @@ class Rehearsed:
     """Loss after the short refit, in nats per token of the dense model's."""
     tokens: int = 0
     """Tokens it removes from the vocabulary."""
+    by: str = ""
+    """Who chose its layers: `the vote`, `similarity alone`, `closest run`, `a search`."""
 
 
 @dataclass(frozen=True, kw_only=True)

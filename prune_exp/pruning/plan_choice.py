@@ -1,18 +1,19 @@
 """Which plans are rehearsed, and which of them is carried out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 import torch
 
+from prune_exp.pruning import layer_search
 from prune_exp.pruning.calibration import Calibration
 from prune_exp.pruning.consensus import Ballot, as_masks, vote_on_channels
 from prune_exp.pruning.election import Candidate, hold_election, list_candidates
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.jury import convene_jury
-from prune_exp.pruning.plan import THE_JURY, PruningPlan, Rehearsed
+from prune_exp.pruning.plan import THE_JURY, THE_VOTE, PruningPlan, Rehearsed
 from prune_exp.pruning.refit import StatesAt, refit_settings
 from prune_exp.pruning.rehearsal import (
     BLOCKS,
@@ -24,12 +25,16 @@ from prune_exp.pruning.rehearsal import (
     respelled_text,
 )
 from prune_exp.pruning.token_vote import TokenVote
-from prune_exp.pruning.vote import vote_on_plan
+from prune_exp.pruning.vote import list_single_votes, vote_on_plan
 from prune_exp.pruning.voters import score_units
 from prune_exp.text.corpus import retokenize
 from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.text.tokenizer import trim_tokenizer
 
+CLOSEST_RUN = "closest run"
+THE_SEARCH = "a search"
+CONTESTED_DEEPER = 2
+"""Layers beyond those that are to go, by each voter's ranks, among which a search looks."""
 JURY_BLOCKS = 2
 """That the jury needs at least: one to solve on, one to judge by."""
 
@@ -44,32 +49,62 @@ def choose_rehearsed(
 ) -> PruningPlan:
     """The plan that loses least of the voted one and the others that are to be rehearsed.
 
-    First every depth share, then the best of these with every vocabulary share.
+    First every depth share with every choice of layers, then the best of these with every
+    vocabulary share.
     """
     pruning = request.pruning
-    states_at = partial(calibration.states_at, blocks=2 * BLOCKS)
-    vote = partial(vote_on_plan, statistics=calibration.statistics, decided=decided)
     texts = TextChoice(request=request, inputs=inputs, model=model, calibration=calibration)
+    vote = partial(vote_on_plan, inputs=inputs, statistics=calibration.statistics, decided=decided)
     rehearsal = _Rehearsal(texts=texts, plans=[], tried=[])
-    plans = {voted.layers: (voted, pruning.depth_share)}
+    plans: dict[tuple[int, ...], tuple[str, PruningPlan, float]] = {}
     for share in (pruning.depth_share, *pruning.rehearse):
-        other = replace(request, pruning=replace(pruning, depth_share=share))
-        plan = voted
-        if share != pruning.depth_share:
-            plan = vote(other, inputs)
-        plans.setdefault(plan.layers, (plan, share))
-        run = closest_run(states_at, inputs.shape.layers, plan.allocation.layers)
-        if run not in plans:
-            plans[run] = (vote(other, inputs, layers=run), share)
-    rehearsal.try_plans([plan for plan, _ in plans.values()])
-    best = rehearsal.best_place()
-    _, depth_share = list(plans.values())[best]
-    others = [
-        replace(pruning, vocab_share=share, depth_share=depth_share)
-        for share in pruning.rehearse_vocab
-    ]
-    rehearsal.try_plans([vote(replace(request, pruning=other), inputs) for other in others])
+        one = partial(vote, replace(request, pruning=replace(pruning, depth_share=share)))
+        plan = voted if share == pruning.depth_share else one()
+        plans.setdefault(plan.layers, (THE_VOTE, plan, share))
+        for by, layers in list_layer_choices(texts, plan, one).items():
+            if layers not in plans:
+                plans[layers] = (by, one(layers=layers), share)
+    if len(plans) == 1 and not pruning.rehearse_vocab:
+        return voted
+    rehearsal.try_plans([(by, plan) for by, plan, _ in plans.values()])
+    by, _, depth_share = list(plans.values())[rehearsal.best_place()]
+    others = []
+    for share in pruning.rehearse_vocab:
+        own = replace(pruning, vocab_share=share, depth_share=depth_share)
+        one = partial(vote, replace(request, pruning=own))
+        plan = one()
+        layers = list_layer_choices(texts, plan, one).get(by)
+        others.append((by, plan if layers is None else one(layers=layers)))
+    rehearsal.try_plans(others)
     return replace(rehearsal.plans[rehearsal.best_place()], rehearsed=tuple(rehearsal.tried))
+
+
+def list_layer_choices(
+    texts: "TextChoice", voted: PruningPlan, vote: Callable[..., PruningPlan]
+) -> dict[str, tuple[int, ...]]:
+    """Who would take out which layers, as many as the vote.
+
+    Each voter alone, the run of layers that turns the stream least, and a search among those that
+    the voters do not agree on. `vote` makes the plan with other `layers`.
+    """
+    count = voted.allocation.layers
+    if not count:
+        return {}
+    request, calibration = texts.request, texts.calibration
+    layers = texts.inputs.shape.layers
+    run = closest_run(partial(calibration.states_at, blocks=2 * BLOCKS), layers, count)
+    if not request.pruning.rehearse_layers:
+        return {CLOSEST_RUN: run}
+    ballots = partial(list_single_votes, request, calibration.statistics)
+    alone = {f"{name} alone": own for name, own in ballots(count).items()}
+    deeper = ballots(min(count + CONTESTED_DEEPER, layers - 1))
+    searched = texts.search_layers(
+        lambda gone: vote(layers=gone),
+        agreed=set(voted.layers).intersection(*alone.values()),
+        contested=set(voted.layers).union(*deeper.values()),
+        count=count,
+    )
+    return {**alone, CLOSEST_RUN: run, THE_SEARCH: searched}
 
 
 def choose_elected(
@@ -128,15 +163,10 @@ class TextChoice:
     def plan(self, plan: PruningPlan, blocks: int, first: int = 0) -> RehearsalText:
         """So many blocks to refit on, from `first` on, and as many to judge by; fewer of a text
         that has not as many, and earlier ones."""
-        every = self.inputs.corpus.calibration.ids
-        half = min(blocks, len(every) // 2)
-        start = min(first, len(every) - 2 * half)
-        stop = start + 2 * half
-        ids = every[start:stop]
+        start, ids = self._take(blocks, first)
+        half = len(ids) // 2
         if not plan.tokens:
-            return plain_text(
-                ids, lambda index: self.calibration.states_at(index, blocks=stop)[start:]
-            )
+            return self.dense_text(blocks, first)
         tokenizer, kept = self._trim(plan)
         return respelled_text(
             retokenize(self.inputs.corpus, self.request.data, tokenizer)[start : start + half],
@@ -158,6 +188,27 @@ class TextChoice:
         ids = retokenize(self.inputs.corpus, self.request.data, tokenizer)[:blocks]
         return torch.tensor(kept)[ids], None
 
+    def dense_text(self, blocks: int, first: int) -> RehearsalText:
+        """The same text for plans that leave every token."""
+        start, ids = self._take(blocks, first)
+        states_at = partial(self.calibration.states_at, blocks=start + len(ids))
+        return plain_text(ids, lambda index: states_at(index)[start:])
+
+    def search_layers(self, plan_for: layer_search.PlanFor, **choice: Any) -> tuple[int, ...]:
+        """As `layer_search.search_layers`, on text that no voter and no rehearsal reads."""
+        request, model = self.request, self.model
+        first = max(request.data.voting_blocks, request.data.gradient_blocks, 2 * BLOCKS)
+        text = self.dense_text(layer_search.BLOCKS, first)
+        how = refit_settings(request.pruning, model.device, request.seed)
+        return layer_search.search_layers(model, text, how, plan_for, **choice)
+
+    def _take(self, blocks: int, first: int) -> tuple[int, torch.Tensor]:
+        """Twice so many blocks of the calibration text [blocks, tokens], and where they begin."""
+        every = self.inputs.corpus.calibration.ids
+        half = min(blocks, len(every) // 2)
+        start = min(first, len(every) - 2 * half)
+        return start, every[start : start + 2 * half]
+
     def _trim(self, plan: PruningPlan) -> tuple[Any, Sequence[int]]:
         return trim_tokenizer(self.inputs.tokenizer, plan.tokens, self.inputs.shape.vocab)
 
@@ -170,14 +221,17 @@ class _Rehearsal:
     plans: list[PruningPlan]
     tried: list[Rehearsed]
 
-    def try_plans(self, plans: Sequence[PruningPlan]) -> None:
-        """Rehearses those that were not yet."""
-        new = [plan for plan in plans if plan not in self.plans]
+    def try_plans(self, plans: Sequence[tuple[str, PruningPlan]]) -> None:
+        """Rehearses those that were not yet, each with who chose its layers."""
+        new = [(by, plan) for by, plan in plans if plan not in self.plans]
         model = self.texts.model
         how = refit_settings(self.texts.request.pruning, model.device, self.texts.request.seed)
-        texts = {plan.tokens: self.texts.plan(plan, BLOCKS) for plan in new}
-        self.plans += new
-        self.tried += rehearse_plans(model, new, lambda plan: texts[plan.tokens], how)
+        texts = {plan.tokens: self.texts.plan(plan, BLOCKS) for _, plan in new}
+        found = rehearse_plans(
+            model, [plan for _, plan in new], lambda plan: texts[plan.tokens], how
+        )
+        self.plans += [plan for _, plan in new]
+        self.tried += [replace(one, by=by) for one, (by, _) in zip(found, new, strict=True)]
 
     def best_place(self) -> int:
         """The place of the plan that lost least."""

@@ -8,6 +8,7 @@ import torch
 
 from prune_exp.machine.device import bfloat16_on
 from prune_exp.machine.stopwatch import Stopwatch
+from prune_exp.model.offload import is_on_disk
 from prune_exp.pruning import surgery, weight_masks
 from prune_exp.pruning.allocation import NOTHING, allocate_budget
 from prune_exp.pruning.calibration import Calibration, ReadingSettings, calibrate_model
@@ -55,7 +56,7 @@ def prune_model(
     decided: dict[int, TokenVote] = {}
     with watch.phase("vote"):
         plan = vote_on_plan(request, inputs, calibration.statistics, decided=decided)
-    if request.pruning.rehearse or request.pruning.rehearse_vocab:
+    if _is_rehearsed(request, inputs, plan, model):
         with watch.phase("rehearse"):
             plan = choose_rehearsed(request, inputs, model, plan, calibration, decided)
     if request.pruning.elect and plan.allocation.channels:
@@ -65,6 +66,15 @@ def prune_model(
     with watch.phase("prune"):
         plan = _note_scripts(plan, inputs)
         return _carry_out(request, inputs, model, plan, calibration)
+
+
+def _is_rehearsed(request: PruningRequest, inputs: Inputs, voted: PruningPlan, model: Any) -> bool:
+    """Whether plans are rehearsed: those that were asked for, or who chooses the layers that go."""
+    pruning = request.pruning
+    if pruning.rehearse or pruning.rehearse_vocab:
+        return True
+    able = pruning.refit and len(inputs.corpus.calibration.ids) > 1 and not is_on_disk(model)
+    return pruning.rehearse_layers and voted.allocation.layers > 0 and able
 
 
 def repeat_pruning(

@@ -148,7 +148,7 @@ def rehearse_plan(
             layer = copy_layer(layer)
             refit_layer(run, layer, index, following)
         judged = judging.run(layer, index, judged)
-    return _losses(model, judged, text)
+    return judge_stream(model, judged, text)
 
 
 def copy_layer(layer: DecoderLayer) -> DecoderLayer:
@@ -194,8 +194,8 @@ def _stream_before(
     return stream
 
 
-def _losses(model: Any, hidden: torch.Tensor, text: RehearsalText) -> torch.Tensor:
-    """Cross-entropy of each block [blocks], in nats per token of the dense model's.
+def judge_stream(model: Any, hidden: torch.Tensor, text: RehearsalText) -> torch.Tensor:
+    """Cross-entropy of each block that judges [blocks], in nats per token of the dense model's.
 
     `hidden` is the last layer's output on what judges [blocks, tokens, hidden].
     """

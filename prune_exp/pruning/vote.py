@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from prune_exp.pruning.allocation import allocate_budget
-from prune_exp.pruning.consensus import Ballot, make_plan
+from prune_exp.pruning.consensus import Ballot, condemn, make_plan
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.statistics import Statistics
@@ -57,3 +57,16 @@ def vote_on_plan(
     if not allocation.tokens:
         return plan
     return replace(plan, judged_tokens=known[allocation.tokens].judged)
+
+
+def list_single_votes(
+    request: PruningRequest, statistics: Statistics, count: int
+) -> dict[str, tuple[int, ...]]:
+    """The `count` whole layers that each voter would take out if it were alone, by its name."""
+    pruning = request.pruning
+    scores = score_units(
+        pruning.voters, statistics, "layers", head_unit=pruning.head_unit, seed=request.seed
+    )
+    alone = Ballot(kind="fixed", vote_threshold=1.0)
+    gone = {name: condemn({name: own}, count, alone)[0] for name, own in sorted(scores.items())}
+    return {name: tuple(mask.nonzero()[:, 0].tolist()) for name, mask in gone.items()}

@@ -118,9 +118,15 @@ class PruningSettings:
     rehearse: list[float] = field(default_factory=list)
     """Depth shares to rehearse besides `depth_share`: each with the layers voted out and with the
     run of layers that changes the residual stream least. The plan whose refit on a few blocks
-    has the least loss on a few others is carried out. Empty: the vote decides alone."""
+    has the least loss on a few others is carried out. Empty: `depth_share` it is."""
     rehearse_vocab: list[float] = field(default_factory=list)
     """Vocabulary shares to rehearse besides `vocab_share`, at the depth share that lost least."""
+    rehearse_layers: bool = True
+    """Rehearse who chooses the whole layers that go: the vote, each of its voters alone, the run of
+    layers that changes the residual stream least, and a search that settles contested layers one
+    after another by what is lost without them. False: the vote decides alone, as it does where
+    nothing is refit, where there is only one block of calibration text, and where layers stay on
+    disk."""
     elect: bool = False
     """Let every voter alone, and every number of voters that must agree, stand for election on MLP
     channels beside the vote: their plans are refit on some blocks and judged on others that no

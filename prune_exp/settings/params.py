@@ -11,7 +11,11 @@ from prune_exp.settings.redaction import is_secret, redact
 
 T = TypeVar("T")
 
-ONCE = {"model.export_dtype": "float32", "pruning.reconstruct_epochs": "0"}
+ONCE = {
+    "model.export_dtype": "float32",
+    "pruning.reconstruct_epochs": "0",
+    "pruning.rehearse_layers": "False",
+}
 """What trials did before there was a setting for it, where that is not its default."""
 
 

@@ -9,7 +9,8 @@ from statistics import median
 
 from prune_exp.machine.limits import available_threads
 from prune_exp.model.shape import ModelShape
-from prune_exp.pruning.allocation import allocate_budget, shape_after
+from prune_exp.pruning.allocation import NOTHING, allocate_budget, shape_after
+from prune_exp.pruning.plan import Allocation
 from prune_exp.search.forecast import Forecast
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
@@ -22,10 +23,10 @@ from prune_exp.trial.prepare import TrialInputs, prepare_points, trial_memory_mi
 ALIKE = ("model.", "data.", "benchmark.", "quality.", "recovery.", "device")
 """How settings begin on which the work depends."""
 ALIKE_PRUNING = (
-    *("method", "refit", "reconstruct_epochs", "rehearse", "rehearse_vocab", "elect", "units"),
-    *("voters", "masks"),
+    *("method", "refit", "reconstruct_epochs", "rehearse", "rehearse_vocab", "rehearse_layers"),
+    *("elect", "units", "voters", "masks"),
 )
-NOTHING = ("None", "[]", "False", "0")
+AS_BEFORE = ("None", "[]", "False", "0")
 """Values of settings under which nothing is done that earlier versions did not do."""
 OTHERWISE = ("quality.max_perplexity_ratio", "model.name", "model.license", "model.base_model")
 """Settings that begin so and change no work."""
@@ -38,6 +39,12 @@ BYTES_PER_S = 8e9
 PROCESS_S = 10.0
 """To start a process and load a model."""
 REFIT_PASSES = 3
+LAYER_CHOICES = 5
+"""Of a depth share: the vote's, two voters', a run of layers, and what a search finds."""
+SEARCH_SHARE = 0.25
+"""Of a rehearsal that a search's question is: half of the layers, on half of the text."""
+QUESTIONS = 2
+"""Of a search, for each layer that goes."""
 BATCH_COSTS = 2.0
 """A step of a batch, in steps of a single sequence."""
 
@@ -67,7 +74,7 @@ def forecast_trial(
     """By the newest of the past trials that did the same work, else by sizes."""
     wanted = _work_of(flatten_settings(settings))
     alike = [one for one in past if _work_of(one.params) == wanted][:NEWEST]
-    steps = describe_steps(settings, len(inputs.dense.corpus.heldout.ids))
+    steps = describe_steps(settings, inputs)
     if not alike:
         return _forecast_by_sizes(settings, inputs, steps)
     return Forecast(
@@ -83,7 +90,7 @@ def _work_of(params: Mapping[str, str]) -> dict[str, str]:
     return {
         key: value
         for key, value in params.items()
-        if value not in NOTHING
+        if value not in AS_BEFORE
         and (key in pruning or (key.startswith(ALIKE) and key not in OTHERWISE))
     }
 
@@ -99,11 +106,13 @@ def _memory_of(metrics: Mapping[str, float]) -> float:
     return max([sum(served), *phases])
 
 
-def describe_steps(settings: Settings, blocks: int) -> tuple[str, ...]:
+def describe_steps(settings: Settings, inputs: TrialInputs) -> tuple[str, ...]:
     """What a trial will do, in words."""
     pruning = settings.pruning
+    blocks = len(inputs.dense.corpus.heldout.ids)
+    gone = _allocate(settings, inputs.dense.shape)
     steps = ["prune"] if pruning.method == "structured" else ["zero weights"]
-    if pruning.rehearse or pruning.rehearse_vocab:
+    if pruning.rehearse or pruning.rehearse_vocab or _rehearses_layers(settings, gone):
         steps.insert(0, "rehearse plans")
     if pruning.elect:
         steps.insert(len(steps) - 1, "elect voters")
@@ -122,18 +131,15 @@ def describe_steps(settings: Settings, blocks: int) -> tuple[str, ...]:
 
 def _forecast_by_sizes(settings: Settings, inputs: TrialInputs, steps: tuple[str, ...]) -> Forecast:
     dense = inputs.dense.shape
-    left = dense
-    if settings.pruning.method == "structured":
-        left = shape_after(dense, allocate_budget(dense, settings.sparsity, settings.pruning))
+    gone = _allocate(settings, dense)
+    left = shape_after(dense, gone)
     speed = 2 / (FLOP_PER_S * available_threads())
     data = settings.data
     read = data.calibration_blocks * data.context_tokens
     judged = inputs.dense.corpus.heldout.ids.numel() if settings.quality.enabled else 0
     backward = 3 * data.gradient_blocks * data.context_tokens
     refit = REFIT_PASSES * read if settings.pruning.refit else 0
-    plans = 2 * (1 + len(settings.pruning.rehearse)) if settings.pruning.rehearse else 0
-    plans += len(settings.pruning.rehearse_vocab)
-    tried = plans * 8 * data.context_tokens * REFIT_PASSES
+    tried = _rehearsals(settings, gone) * 8 * data.context_tokens * REFIT_PASSES
     seconds = speed * (dense.params_total * (refit + tried) + left.params_total * judged)
     return Forecast(
         steps=steps,
@@ -145,6 +151,30 @@ def _forecast_by_sizes(settings: Settings, inputs: TrialInputs, steps: tuple[str
         memory_mib=trial_memory_mib(dense),
         shared_s=speed * dense.params_total * (read + backward + judged),
     )
+
+
+def _allocate(settings: Settings, dense: ModelShape) -> Allocation:
+    """What goes by the request; rehearsals may change that."""
+    if settings.pruning.method != "structured":
+        return NOTHING
+    return allocate_budget(dense, settings.sparsity, settings.pruning)
+
+
+def _rehearses_layers(settings: Settings, gone: Allocation) -> bool:
+    pruning = settings.pruning
+    able = pruning.refit and settings.data.calibration_blocks > 1 and not settings.model.offload
+    return pruning.rehearse_layers and gone.layers > 0 and able
+
+
+def _rehearsals(settings: Settings, gone: Allocation) -> float:
+    """How many plans are refit on a few blocks, a search for layers counted as so many."""
+    pruning = settings.pruning
+    shares = 1 + len(pruning.rehearse)
+    plans = float(len(pruning.rehearse_vocab))
+    if _rehearses_layers(settings, gone):
+        searched = QUESTIONS * gone.layers * SEARCH_SHARE
+        return plans + shares * (LAYER_CHOICES + searched)
+    return plans + 2 * shares * bool(pruning.rehearse)
 
 
 def _reconstruction_s(

@@ -26,12 +26,19 @@ class Ours:
 
 def _voter(*names: str, **more: str) -> Ours:
     note = more.get("note", "layers judged by it too")
-    return Ours(overrides=(f"pruning.voters=[{','.join(names)}]",), kind="voter", note=note)
+    voters = f"pruning.voters=[{','.join(names)}]"
+    return Ours(overrides=(voters, "pruning.rehearse_layers=false"), kind="voter", note=note)
 
 
 LAYERS = "layers judged by similarity, since it abstains"
 OURS: dict[str, Ours] = {
-    "consensus": Ours(overrides=("pruning=consensus",), note="five voters, refit"),
+    "consensus": Ours(
+        overrides=("pruning=consensus",), note="five voters, choices of layers rehearsed, refit"
+    ),
+    "vote": Ours(
+        overrides=("pruning=consensus", "pruning.rehearse_layers=false"),
+        note="five voters and nothing else, refit",
+    ),
     "elected": Ours(
         overrides=("pruning=consensus", "pruning.elect=true"),
         note="voters, levels of agreement and a jury stand for election, refit",

@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from peers.ours import settings_from
+from prune_exp.machine.stopwatch import Stopwatch
+from prune_exp.model import loading
 from prune_exp.model.architectures import layers_of, shape_of
 from prune_exp.pruning import surgery
+from prune_exp.pruning.inputs import Inputs
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.pruner import Pruned, prune_model
 from prune_exp.pruning.rehearsal import (
     RehearsalText,
     closest_run,
@@ -21,6 +26,8 @@ from prune_exp.pruning.rehearsal import (
 )
 from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.text.tokenizer import read_vocabulary, trim_tokenizer
+from prune_exp.trial.dense import load_dense
+from prune_exp.trial.prepare import prepare_trial, pruning_request
 from support.cli import small_trial
 from support.models import GROUPED, MODEL_TYPES, make_tiny
 from support.plans import empty_plan
@@ -156,23 +163,24 @@ def test_the_run_that_turns_the_stream_least_by_hand() -> None:
     assert closest_run(states.__getitem__, 4, 0) == ()
 
 
-@pytest.mark.parametrize("shares", ["rehearse=[0.0,0.9]", "rehearse_vocab=[0.0,0.5]"])
-def test_a_rehearsed_trial_carries_out_one_of_its_plans(
-    shares: str, tmp_path: Path, text_file: Path
-) -> None:
-    from peers.ours import settings_from
-    from prune_exp.machine.stopwatch import Stopwatch
-    from prune_exp.model import loading
-    from prune_exp.pruning.pruner import prune_model
-    from prune_exp.trial.prepare import prepare_trial, pruning_request
-
-    loading.save_model(make_tiny("llama"), DENSE, tmp_path / "dense")
-    args = small_trial(tmp_path / "dense", text_file, tmp_path)
-    options = ["pruning=vocab", "sparsity=0.3", f"pruning.{shares}"]
-    settings = settings_from([*args, *options])
+def prune_small(folder: Path, text_file: Path, *options: str) -> tuple[Pruned, Stopwatch, Inputs]:
+    """Prunes a tiny model with these settings."""
+    loading.save_model(make_tiny("llama", num_hidden_layers=6), DENSE, folder / "dense")
+    settings = settings_from([*small_trial(folder / "dense", text_file, folder), *options])
     inputs, watch = prepare_trial(settings).dense, Stopwatch()
-    request = pruning_request(settings)
-    pruned = prune_model(request, inputs, loading.load_model(inputs.source.folder), watch)
+    model = load_dense(settings, inputs.source, folder / "model")
+    return prune_model(pruning_request(settings), inputs, model, watch), watch, inputs
+
+
+@pytest.mark.parametrize("shares", ["rehearse=[0.0,0.9]", "rehearse_vocab=[0.0,0.5]"])
+@pytest.mark.parametrize("layers", [True, False])
+def test_a_rehearsed_trial_carries_out_one_of_its_plans(
+    shares: str, layers: bool, tmp_path: Path, text_file: Path
+) -> None:
+    options = ["pruning=vocab", "sparsity=0.3", f"pruning.{shares}"]
+    pruned, watch, inputs = prune_small(
+        tmp_path, text_file, *options, f"pruning.rehearse_layers={layers}"
+    )
     tried = pruned.plan.rehearsed
     varied = len({one.tokens for one in tried}), len({len(one.layers) for one in tried})
     assert varied[0 if "vocab" in shares else 1] > 1
@@ -183,3 +191,43 @@ def test_a_rehearsed_trial_carries_out_one_of_its_plans(
     assert shape_of(pruned.model).layers == inputs.shape.layers - len(best.layers)
     assert shape_of(pruned.model).vocab == inputs.shape.vocab - best.tokens
     assert "rehearse" in watch.seconds
+    assert {one.by for one in tried} <= {"the vote", "closest run"} or layers
+
+
+def test_who_chooses_the_layers_is_rehearsed(tmp_path: Path, text_file: Path) -> None:
+    voters = "pruning.voters=[magnitude,random,wanda,similarity]"
+    options = ["sparsity=0.4", "pruning.depth_share=0.9", "data.calibration_blocks=24", voters]
+    pruned, _, _ = prune_small(tmp_path, text_file, *options)
+    tried = {one.by: one for one in pruned.plan.rehearsed}
+    assert "the vote" in tried
+    assert "random alone" in tried
+    assert len({one.layers for one in tried.values()}) == len(tried), "each choice once"
+    assert {len(one.layers) for one in tried.values()} == {pruned.plan.allocation.layers}
+    best = min(tried.values(), key=lambda one: one.loss_nats)
+    assert pruned.plan.layers == best.layers
+    assert PruningPlan.from_json(pruned.plan.to_json()) == pruned.plan
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        ["pruning.refit=false"],
+        ["model.offload=true"],
+        ["pruning.rehearse_layers=false"],
+        ["pruning.depth_share=0"],
+    ],
+)
+def test_where_no_choice_can_be_rehearsed_the_vote_decides(
+    without: list[str], tmp_path: Path, text_file: Path
+) -> None:
+    pruned, watch, _ = prune_small(tmp_path, text_file, "sparsity=0.3", *without)
+    assert pruned.plan.rehearsed == ()
+    assert "rehearse" not in watch.seconds
+
+
+def test_where_all_choose_alike_nothing_is_rehearsed(tmp_path: Path, text_file: Path) -> None:
+    options = ["sparsity=0.15", "pruning.depth_share=1"]
+    pruned, _, _ = prune_small(tmp_path, text_file, *options, "pruning.voters=[similarity,obs]")
+    tried = pruned.plan.rehearsed
+    assert len(pruned.plan.layers) == 1
+    assert len(tried) != 1

@@ -36,10 +36,12 @@ def test_runs_that_did_the_same_work_say_how_long_it_takes(settings: Settings) -
     assert found.memory_mib == 700
     assert forecast_trial(settings, inputs, [ran(other, 9000)]).runs == 0
     before = ran(settings, 20)
-    del before.params["pruning.reconstruct_epochs"]
-    assert forecast_trial(settings, inputs, [before]).runs == 0, "it trained no layer"
-    untrained = replace(settings, pruning=replace(settings.pruning, reconstruct_epochs=0))
-    assert forecast_trial(untrained, inputs, [before]).runs == 1
+    for name, without in (("reconstruct_epochs", 0), ("rehearse_layers", False)):
+        older = replace(before, params={**before.params})
+        del older.params[f"pruning.{name}"]
+        assert forecast_trial(settings, inputs, [older]).runs == 0, name
+        pruning = replace(settings.pruning, **{name: without})  # pyright: ignore[reportArgumentType]
+        assert forecast_trial(replace(settings, pruning=pruning), inputs, [older]).runs == 1
 
 
 def test_by_sizes_more_work_takes_longer(settings: Settings) -> None:
@@ -61,6 +63,9 @@ def test_by_sizes_more_work_takes_longer(settings: Settings) -> None:
     assert seconds(data=replace(settings.data, calibration_blocks=10**6)) > plain
     assert seconds(pruning=replace(settings.pruning, refit=False)) < plain
     assert seconds(pruning=replace(settings.pruning, rehearse=[0.2])) > plain
+    voted = replace(settings.pruning, rehearse_layers=False)
+    assert seconds(pruning=replace(voted, rehearse=[0.2])) > seconds(pruning=voted)
+    assert seconds(pruning=voted) < plain
     deeper = replace(settings.pruning, depth_share=1.0)
     longer = seconds(pruning=replace(deeper, reconstruct_epochs=2000))
     assert longer > seconds(pruning=deeper) > seconds(pruning=replace(deeper, reconstruct_epochs=0))

@@ -71,6 +71,7 @@ def _list_rehearsed(plan: PruningPlan | None) -> list[Element]:
     tried = sorted(plan.rehearsed, key=lambda one: one.loss_nats)
     rows = [
         [
+            one.by,
             ", ".join(map(str, one.layers)) or "none",
             f"{one.channels:,}",
             f"{one.tokens:,}" if one.tokens else "none",
@@ -80,10 +81,9 @@ def _list_rehearsed(plan: PruningPlan | None) -> list[Element]:
     ]
     said = (
         f"{len(tried)} plans were rehearsed, each refit on a few blocks of the calibration text and"
-        " judged on others. The one with the least loss was carried out, whether its layers were"
-        " voted out or are the run of layers that changes the residual stream least."
+        " judged on others. The one with the least loss was carried out, whoever chose its layers."
     )
-    heads = ["Layers out", "Channels out, each", "Tokens out", "Loss, nats"]
+    heads = ["Layers chosen by", "Layers out", "Channels out, each", "Tokens out", "Loss, nats"]
     return [Paragraph(said), Table(heads, rows)]
 
 

@@ -1,0 +1,119 @@
+"""Which of the contested layers go: one after another, each time the one the model misses least.
+
+What a layer costs is the loss of the whole plan without it, every other unit cut and refit as
+planned (SLEB, arXiv:2402.09025, asks the dense model). A cost counts as no less than when fewer
+layers were gone, so that few are asked again (lazy greedy: Minoux 1978); layers beside a gap are
+always asked, since one layer may stand in for several.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from prune_exp.pruning.layer_stream import LayerStream
+from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.refit import RefitSettings, pair_kept_layers, refit_layer
+from prune_exp.pruning.rehearsal import RehearsalText, copy_layer, judge_stream, start_rehearsal
+
+BLOCKS = 4
+"""Blocks of text to refit on, and as many others to judge by."""
+
+PlanFor = Callable[[tuple[int, ...]], PruningPlan]
+"""The plan without these whole layers."""
+Streams = dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""By layer that stays: the dense and the pruned stream before it on the text to refit on, and the
+pruned one on the text to judge by, each [blocks, tokens, hidden]."""
+
+
+def search_layers(
+    model: Any,
+    text: RehearsalText,
+    how: RefitSettings,
+    plan_for: PlanFor,
+    *,
+    agreed: Iterable[int],
+    contested: Iterable[int],
+    count: int,
+) -> tuple[int, ...]:
+    """The `count` layers that go: those `agreed` on, and of the `contested` ones the cheapest.
+
+    `text` is spelled as the dense model spells it, and `model` is that one, which stays as it is.
+    """
+    sure = tuple(sorted(agreed))
+    if len(sure) == count:
+        return sure
+    search = LayerSearch(model=model, text=text, how=how, plan_for=plan_for)
+    search.take_out(sure)
+    left = sorted(set(contested) - {*sure})
+    for _ in tqdm(range(count - len(sure)), "search layers", unit="layer"):
+        left.remove(search.remove_cheapest(left))
+    return search.gone
+
+
+@dataclass(kw_only=True)
+class LayerSearch:
+    """What is known of a model without the layers that went so far."""
+
+    model: Any
+    text: RehearsalText
+    how: RefitSettings
+    plan_for: PlanFor
+    gone: tuple[int, ...] = ()
+    loss: float = math.nan
+    """Without them, in nats a token."""
+    streams: Streams = field(default_factory=dict)
+    costs: dict[int, float] = field(default_factory=dict)
+    """By layer: how much the loss rose without it when that was last asked."""
+
+    def take_out(self, layers: tuple[int, ...]) -> None:
+        """Starts without these layers."""
+        self.gone = layers
+        self.streams = {}
+        self.loss, self.streams = self.try_without(layers)
+
+    def remove_cheapest(self, left: list[int]) -> int:
+        """Takes out, and returns, the one of the layers `left` that costs least."""
+        for beside in left:
+            if {beside - 1, beside + 1} & {*self.gone}:
+                self.costs.pop(beside, None)
+        asked: set[int] = set()
+        best, loss, streams = left[0], math.inf, {}
+        while (one := min(left, key=lambda i: self.costs.get(i, -math.inf))) not in asked:
+            found = self.try_without((*self.gone, one))
+            self.costs[one] = as_cost(found[0] - self.loss)
+            if not asked or self.costs[one] < self.costs[best]:
+                best, (loss, streams) = one, found
+            asked.add(one)
+        self.gone = tuple(sorted((*self.gone, best)))
+        self.loss = loss
+        self.streams = {i: kept for i, kept in self.streams.items() if i < best} | streams
+        return best
+
+    def try_without(self, layers: tuple[int, ...]) -> tuple[float, Streams]:
+        """The loss without `layers`, and the streams from where they differ from what is known."""
+        plan = self.plan_for(tuple(sorted(layers)))
+        run = start_rehearsal(self.model, plan, self.text.fit, self.text.states_at, self.how)
+        judging = LayerStream(self.model, self.text.judged)
+        judged = judging.hidden
+        pairs = pair_kept_layers(plan, len(run.layers))
+        change = min({*layers} - {*self.gone}, default=0)
+        known = [one for one in pairs if one[0] < change and one[0] in self.streams]
+        if known:
+            run.dense, run.pruned, judged = self.streams[known[-1][0]]
+            pairs = pairs[pairs.index(known[-1]) :]
+        streams = {}
+        for index, following in pairs:
+            streams[index] = (run.dense, run.pruned, judged)
+            layer = copy_layer(run.layers[index])
+            refit_layer(run, layer, index, following)
+            judged = judging.run(layer, index, judged)
+        return float(judge_stream(self.model, judged, self.text).mean()), streams
+
+
+def as_cost(rise: float) -> float:
+    """What is no number costs most."""
+    return rise if math.isfinite(rise) else math.inf
