@@ -72,7 +72,6 @@ class LayerSearch:
     def take_out(self, layers: tuple[int, ...]) -> None:
         """Starts without these layers."""
         self.gone = layers
-        self.streams = {}
         self.loss, self.streams = self.try_without(layers)
 
     def remove_cheapest(self, left: list[int]) -> int:

@@ -68,14 +68,13 @@ def choose_rehearsed(
         return voted
     rehearsal.try_plans([(by, plan) for by, plan, _ in plans.values()])
     by, _, depth_share = list(plans.values())[rehearsal.best_place()]
-    others = []
     for share in pruning.rehearse_vocab:
         own = replace(pruning, vocab_share=share, depth_share=depth_share)
         one = partial(vote, replace(request, pruning=own))
         plan = one()
-        layers = list_layer_choices(texts, plan, one).get(by)
-        others.append((by, plan if layers is None else one(layers=layers)))
-    rehearsal.try_plans(others)
+        if by != THE_VOTE and plan.layers:
+            plan = one(layers=list_layer_choices(texts, plan, one)[by])
+        rehearsal.try_plans([(by, plan)])
     return replace(rehearsal.plans[rehearsal.best_place()], rehearsed=tuple(rehearsal.tried))
 
 
@@ -163,10 +162,10 @@ class TextChoice:
     def plan(self, plan: PruningPlan, blocks: int, first: int = 0) -> RehearsalText:
         """So many blocks to refit on, from `first` on, and as many to judge by; fewer of a text
         that has not as many, and earlier ones."""
-        start, ids = self._take(blocks, first)
-        half = len(ids) // 2
         if not plan.tokens:
             return self.dense_text(blocks, first)
+        start, ids = self._take(blocks, first)
+        half = len(ids) // 2
         tokenizer, kept = self._trim(plan)
         return respelled_text(
             retokenize(self.inputs.corpus, self.request.data, tokenizer)[start : start + half],
@@ -189,7 +188,7 @@ class TextChoice:
         return torch.tensor(kept)[ids], None
 
     def dense_text(self, blocks: int, first: int) -> RehearsalText:
-        """The same text for plans that leave every token."""
+        """The same for plans that leave every token."""
         start, ids = self._take(blocks, first)
         states_at = partial(self.calibration.states_at, blocks=start + len(ids))
         return plain_text(ids, lambda index: states_at(index)[start:])

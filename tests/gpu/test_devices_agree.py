@@ -47,7 +47,9 @@ def prune_on(device: str, folder: Path, text: Path, cache: Path, **pruning: Any)
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "gpt2"])
 @pytest.mark.parametrize(
-    "pruning", [{}, {"rehearse": [0.0]}, {"elect": True}], ids=["vote", "rehearsal", "election"]
+    "pruning",
+    [{"rehearse_layers": False}, {}, {"rehearse": [0.0]}, {"elect": True}],
+    ids=["vote", "layers", "rehearsal", "election"],
 )
 def test_plans_and_logits_are_those_of_the_processor(
     kind: str, pruning: dict[str, Any], device: str, text_file: Path, tmp_path: Path
@@ -93,6 +95,7 @@ def test_layers_on_disk_give_what_loaded_ones_give(
     settings = settings_for(tmp_path / "m", text_file, tmp_path / "c", calibration="documents")
     settings.device, settings.sparsity = device, 0.3
     settings.pruning.voters, settings.pruning.refit_dtype = VOTERS, "float32"
+    settings.pruning.rehearse_layers = False
     settings.pruning.reconstruct_epochs = 0  # a GPU may add up in another order every time
     found = {}
     for offload in (False, True):

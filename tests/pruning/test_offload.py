@@ -45,6 +45,7 @@ def settings_of(folder: Path, text: Path, cache: Path, kind: str) -> Settings:
     settings = settings_for(folder, text, cache, calibration="documents", voting_blocks=3)
     settings.sparsity = 0.3
     settings.pruning.voters = VOTERS
+    settings.pruning.rehearse_layers = False
     settings.pruning.vocab_share = 0.1
     settings.pruning.heads_share = 0.3 if kind in GROUPED else 0.0
     return settings

@@ -125,13 +125,13 @@ def test_what_went_is_told_by_kind() -> None:
 def test_rehearsed_plans_are_told_best_first() -> None:
     assert "rehearsed" not in section(findings(), "What was removed")
     tried = (
-        Rehearsed(layers=(1,), channels=1200, loss_nats=3.5),
-        Rehearsed(layers=(), channels=1300, loss_nats=3.25, tokens=900),
+        Rehearsed(layers=(1,), channels=1200, loss_nats=3.5, by="the vote"),
+        Rehearsed(layers=(), channels=1300, loss_nats=3.25, tokens=900, by="wanda alone"),
     )
     told = section(findings(plan=made_up.plan(rehearsed=tried)), "What was removed")
     assert "2 plans were rehearsed" in told
-    assert told.index("| none | 1,300 | 900 | 3.2500 |") < told.index(
-        "| 1 | 1,200 | none | 3.5000 |"
+    assert told.index("| wanda alone | none | 1,300 | 900 | 3.2500 |") < told.index(
+        "| the vote | 1 | 1,200 | none | 3.5000 |"
     )
 
 
