@@ -46,11 +46,11 @@ def search_layers(
     sure = tuple(sorted(agreed))
     if len(sure) == count:
         return sure
-    search = LayerSearch(model=model, text=text, how=how, plan_for=plan_for)
-    search.take_out(sure)
     left = sorted(set(contested) - {*sure})
+    search = LayerSearch(model=model, text=text, how=how, plan_for=plan_for, left=left)
+    search.take_out(sure)
     for _ in tqdm(range(count - len(sure)), "search layers", unit="layer"):
-        left.remove(search.remove_cheapest(left))
+        search.remove_cheapest()
     return search.gone
 
 
@@ -62,10 +62,13 @@ class LayerSearch:
     text: RehearsalText
     how: RefitSettings
     plan_for: PlanFor
+    left: list[int]
+    """Contested layers that are still there."""
     gone: tuple[int, ...] = ()
     loss: float = math.nan
     """Without them, in nats a token."""
     streams: Streams = field(default_factory=dict)
+    """Of the layers before those that are `left`, from which a run without these can go on."""
     costs: dict[int, float] = field(default_factory=dict)
     """By layer: how much the loss rose without it when that was last asked."""
 
@@ -74,23 +77,23 @@ class LayerSearch:
         self.gone = layers
         self.loss, self.streams = self.try_without(layers)
 
-    def remove_cheapest(self, left: list[int]) -> int:
-        """Takes out, and returns, the one of the layers `left` that costs least."""
-        for beside in left:
+    def remove_cheapest(self) -> None:
+        """Takes out the one of the layers left that costs least."""
+        for beside in self.left:
             if {beside - 1, beside + 1} & {*self.gone}:
                 self.costs.pop(beside, None)
         asked: set[int] = set()
-        best, loss, streams = left[0], math.inf, {}
-        while (one := min(left, key=lambda i: self.costs.get(i, -math.inf))) not in asked:
+        best, loss, streams = self.left[0], math.inf, {}
+        while (one := min(self.left, key=lambda i: self.costs.get(i, -math.inf))) not in asked:
             found = self.try_without((*self.gone, one))
             self.costs[one] = as_cost(found[0] - self.loss)
             if not asked or self.costs[one] < self.costs[best]:
                 best, (loss, streams) = one, found
             asked.add(one)
+        self.left.remove(best)
         self.gone = tuple(sorted((*self.gone, best)))
         self.loss = loss
         self.streams = {i: kept for i, kept in self.streams.items() if i < best} | streams
-        return best
 
     def try_without(self, layers: tuple[int, ...]) -> tuple[float, Streams]:
         """The loss without `layers`, and the streams from where they differ from what is known."""
@@ -106,7 +109,8 @@ class LayerSearch:
             pairs = pairs[pairs.index(known[-1]) :]
         streams = {}
         for index, following in pairs:
-            streams[index] = (run.dense, run.pruned, judged)
+            if any(index < one <= following for one in self.left):
+                streams[index] = (run.dense, run.pruned, judged)
             layer = copy_layer(run.layers[index])
             refit_layer(run, layer, index, following)
             judged = judging.run(layer, index, judged)

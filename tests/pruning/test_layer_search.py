@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prune_exp.model.architectures import layers_of
-from prune_exp.pruning import surgery
+from prune_exp.pruning import layer_search, surgery
 from prune_exp.pruning.layer_search import LayerSearch, as_cost, search_layers
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan
@@ -37,11 +37,11 @@ def plan_without(layers: tuple[int, ...], *, heads: bool = False) -> PruningPlan
     )
 
 
-def search_in(model: Any, *, heads: bool = False) -> LayerSearch:
+def search_in(model: Any, left: list[int], *, heads: bool = False) -> LayerSearch:
     def plan_for(layers: tuple[int, ...]) -> PruningPlan:
         return plan_without(layers, heads=heads)
 
-    return LayerSearch(model=model, text=text_for(model), how=HOW, plan_for=plan_for)
+    return LayerSearch(model=model, text=text_for(model), how=HOW, plan_for=plan_for, left=left)
 
 
 def found_in(model: Any, agreed: set[int], contested: set[int], count: int) -> tuple[int, ...]:
@@ -58,12 +58,11 @@ def test_losses_are_those_of_a_rehearsal(model_type: str) -> None:
     model = make_tiny(model_type, num_hidden_layers=LAYERS)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     heads = model_type in GROUPED
-    search = search_in(model, heads=heads)
+    search = search_in(model, [0, 1, 2, 4, 5], heads=heads)
     search.take_out((3,))
     assert search.loss == loss_of(model, plan_without((3,), heads=heads))
-    left = [0, 1, 2, 4, 5]
     for _ in range(3):
-        left.remove(search.remove_cheapest(left))
+        search.remove_cheapest()
         assert search.loss == loss_of(model, plan_without(search.gone, heads=heads))
     assert len(search.gone) == 4
     for name, value in model.state_dict().items():
@@ -103,12 +102,35 @@ def test_few_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_layers_beside_a_gap_are_asked_again() -> None:
     model = make_tiny("llama", num_hidden_layers=LAYERS)
-    search = search_in(model)
+    search = search_in(model, [0, 1, 3, 4, 5])
     search.take_out((2,))
     search.costs = {0: 5.0, 1: 9.0, 3: 9.0, 4: 5.0, 5: 5.0}
-    search.remove_cheapest([0, 1, 3, 4, 5])
+    search.remove_cheapest()
     assert search.costs[1] != 9.0
     assert search.costs[3] != 9.0
+
+
+@pytest.mark.parametrize("gone", [(), (2,), (0, 5), (4, 5)])
+def test_a_run_goes_on_right_before_what_is_new(
+    gone: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny("llama", num_hidden_layers=LAYERS)
+    search = search_in(model, [i for i in range(LAYERS) if i not in gone])
+    search.take_out(gone)
+    refit: list[int] = []
+    before = layer_search.refit_layer
+
+    def note(run: Any, layer: Any, index: int, following: int) -> None:
+        refit.append(index)
+        before(run, layer, index, following)
+
+    monkeypatch.setattr(layer_search, "refit_layer", note)
+    for one in search.left:
+        refit.clear()
+        search.try_without((*gone, one))
+        kept = [i for i in range(LAYERS) if i not in (*gone, one)]
+        start = max((i for i in kept if i < one), default=0)
+        assert refit == [i for i in kept if i >= start]
 
 
 @pytest.mark.parametrize("rise", [math.nan, math.inf])
