@@ -62,7 +62,7 @@ class Rehearsed:
     tokens: int = 0
     """Tokens it removes from the vocabulary."""
     by: str = ""
-    """Who chose its layers: `the vote`, `similarity alone`, `closest run`, `a search`."""
+    """Who chose its layers, all who did: `the vote, wanda alone`, `closest run`, `a search`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,18 +56,20 @@ def choose_rehearsed(
     texts = TextChoice(request=request, inputs=inputs, model=model, calibration=calibration)
     vote = partial(vote_on_plan, inputs=inputs, statistics=calibration.statistics, decided=decided)
     rehearsal = _Rehearsal(texts=texts, plans=[], tried=[])
-    plans: dict[tuple[int, ...], tuple[str, PruningPlan, float]] = {}
+    plans: dict[tuple[int, ...], tuple[list[str], PruningPlan, float]] = {}
     for share in (pruning.depth_share, *pruning.rehearse):
         one = partial(vote, replace(request, pruning=replace(pruning, depth_share=share)))
         plan = voted if share == pruning.depth_share else one()
-        plans.setdefault(plan.layers, (THE_VOTE, plan, share))
+        plans.setdefault(plan.layers, ([THE_VOTE], plan, share))
         for by, layers in list_layer_choices(texts, plan, one).items():
             if layers not in plans:
-                plans[layers] = (by, one(layers=layers), share)
+                plans[layers] = ([], one(layers=layers), share)
+            names, *_ = plans[layers]
+            names += [by] if by not in names else []
     if len(plans) == 1 and not pruning.rehearse_vocab:
         return voted
-    rehearsal.try_plans([(by, plan) for by, plan, _ in plans.values()])
-    by, _, depth_share = list(plans.values())[rehearsal.best_place()]
+    rehearsal.try_plans([(", ".join(names), plan) for names, plan, _ in plans.values()])
+    (by, *_), _, depth_share = list(plans.values())[rehearsal.best_place()]
     for share in pruning.rehearse_vocab:
         own = replace(pruning, vocab_share=share, depth_share=depth_share)
         one = partial(vote, replace(request, pruning=own))

@@ -191,21 +191,41 @@ def test_a_rehearsed_trial_carries_out_one_of_its_plans(
     assert shape_of(pruned.model).layers == inputs.shape.layers - len(best.layers)
     assert shape_of(pruned.model).vocab == inputs.shape.vocab - best.tokens
     assert "rehearse" in watch.seconds
-    assert {one.by for one in tried} <= {"the vote", "closest run"} or layers
+    voted = {"the vote", "closest run", "the vote, closest run"}
+    assert {one.by for one in tried} <= voted or layers
 
 
 def test_who_chooses_the_layers_is_rehearsed(tmp_path: Path, text_file: Path) -> None:
     voters = "pruning.voters=[magnitude,random,wanda,similarity]"
     options = ["sparsity=0.4", "pruning.depth_share=0.9", "data.calibration_blocks=24", voters]
     pruned, _, _ = prune_small(tmp_path, text_file, *options)
-    tried = {one.by: one for one in pruned.plan.rehearsed}
-    assert "the vote" in tried
-    assert "random alone" in tried
-    assert len({one.layers for one in tried.values()}) == len(tried), "each choice once"
-    assert {len(one.layers) for one in tried.values()} == {pruned.plan.allocation.layers}
-    best = min(tried.values(), key=lambda one: one.loss_nats)
+    tried = pruned.plan.rehearsed
+    assert sorted(name for one in tried for name in one.by.split(", ")) == [
+        "a search",
+        "closest run",
+        "magnitude alone",
+        "random alone",
+        "similarity alone",
+        "the vote",
+        "wanda alone",
+    ]
+    assert len({one.layers for one in tried}) == len(tried) > 1, "each choice once"
+    assert {len(one.layers) for one in tried} == {pruned.plan.allocation.layers}
+    best = min(tried, key=lambda one: one.loss_nats)
     assert pruned.plan.layers == best.layers
     assert PruningPlan.from_json(pruned.plan.to_json()) == pruned.plan
+
+
+def test_two_shares_that_come_to_the_same_layers_are_one_plan(
+    tmp_path: Path, text_file: Path
+) -> None:
+    options = ["sparsity=0.3", "pruning.rehearse=[0.51,0.5]"]
+    pruned, _, _ = prune_small(tmp_path, text_file, *options)
+    tried = pruned.plan.rehearsed
+    assert len({one.layers for one in tried}) == len(tried)
+    for one in tried:
+        names = one.by.split(", ")
+        assert len({*names}) == len(names)
 
 
 @pytest.mark.parametrize(
