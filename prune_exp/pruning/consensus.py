@@ -212,12 +212,13 @@ def make_plan(
 ) -> PruningPlan:
     """Turns scores by kind of unit into a plan. Layers go first; the others vote in those left.
 
-    With `layers` it is those that go, whatever the vote on layers says. Tokens have a ballot of
-    their own. `head_unit` is `pruning.head_unit`.
+    With `layers` it is those that go, whatever the vote on layers says, and ballots on layers hold
+    as many. Tokens have a ballot of their own. `head_unit` is `pruning.head_unit`.
     """
     given = None if layers is None else _mask_of(layers, shape.layers)
+    own = ballot if layers is None else replace(ballot, kind="fixed")
     by_kind = {
-        "layers": decide_on_kind("layers", scores["layers"], allocation.layers, ballot, given=given)
+        "layers": decide_on_kind("layers", scores["layers"], allocation.layers, own, given=given)
     }
     removed = _indices_of(by_kind["layers"].gone[0])
     kept = [i for i in range(shape.layers) if i not in removed]

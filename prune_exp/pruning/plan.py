@@ -161,6 +161,12 @@ class PruningPlan:
         return any(one.chosen and one.name == THE_JURY for one in self.elected)
 
     @property
+    def layers_chosen_by(self) -> str:
+        """Who chose the layers that go, where not the vote did; else empty."""
+        names = [one.by for one in self.rehearsed if one.layers == self.layers]
+        return "" if not names or THE_VOTE in names[0].split(", ") else names[0]
+
+    @property
     def lost_scripts(self) -> list[str]:
         """Scripts of which hardly a token stays, those that had most tokens first."""
         lost = [

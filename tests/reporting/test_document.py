@@ -135,6 +135,28 @@ def test_rehearsed_plans_are_told_best_first() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        ("a search", "Whole layers: a search decided; the ballots of "),
+        ("similarity alone, closest run", "Whole layers: similarity alone, closest run decided;"),
+        ("the vote, a search", "until enough of them were agreed on"),
+        ("", "until enough of them were agreed on"),
+    ],
+)
+def test_ballots_on_layers_say_whether_they_decided(by: str, said: str) -> None:
+    whole = made_up.plan()
+    tried = (
+        Rehearsed(layers=(9,), channels=1200, loss_nats=3.5, by="the vote"),
+        Rehearsed(layers=whole.layers, channels=1200, loss_nats=3.25, by=by),
+    )
+    told = section(findings(plan=made_up.plan(rehearsed=tried)), "Who voted for what")
+    (line,) = [
+        line for line in told.splitlines() if "Whole layers" in line and "voter" not in line
+    ][:1]
+    assert said in line
+
+
 def test_what_a_jury_settled_is_told_with_what_came_of_it() -> None:
     jury = (
         Settled(layer=0, agreed=1, contested=4, changed=1, by="removal cost"),

@@ -179,9 +179,10 @@ def _describe_depth(kind: str, plan: PruningPlan) -> str:
     high = 100 * max(votes.depth)
     depth = f"{low:.0f} %" if round(low) == round(high) else f"{low:.0f} to {high:.0f} %"
     voters = ", ".join(sorted(votes.nominated))
-    if kind == "mlp" and plan.decided_by_jury:
+    jury = "the jury" if plan.decided_by_jury else ""
+    if other := {"mlp": jury, "layers": plan.layers_chosen_by}.get(kind):
         return (
-            f"{KINDS[kind]}: the jury decided; the ballots of {voters} below hold the {depth} of"
+            f"{KINDS[kind]}: {other} decided; the ballots of {voters} below hold the {depth} of"
             " the units that each ranks lowest."
         )
     said = "had to nominate" if plan.ballot == "adaptive" else "nominated"
