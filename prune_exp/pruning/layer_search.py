@@ -11,22 +11,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan
-from prune_exp.pruning.refit import RefitSettings, pair_kept_layers, refit_layer
-from prune_exp.pruning.rehearsal import RehearsalText, copy_layer, judge_stream, start_rehearsal
+from prune_exp.pruning.refit import RefitSettings
+from prune_exp.pruning.rehearsal import RehearsalText, Streams, rehearse_plan
 
 BLOCKS = 4
 """Blocks of text to refit on, and as many others to judge by."""
 
 PlanFor = Callable[[tuple[int, ...]], PruningPlan]
 """The plan without these whole layers."""
-Streams = dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-"""By layer that stays: the dense and the pruned stream before it on the text to refit on, and the
-pruned one on the text to judge by, each [blocks, tokens, hidden]."""
 
 
 def search_layers(
@@ -67,7 +62,7 @@ class LayerSearch:
     gone: tuple[int, ...] = ()
     loss: float = math.nan
     """Without them, in nats a token."""
-    streams: Streams = field(default_factory=dict)
+    streams: dict[int, Streams] = field(default_factory=dict)
     """Of the layers before those that are `left`, from which a run without these can go on."""
     costs: dict[int, float] = field(default_factory=dict)
     """By layer: how much the loss rose without it when that was last asked."""
@@ -95,26 +90,20 @@ class LayerSearch:
         self.loss = loss
         self.streams = {i: kept for i, kept in self.streams.items() if i < best} | streams
 
-    def try_without(self, layers: tuple[int, ...]) -> tuple[float, Streams]:
+    def try_without(self, layers: tuple[int, ...]) -> tuple[float, dict[int, Streams]]:
         """The loss without `layers`, and the streams from where they differ from what is known."""
         plan = self.plan_for(tuple(sorted(layers)))
-        run = start_rehearsal(self.model, plan, self.text.fit, self.text.states_at, self.how)
-        judging = LayerStream(self.model, self.text.judged)
-        judged = judging.hidden
-        pairs = pair_kept_layers(plan, len(run.layers))
         change = min({*layers} - {*self.gone}, default=0)
-        known = [one for one in pairs if one[0] < change and one[0] in self.streams]
-        if known:
-            run.dense, run.pruned, judged = self.streams[known[-1][0]]
-            pairs = pairs[pairs.index(known[-1]) :]
-        streams = {}
-        for index, following in pairs:
+        known = [i for i in self.streams if i < change and i not in layers]
+        start = (max(known), self.streams[max(known)]) if known else None
+        found: dict[int, Streams] = {}
+
+        def see(index: int, following: int, streams: Streams) -> None:
             if any(index < one <= following for one in self.left):
-                streams[index] = (run.dense, run.pruned, judged)
-            layer = copy_layer(run.layers[index])
-            refit_layer(run, layer, index, following)
-            judged = judging.run(layer, index, judged)
-        return float(judge_stream(self.model, judged, self.text).mean()), streams
+                found[index] = streams
+
+        losses = rehearse_plan(self.model, plan, self.text, self.how, start=start, see=see)
+        return float(losses.mean()), found
 
 
 def as_cost(rise: float) -> float:

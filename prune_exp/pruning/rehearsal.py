@@ -27,6 +27,10 @@ from prune_exp.text.token_bytes import Reencode
 
 BLOCKS = 8
 """Blocks of text to refit on, and as many others to judge by."""
+Streams = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Before a layer: the dense and the pruned stream on the text to refit on, and the pruned one on
+the text to judge by, each [blocks, tokens, hidden]."""
+See = Callable[[int, int, Streams], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,22 +137,36 @@ def rehearse_plans(
 
 
 def rehearse_plan(
-    model: Any, plan: PruningPlan, text: RehearsalText, how: RefitSettings
+    model: Any,
+    plan: PruningPlan,
+    text: RehearsalText,
+    how: RefitSettings,
+    *,
+    start: tuple[int, Streams] | None = None,
+    see: See | None = None,
 ) -> torch.Tensor:
     """Loss on each block that judges [blocks] after a refit on the rest.
 
-    In nats per token of the dense model's; `model` is that one.
+    In nats per token of the dense model's; `model` is that one. With `start`, a layer that stays
+    and the streams before it, nothing before it is run. `see` is shown every layer that stays, the
+    next one, and the streams before it.
     """
     run = start_rehearsal(model, plan, text.fit, text.states_at, how)
     judging = LayerStream(model, text.judged)
     judged = judging.hidden
-    for index, following in pair_kept_layers(plan, len(run.layers)):
+    pairs = pair_kept_layers(plan, len(run.layers))
+    if start is not None:
+        first, (run.dense, run.pruned, judged) = start
+        pairs = [one for one in pairs if one[0] >= first]
+    for index, following in pairs:
+        if see is not None:
+            see(index, following, (run.dense, run.pruned, judged))
         layer = run.layers[index]
         if plan.changes_blocks:
             layer = copy_layer(layer)
             refit_layer(run, layer, index, following)
         judged = judging.run(layer, index, judged)
-    return judge_stream(model, judged, text)
+    return _losses(model, judged, text)
 
 
 def copy_layer(layer: DecoderLayer) -> DecoderLayer:
@@ -194,7 +212,7 @@ def _stream_before(
     return stream
 
 
-def judge_stream(model: Any, hidden: torch.Tensor, text: RehearsalText) -> torch.Tensor:
+def _losses(model: Any, hidden: torch.Tensor, text: RehearsalText) -> torch.Tensor:
     """Cross-entropy of each block that judges [blocks], in nats per token of the dense model's.
 
     `hidden` is the last layer's output on what judges [blocks, tokens, hidden].

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prune_exp.model.architectures import layers_of
-from prune_exp.pruning import layer_search, surgery
+from prune_exp.pruning import rehearsal, surgery
 from prune_exp.pruning.layer_search import LayerSearch, as_cost, search_layers
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan
@@ -118,13 +118,13 @@ def test_a_run_goes_on_right_before_what_is_new(
     search = search_in(model, [i for i in range(LAYERS) if i not in gone])
     search.take_out(gone)
     refit: list[int] = []
-    before = layer_search.refit_layer
+    before = rehearsal.refit_layer
 
     def note(run: Any, layer: Any, index: int, following: int) -> None:
         refit.append(index)
         before(run, layer, index, following)
 
-    monkeypatch.setattr(layer_search, "refit_layer", note)
+    monkeypatch.setattr(rehearsal, "refit_layer", note)
     for one in search.left:
         refit.clear()
         search.try_without((*gone, one))
