@@ -61,8 +61,8 @@ class Rehearsed:
     """Loss after the short refit, in nats per token of the dense model's."""
     tokens: int = 0
     """Tokens it removes from the vocabulary."""
-    by: str = ""
-    """Who chose its layers, all who did: `the vote, wanda alone`, `closest run`, `a search`."""
+    by: tuple[str, ...] = ()
+    """All who chose its layers: `the vote`, `wanda alone`, `closest run`, `a search`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +161,10 @@ class PruningPlan:
         return any(one.chosen and one.name == THE_JURY for one in self.elected)
 
     @property
-    def layers_chosen_by(self) -> str:
+    def layers_chosen_by(self) -> tuple[str, ...]:
         """Who chose the layers that go, where not the vote did; else empty."""
-        names = [one.by for one in self.rehearsed if one.layers == self.layers]
-        return "" if not names or THE_VOTE in names[0].split(", ") else names[0]
+        names = next((one.by for one in self.rehearsed if one.layers == self.layers), ())
+        return () if THE_VOTE in names else names
 
     @property
     def lost_scripts(self) -> list[str]:
@@ -224,7 +224,8 @@ def _read_votes(data: dict[str, Any]) -> Votes:
 
 
 def _read_rehearsed(data: dict[str, Any]) -> Rehearsed:
-    return Rehearsed(**{**data, "layers": tuple(data["layers"])})
+    by = tuple(data.get("by", ()))
+    return Rehearsed(**{**data, "layers": tuple(data["layers"]), "by": by})
 
 
 def describe_lost_scripts(plan: PruningPlan) -> str:

@@ -1,7 +1,7 @@
 """Which plans are rehearsed, and which of them is carried out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -55,35 +55,36 @@ def choose_rehearsed(
     pruning = request.pruning
     texts = TextChoice(request=request, inputs=inputs, model=model, calibration=calibration)
     vote = partial(vote_on_plan, inputs=inputs, statistics=calibration.statistics, decided=decided)
-    rehearsal = _Rehearsal(texts=texts, plans=[], tried=[])
-    plans: dict[tuple[int, ...], tuple[list[str], PruningPlan, float]] = {}
+    plans: dict[tuple[int, ...], _Proposal] = {}
     for share in (pruning.depth_share, *pruning.rehearse):
         one = partial(vote, replace(request, pruning=replace(pruning, depth_share=share)))
         plan = voted if share == pruning.depth_share else one()
-        plans.setdefault(plan.layers, ([THE_VOTE], plan, share))
-        for by, layers in list_layer_choices(texts, plan, one).items():
+        plans.setdefault(plan.layers, _Proposal(plan=plan, depth_share=share, by=[THE_VOTE]))
+        for name, choose in list_layer_choices(texts, plan, one).items():
+            layers = choose()
             if layers not in plans:
-                plans[layers] = ([], one(layers=layers), share)
-            names, *_ = plans[layers]
-            names += [by] if by not in names else []
+                plans[layers] = _Proposal(plan=one(layers=layers), depth_share=share)
+            if name not in plans[layers].by:
+                plans[layers].by.append(name)
     if len(plans) == 1 and not pruning.rehearse_vocab:
         return voted
-    rehearsal.try_plans([(", ".join(names), plan) for names, plan, _ in plans.values()])
-    (by, *_), _, depth_share = list(plans.values())[rehearsal.best_place()]
+    rehearsal = _Rehearsal(texts=texts, plans=[], tried=[])
+    rehearsal.try_plans([(tuple(one.by), one.plan) for one in plans.values()])
+    best = list(plans.values())[rehearsal.best_place()]
     for share in pruning.rehearse_vocab:
-        own = replace(pruning, vocab_share=share, depth_share=depth_share)
+        own = replace(pruning, vocab_share=share, depth_share=best.depth_share)
         one = partial(vote, replace(request, pruning=own))
         plan = one()
-        if by != THE_VOTE and plan.layers:
-            plan = one(layers=list_layer_choices(texts, plan, one)[by])
-        rehearsal.try_plans([(by, plan)])
+        if best.by[0] != THE_VOTE and plan.layers:
+            plan = one(layers=list_layer_choices(texts, plan, one)[best.by[0]]())
+        rehearsal.try_plans([((best.by[0],), plan)])
     return replace(rehearsal.plans[rehearsal.best_place()], rehearsed=tuple(rehearsal.tried))
 
 
 def list_layer_choices(
     texts: "TextChoice", voted: PruningPlan, vote: Callable[..., PruningPlan]
-) -> dict[str, tuple[int, ...]]:
-    """Who would take out which layers, as many as the vote.
+) -> dict[str, Callable[[], tuple[int, ...]]]:
+    """Who would take out which layers, as many as the vote: each is found when it is called.
 
     Each voter alone, the run of layers that turns the stream least, and a search among those that
     the voters do not agree on. `vote` makes the plan with other `layers`.
@@ -93,19 +94,21 @@ def list_layer_choices(
         return {}
     request, calibration = texts.request, texts.calibration
     layers = texts.inputs.shape.layers
-    run = closest_run(partial(calibration.states_at, blocks=2 * BLOCKS), layers, count)
+    run = partial(closest_run, partial(calibration.states_at, blocks=2 * BLOCKS), layers, count)
     if not request.pruning.rehearse_layers:
         return {CLOSEST_RUN: run}
     ballots = partial(list_single_votes, request, calibration.statistics)
-    alone = {f"{name} alone": own for name, own in ballots(count).items()}
+    alone = ballots(count)
     deeper = ballots(min(count + CONTESTED_DEEPER, layers - 1))
-    searched = texts.search_layers(
+    search = partial(
+        texts.search_layers,
         lambda gone: vote(layers=gone),
         agreed=set(voted.layers).intersection(*alone.values()),
         contested=set(voted.layers).union(*deeper.values()),
         count=count,
     )
-    return {**alone, CLOSEST_RUN: run, THE_SEARCH: searched}
+    single = {f"{name} alone": partial(tuple, own) for name, own in alone.items()}
+    return {**single, CLOSEST_RUN: run, THE_SEARCH: search}
 
 
 def choose_elected(
@@ -215,6 +218,16 @@ class TextChoice:
 
 
 @dataclass(kw_only=True)
+class _Proposal:
+    """A plan to be rehearsed."""
+
+    plan: PruningPlan
+    depth_share: float
+    by: list[str] = field(default_factory=list)
+    """All who chose its layers."""
+
+
+@dataclass(kw_only=True)
 class _Rehearsal:
     """Plans that were tried so far."""
 
@@ -222,7 +235,7 @@ class _Rehearsal:
     plans: list[PruningPlan]
     tried: list[Rehearsed]
 
-    def try_plans(self, plans: Sequence[tuple[str, PruningPlan]]) -> None:
+    def try_plans(self, plans: Sequence[tuple[tuple[str, ...], PruningPlan]]) -> None:
         """Rehearses those that were not yet, each with who chose its layers."""
         new = [(by, plan) for by, plan in plans if plan not in self.plans]
         model = self.texts.model

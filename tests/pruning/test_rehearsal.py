@@ -191,8 +191,7 @@ def test_a_rehearsed_trial_carries_out_one_of_its_plans(
     assert shape_of(pruned.model).layers == inputs.shape.layers - len(best.layers)
     assert shape_of(pruned.model).vocab == inputs.shape.vocab - best.tokens
     assert "rehearse" in watch.seconds
-    voted = {"the vote", "closest run", "the vote, closest run"}
-    assert {one.by for one in tried} <= voted or layers
+    assert {name for one in tried for name in one.by} <= {"the vote", "closest run"} or layers
 
 
 def test_who_chooses_the_layers_is_rehearsed(tmp_path: Path, text_file: Path) -> None:
@@ -200,7 +199,7 @@ def test_who_chooses_the_layers_is_rehearsed(tmp_path: Path, text_file: Path) ->
     options = ["sparsity=0.4", "pruning.depth_share=0.9", "data.calibration_blocks=24", voters]
     pruned, _, _ = prune_small(tmp_path, text_file, *options)
     tried = pruned.plan.rehearsed
-    assert sorted(name for one in tried for name in one.by.split(", ")) == [
+    assert sorted(name for one in tried for name in one.by) == [
         "a search",
         "closest run",
         "magnitude alone",
@@ -224,8 +223,7 @@ def test_two_shares_that_come_to_the_same_layers_are_one_plan(
     tried = pruned.plan.rehearsed
     assert len({one.layers for one in tried}) == len(tried)
     for one in tried:
-        names = one.by.split(", ")
-        assert len({*names}) == len(names)
+        assert len({*one.by}) == len(one.by)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +244,7 @@ def test_where_no_choice_can_be_rehearsed_the_vote_decides(
 
 
 def test_where_all_choose_alike_nothing_is_rehearsed(tmp_path: Path, text_file: Path) -> None:
-    options = ["sparsity=0.15", "pruning.depth_share=1"]
-    pruned, _, _ = prune_small(tmp_path, text_file, *options, "pruning.voters=[similarity,obs]")
-    tried = pruned.plan.rehearsed
-    assert len(pruned.plan.layers) == 1
-    assert len(tried) != 1
+    options = ["sparsity=0.4", "pruning.depth_share=0.9", "data.calibration_blocks=24"]
+    pruned, _, _ = prune_small(tmp_path, text_file, *options)
+    assert pruned.plan.layers
+    assert pruned.plan.rehearsed == ()

@@ -125,8 +125,8 @@ def test_what_went_is_told_by_kind() -> None:
 def test_rehearsed_plans_are_told_best_first() -> None:
     assert "rehearsed" not in section(findings(), "What was removed")
     tried = (
-        Rehearsed(layers=(1,), channels=1200, loss_nats=3.5, by="the vote"),
-        Rehearsed(layers=(), channels=1300, loss_nats=3.25, tokens=900, by="wanda alone"),
+        Rehearsed(layers=(1,), channels=1200, loss_nats=3.5, by=("the vote",)),
+        Rehearsed(layers=(), channels=1300, loss_nats=3.25, tokens=900, by=("wanda alone",)),
     )
     told = section(findings(plan=made_up.plan(rehearsed=tried)), "What was removed")
     assert "2 plans were rehearsed" in told
@@ -138,16 +138,19 @@ def test_rehearsed_plans_are_told_best_first() -> None:
 @pytest.mark.parametrize(
     ("by", "said"),
     [
-        ("a search", "Whole layers: a search decided; the ballots of "),
-        ("similarity alone, closest run", "Whole layers: similarity alone, closest run decided;"),
-        ("the vote, a search", "until enough of them were agreed on"),
-        ("", "until enough of them were agreed on"),
+        (("a search",), "Whole layers: a search decided; the ballots of "),
+        (
+            ("similarity alone", "closest run"),
+            "similarity alone, closest run decided; the ballots",
+        ),
+        (("the vote", "a search"), "until enough of them were agreed on"),
+        ((), "until enough of them were agreed on"),
     ],
 )
-def test_ballots_on_layers_say_whether_they_decided(by: str, said: str) -> None:
+def test_ballots_on_layers_say_whether_they_decided(by: tuple[str, ...], said: str) -> None:
     whole = made_up.plan()
     tried = (
-        Rehearsed(layers=(9,), channels=1200, loss_nats=3.5, by="the vote"),
+        Rehearsed(layers=(9,), channels=1200, loss_nats=3.5, by=("the vote",)),
         Rehearsed(layers=whole.layers, channels=1200, loss_nats=3.25, by=by),
     )
     told = section(findings(plan=made_up.plan(rehearsed=tried)), "Who voted for what")

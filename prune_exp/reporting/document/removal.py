@@ -71,7 +71,7 @@ def _list_rehearsed(plan: PruningPlan | None) -> list[Element]:
     tried = sorted(plan.rehearsed, key=lambda one: one.loss_nats)
     rows = [
         [
-            one.by,
+            ", ".join(one.by),
             ", ".join(map(str, one.layers)) or "none",
             f"{one.channels:,}",
             f"{one.tokens:,}" if one.tokens else "none",
@@ -180,7 +180,7 @@ def _describe_depth(kind: str, plan: PruningPlan) -> str:
     depth = f"{low:.0f} %" if round(low) == round(high) else f"{low:.0f} to {high:.0f} %"
     voters = ", ".join(sorted(votes.nominated))
     jury = "the jury" if plan.decided_by_jury else ""
-    if other := {"mlp": jury, "layers": plan.layers_chosen_by}.get(kind):
+    if other := {"mlp": jury, "layers": ", ".join(plan.layers_chosen_by)}.get(kind):
         return (
             f"{KINDS[kind]}: {other} decided; the ballots of {voters} below hold the {depth} of"
             " the units that each ranks lowest."
