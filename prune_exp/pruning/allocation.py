@@ -42,6 +42,14 @@ class _Option:
     """From what was asked, in shares of the budget."""
 
 
+def rehearses_layers(
+    pruning: PruningSettings, gone: Allocation, blocks: int, *, on_disk: bool
+) -> bool:
+    """Whether it is rehearsed who chooses the layers that go, on so many blocks of text."""
+    able = pruning.refit and blocks > 1 and not on_disk
+    return pruning.rehearse_layers and gone.layers > 0 and able
+
+
 def allocate_budget(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> Allocation:
     """Splits `sparsity` of the model's parameters between kinds of unit.
 

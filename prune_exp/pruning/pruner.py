@@ -10,7 +10,7 @@ from prune_exp.machine.device import bfloat16_on
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.model.offload import is_on_disk
 from prune_exp.pruning import surgery, weight_masks
-from prune_exp.pruning.allocation import NOTHING, allocate_budget
+from prune_exp.pruning.allocation import NOTHING, allocate_budget, rehearses_layers
 from prune_exp.pruning.calibration import Calibration, ReadingSettings, calibrate_model
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.plan import Allocation, PruningPlan, Reconstructed
@@ -73,8 +73,8 @@ def _is_rehearsed(request: PruningRequest, inputs: Inputs, voted: PruningPlan, m
     pruning = request.pruning
     if pruning.rehearse or pruning.rehearse_vocab:
         return True
-    able = pruning.refit and len(inputs.corpus.calibration.ids) > 1 and not is_on_disk(model)
-    return pruning.rehearse_layers and voted.allocation.layers > 0 and able
+    blocks = len(inputs.corpus.calibration.ids)
+    return rehearses_layers(pruning, voted.allocation, blocks, on_disk=is_on_disk(model))
 
 
 def repeat_pruning(

@@ -9,7 +9,7 @@ from statistics import median
 
 from prune_exp.machine.limits import available_threads
 from prune_exp.model.shape import ModelShape
-from prune_exp.pruning.allocation import NOTHING, allocate_budget, shape_after
+from prune_exp.pruning.allocation import NOTHING, allocate_budget, rehearses_layers, shape_after
 from prune_exp.pruning.plan import Allocation
 from prune_exp.search.forecast import Forecast
 from prune_exp.settings.errors import SettingError
@@ -110,9 +110,8 @@ def describe_steps(settings: Settings, inputs: TrialInputs) -> tuple[str, ...]:
     """What a trial will do, in words."""
     pruning = settings.pruning
     blocks = len(inputs.dense.corpus.heldout.ids)
-    gone = _allocate(settings, inputs.dense.shape)
     steps = ["prune"] if pruning.method == "structured" else ["zero weights"]
-    if pruning.rehearse or pruning.rehearse_vocab or _rehearses_layers(settings, gone):
+    if pruning.rehearse or pruning.rehearse_vocab or _rehearses_layers(settings, inputs):
         steps.insert(0, "rehearse plans")
     if pruning.elect:
         steps.insert(len(steps) - 1, "elect voters")
@@ -131,15 +130,14 @@ def describe_steps(settings: Settings, inputs: TrialInputs) -> tuple[str, ...]:
 
 def _forecast_by_sizes(settings: Settings, inputs: TrialInputs, steps: tuple[str, ...]) -> Forecast:
     dense = inputs.dense.shape
-    gone = _allocate(settings, dense)
-    left = shape_after(dense, gone)
+    left = shape_after(dense, _allocate(settings, dense))
     speed = 2 / (FLOP_PER_S * available_threads())
     data = settings.data
     read = data.calibration_blocks * data.context_tokens
     judged = inputs.dense.corpus.heldout.ids.numel() if settings.quality.enabled else 0
     backward = 3 * data.gradient_blocks * data.context_tokens
     refit = REFIT_PASSES * read if settings.pruning.refit else 0
-    tried = _rehearsals(settings, gone) * 8 * data.context_tokens * REFIT_PASSES
+    tried = _rehearsals(settings, inputs) * 8 * data.context_tokens * REFIT_PASSES
     seconds = speed * (dense.params_total * (refit + tried) + left.params_total * judged)
     return Forecast(
         steps=steps,
@@ -160,18 +158,19 @@ def _allocate(settings: Settings, dense: ModelShape) -> Allocation:
     return allocate_budget(dense, settings.sparsity, settings.pruning)
 
 
-def _rehearses_layers(settings: Settings, gone: Allocation) -> bool:
-    pruning = settings.pruning
-    able = pruning.refit and settings.data.calibration_blocks > 1 and not settings.model.offload
-    return pruning.rehearse_layers and gone.layers > 0 and able
+def _rehearses_layers(settings: Settings, inputs: TrialInputs) -> bool:
+    gone = _allocate(settings, inputs.dense.shape)
+    blocks = settings.data.calibration_blocks  # a model may yet have to write them
+    return rehearses_layers(settings.pruning, gone, blocks, on_disk=settings.model.offload)
 
 
-def _rehearsals(settings: Settings, gone: Allocation) -> float:
+def _rehearsals(settings: Settings, inputs: TrialInputs) -> float:
     """How many plans are refit on a few blocks, a search for layers counted as so many."""
     pruning = settings.pruning
     shares = 1 + len(pruning.rehearse)
     plans = float(len(pruning.rehearse_vocab))
-    if _rehearses_layers(settings, gone):
+    if _rehearses_layers(settings, inputs):
+        gone = _allocate(settings, inputs.dense.shape)
         searched = QUESTIONS * gone.layers * SEARCH_SHARE
         return plans + shares * (LAYER_CHOICES + searched)
     return plans + 2 * shares * bool(pruning.rehearse)

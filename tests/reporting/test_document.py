@@ -141,7 +141,7 @@ def test_rehearsed_plans_are_told_best_first() -> None:
         (("a search",), "Whole layers: a search decided; the ballots of "),
         (
             ("similarity alone", "closest run"),
-            "similarity alone, closest run decided; the ballots",
+            "Whole layers: similarity alone, closest run decided; the ballots",
         ),
         (("the vote", "a search"), "until enough of them were agreed on"),
         ((), "until enough of them were agreed on"),
