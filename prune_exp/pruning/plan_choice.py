@@ -24,9 +24,10 @@ from prune_exp.pruning.rehearsal import (
     rehearse_plans,
     respelled_text,
 )
-from prune_exp.pruning.token_vote import TokenVote
+from prune_exp.pruning.token_vote import TokenVote, Unread, set_apart, vote_unread
 from prune_exp.pruning.vote import list_single_votes, vote_on_plan
 from prune_exp.pruning.voters import score_units
+from prune_exp.settings.surroundings import note_once
 from prune_exp.text.corpus import retokenize
 from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.text.tokenizer import trim_tokenizer
@@ -35,6 +36,12 @@ CLOSEST_RUN = "closest run"
 THE_SEARCH = "a search"
 CONTESTED_DEEPER = 2
 """Layers beyond those that are to go, by each voter's ranks, among which a search looks."""
+UNREAD_BLOCKS = 24
+"""That judge how many tokens should go: what a token costs is in few places of a text."""
+NOTHING_UNREAD = (
+    "pruning.rehearse_vocab is left out: the calibration blocks read every document of the text,"
+    " and only others can judge tokens; use fewer data.calibration_blocks or a longer text"
+)
 JURY_BLOCKS = 2
 """That the jury needs at least: one to solve on, one to judge by."""
 
@@ -50,10 +57,15 @@ def choose_rehearsed(
     """The plan that loses least of the voted one and the others that are to be rehearsed.
 
     First every depth share with every choice of layers, then the best of these with every
-    vocabulary share.
+    vocabulary share. How many tokens should go is judged by documents in which none were counted.
     """
     pruning = request.pruning
     texts = TextChoice(request=request, inputs=inputs, model=model, calibration=calibration)
+    if pruning.rehearse_vocab:
+        apart = set_apart(request, inputs, calibration.statistics, UNREAD_BLOCKS)
+        texts = replace(texts, unread=apart)
+        if apart is None:
+            note_once(NOTHING_UNREAD)
     vote = partial(vote_on_plan, inputs=inputs, statistics=calibration.statistics, decided=decided)
     plans: dict[tuple[int, ...], _Proposal] = {}
     for share in (pruning.depth_share, *pruning.rehearse):
@@ -66,12 +78,13 @@ def choose_rehearsed(
                 plans[layers] = _Proposal(plan=one(layers=layers), depth_share=share)
             if name not in plans[layers].by:
                 plans[layers].by.append(name)
-    if len(plans) == 1 and not pruning.rehearse_vocab:
+    shares = pruning.rehearse_vocab if texts.unread is not None else []
+    if len(plans) == 1 and not shares:
         return voted
     rehearsal = _Rehearsal(texts=texts, plans=[], tried=[])
     rehearsal.try_plans([(tuple(one.by), one.plan) for one in plans.values()])
     best = list(plans.values())[rehearsal.best_place()]
-    for share in pruning.rehearse_vocab:
+    for share in shares:
         own = replace(pruning, vocab_share=share, depth_share=best.depth_share)
         one = partial(vote, replace(request, pruning=own))
         plan = one()
@@ -163,6 +176,8 @@ class TextChoice:
     inputs: Inputs
     model: Any
     calibration: Calibration
+    unread: Unread | None = None
+    """Documents that judge how many tokens should go, where that is asked."""
 
     def plan(self, plan: PruningPlan, blocks: int, first: int = 0) -> RehearsalText:
         """So many blocks to refit on, from `first` on, and as many to judge by; fewer of a text
@@ -171,14 +186,22 @@ class TextChoice:
             return self.dense_text(blocks, first)
         start, ids = self._take(blocks, first)
         half = len(ids) // 2
+        judged = ids[half:] if self.unread is None else self.unread.blocks
         tokenizer, kept = self._trim(plan)
         return respelled_text(
             retokenize(self.inputs.corpus, self.request.data, tokenizer)[start : start + half],
-            ids[half:],
+            judged,
             make_reencoder(self.inputs.tokenizer, tokenizer),
             kept,
             room=getattr(self.model.config, "max_position_embeddings", None),
         )
+
+    def forget_unread(self, plan: PruningPlan) -> PruningPlan:
+        """The plan, with the tokens that would go if what judges had never been counted."""
+        if self.unread is None or not plan.tokens:
+            return plan
+        tokens = vote_unread(self.request, self.inputs, self.unread, len(plan.tokens))
+        return replace(plan, tokens=tokens)
 
     def read(self, plan: PruningPlan, blocks: int) -> tuple[torch.Tensor, StatesAt | None]:
         """The first blocks, spelled as the plan's vocabulary spells them, in the dense model's ids.
@@ -196,13 +219,14 @@ class TextChoice:
         """The same for plans that leave every token."""
         start, ids = self._take(blocks, first)
         states_at = partial(self.calibration.states_at, blocks=start + len(ids))
-        return plain_text(ids, lambda index: states_at(index)[start:])
+        judged = None if self.unread is None else self.unread.blocks
+        return plain_text(ids, lambda index: states_at(index)[start:], judged)
 
     def search_layers(self, plan_for: layer_search.PlanFor, **choice: Any) -> tuple[int, ...]:
         """As `layer_search.search_layers`, on text that no voter and no rehearsal reads."""
         request, model = self.request, self.model
         first = max(request.data.voting_blocks, request.data.gradient_blocks, 2 * BLOCKS)
-        text = self.dense_text(layer_search.BLOCKS, first)
+        text = replace(self, unread=None).dense_text(layer_search.BLOCKS, first)
         how = refit_settings(request.pruning, model.device, request.seed)
         return layer_search.search_layers(model, text, how, plan_for, **choice)
 
@@ -240,10 +264,9 @@ class _Rehearsal:
         new = [(by, plan) for by, plan in plans if plan not in self.plans]
         model = self.texts.model
         how = refit_settings(self.texts.request.pruning, model.device, self.texts.request.seed)
-        texts = {plan.tokens: self.texts.plan(plan, BLOCKS) for _, plan in new}
-        found = rehearse_plans(
-            model, [plan for _, plan in new], lambda plan: texts[plan.tokens], how
-        )
+        blind = [self.texts.forget_unread(plan) for _, plan in new]
+        texts = {plan.tokens: self.texts.plan(plan, BLOCKS) for plan in blind}
+        found = rehearse_plans(model, blind, lambda plan: texts[plan.tokens], how)
         self.plans += [plan for _, plan in new]
         self.tried += [replace(one, by=by) for one, (by, _) in zip(found, new, strict=True)]
 

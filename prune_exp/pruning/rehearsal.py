@@ -55,14 +55,17 @@ class RehearsalText:
     """The dense model's residual stream on `fit`; None where it has to be computed."""
 
 
-def plain_text(ids: torch.Tensor, states_at: StatesAt) -> RehearsalText:
+def plain_text(
+    ids: torch.Tensor, states_at: StatesAt, judged: torch.Tensor | None = None
+) -> RehearsalText:
     """Text for plans that leave every token: half of ids [blocks, tokens] to refit on.
 
-    `states_at` is the dense model's stream on all of them.
+    The other half judges, unless other blocks `judged` [blocks, tokens] do. `states_at` is the
+    dense model's stream on `ids`.
     """
     half = len(ids) // 2
     assert half, "one block to refit on and one to judge by"
-    judged = ids[half:]
+    judged = ids[half:] if judged is None else judged
     return RehearsalText(
         fit=ids[:half],
         judged=judged,

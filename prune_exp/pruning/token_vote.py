@@ -17,7 +17,9 @@ from prune_exp.pruning.statistics import Statistics
 from prune_exp.pruning.voters import score_units
 from prune_exp.text.corpus import (
     CalibrationPart,
+    Corpus,
     count_documents_read,
+    retokenize,
     token_frequency,
     token_ids,
 )
@@ -57,6 +59,50 @@ class JudgingText:
     share: float
     ids: torch.Tensor
     """Their tokens [tokens]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unread:
+    """Documents that are set apart, and a vote on tokens that knows nothing of them."""
+
+    blocks: torch.Tensor
+    """Text of these documents [blocks, tokens]."""
+    corpus: Corpus
+    """What is left."""
+    statistics: Statistics
+    """With tokens counted in what is left."""
+
+
+def set_apart(
+    request: PruningRequest, inputs: Inputs, statistics: Statistics, blocks: int
+) -> Unread | None:
+    """So many blocks at most of documents that are not counted; None where all text is read."""
+    kept: list[CalibrationPart] = []
+    apart: list[CalibrationPart] = []
+    for part, start in zip(inputs.corpus.parts, _unread_from(request, inputs), strict=True):
+        kept.append(replace(part, documents=part.documents[:start]))
+        apart.append(replace(part, documents=part.documents[start:]))
+    data = replace(request.data, calibration_blocks=blocks)
+    corpus = replace(inputs.corpus, parts=tuple(apart))
+    judging = retokenize(corpus, data, inputs.tokenizer)
+    if not len(judging):
+        return None
+    frequency = token_frequency(kept, inputs.tokenizer, len(statistics.vocab_frequency))
+    return Unread(
+        blocks=judging,
+        corpus=replace(inputs.corpus, parts=tuple(kept)),
+        statistics=replace(statistics, vocab_frequency=frequency),
+    )
+
+
+def vote_unread(
+    request: PruningRequest, inputs: Inputs, unread: Unread, count: int
+) -> tuple[int, ...]:
+    """The `count` tokens that would go if the documents set apart had never been counted."""
+    own = replace(inputs, corpus=unread.corpus)
+    vote = vote_on_tokens(request, own, unread.statistics, count)
+    ballot = Ballot(kind=request.pruning.ballot, vote_threshold=vote.vote_threshold)
+    return tuple(condemn(vote.scores, count, ballot)[0].nonzero()[:, 0].tolist())
 
 
 def vote_on_tokens(
@@ -128,14 +174,21 @@ def _split_unread(
     """The parts without the documents that judge, and those documents."""
     read: list[CalibrationPart] = []
     judging: list[JudgingText] = []
-    seen = count_documents_read(inputs.corpus, request.data, inputs.tokenizer)
-    for part, used in zip(inputs.corpus.parts, seen, strict=True):
-        start = max(used, int((1 - JUDGING_SHARE) * len(part.documents)))
+    for part, start in zip(inputs.corpus.parts, _unread_from(request, inputs), strict=True):
         ids = [i for one in part.documents[start:] for i in token_ids(one, inputs.tokenizer)]
         if ids:
             judging.append(JudgingText(share=part.share, ids=torch.tensor(ids)))
         read.append(replace(part, documents=part.documents[:start]))
     return read, judging
+
+
+def _unread_from(request: PruningRequest, inputs: Inputs) -> list[int]:
+    """Which of each part's documents is the first that judges."""
+    seen = count_documents_read(inputs.corpus, request.data, inputs.tokenizer)
+    return [
+        max(used, int((1 - JUDGING_SHARE) * len(part.documents)))
+        for part, used in zip(inputs.corpus.parts, seen, strict=True)
+    ]
 
 
 def mean_lost_pct(gone: torch.Tensor, judging: Sequence[JudgingText]) -> float:

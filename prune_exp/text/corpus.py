@@ -190,7 +190,7 @@ def cut_calibration(
     ]
     order = spread_evenly(counts)
     rows = [cut[at].ids[place] for at, place in order]
-    ids = torch.stack(rows) if rows else torch.zeros(0, data.context_tokens, dtype=torch.long)
+    ids = _stack_blocks(rows, data.context_tokens)
     return TokenBlocks(
         ids=ids,
         bytes_scored=sum(one.bytes_scored for one in cut),
@@ -329,7 +329,12 @@ def retokenize(corpus: Corpus, settings: DataSettings, tokenizer: Any) -> torch.
         enough = documents_for(part.documents, tokenizer, wanted * context)
         cut.append(all_blocks(part.documents[:enough], tokenizer, context)[:wanted])
     order = spread_evenly([len(blocks) for blocks in cut])
-    return torch.stack([cut[at][place] for at, place in order])
+    return _stack_blocks([cut[at][place] for at, place in order], context)
+
+
+def _stack_blocks(rows: Sequence[torch.Tensor], context: int) -> torch.Tensor:
+    """Rows [context] as blocks [blocks, context], also where there are none."""
+    return torch.stack(list(rows)) if rows else torch.zeros(0, context, dtype=torch.long)
 
 
 def all_blocks(parts: Sequence[str], tokenizer: Any, context: int) -> torch.Tensor:
