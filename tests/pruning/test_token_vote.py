@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.model import loading
 from prune_exp.model.architectures import head_of
+from prune_exp.pruning import plan_choice
 from prune_exp.pruning.calibration import ReadingSettings, calibrate_model
+from prune_exp.pruning.inputs import Inputs
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.pruner import prune_model
+from prune_exp.pruning.statistics import Statistics
 from prune_exp.pruning.token_statistics import (
     describe_tokens,
     expected_probability,
@@ -28,7 +31,11 @@ from prune_exp.pruning.token_vote import (
     choose_proposal,
     list_proposals,
     mean_lost_pct,
+    score_tokens,
+    set_apart,
+    vote_unread,
 )
+from prune_exp.text.corpus import SEPARATOR, token_frequency, token_ids
 from prune_exp.text.scripts import script_of
 from prune_exp.text.tokenizer import read_vocabulary
 from prune_exp.trial.prepare import prepare_trial, pruning_request
@@ -189,3 +196,89 @@ def test_expected_tokens_are_kept_beside_the_calibration(tmp_path: Path) -> None
         head_of(model).weight.zero_()
     again = describe_tokens(model, kept, inputs.tokenizer)
     assert torch.equal(first.expected, again.expected)
+
+
+def read_text(settings: Any) -> tuple[Inputs, Statistics]:
+    """A trial's inputs whose last documents have words of their own, and what is known of them."""
+    inputs = prepare_trial(settings).dense
+    (part,) = inputs.corpus.parts
+    documents = list(part.documents)
+    for place in range(len(documents) * 4 // 5, len(documents)):
+        documents[place] += " " + " ".join(WORDS[-4:])
+    corpus = replace(inputs.corpus, parts=(replace(part, documents=tuple(documents)),))
+    inputs = replace(inputs, corpus=corpus)
+    model = loading.load_model(inputs.source.folder)
+    reading = ReadingSettings(voting_blocks=4, gradient_blocks=1)
+    found = calibrate_model(
+        model, "d", corpus, inputs.tokenizer, reading, cache_dir=Path(settings.cache_dir)
+    )
+    tokens = describe_tokens(model, found, inputs.tokenizer)
+    return inputs, replace(found.statistics, tokens=tokens)
+
+
+def test_documents_set_apart_are_neither_read_nor_counted(tmp_path: Path) -> None:
+    settings = trial_inputs(tmp_path)
+    inputs, statistics = read_text(settings)
+    unread = set_apart(pruning_request(settings), inputs, statistics, 5)
+    assert unread is not None
+    (every,), (left,) = inputs.corpus.parts, unread.corpus.parts
+    apart = every.documents[len(left.documents) :]
+    assert apart
+    assert 1 <= len(unread.blocks) <= 5
+    assert TOKENIZER.decode(unread.blocks.flatten().tolist()) in SEPARATOR.join(apart)
+    read = TOKENIZER.decode(inputs.corpus.calibration.ids.flatten().tolist())
+    assert not [one for one in apart if one in read]
+    wanted = token_frequency([left], TOKENIZER, len(TOKENIZER))
+    assert torch.equal(unread.statistics.vocab_frequency, wanted)
+
+
+def test_words_of_documents_set_apart_are_not_known_to_be_needed(tmp_path: Path) -> None:
+    settings = trial_inputs(tmp_path)
+    settings.pruning.voters = ["wanda"]
+    inputs, statistics = read_text(settings)
+    request = pruning_request(settings)
+    unread = set_apart(request, inputs, statistics, 5)
+    assert unread is not None
+    (every,), (left,) = inputs.corpus.parts, unread.corpus.parts
+    apart = every.documents[len(left.documents) :]
+    known = {i for one in left.documents for i in token_ids(one, TOKENIZER)}
+    own = {i for one in apart for i in token_ids(one, TOKENIZER)} - known
+    order = score_tokens(request, inputs, statistics)["wanda"][0]
+    count = int(order[list(own)].min())
+    assert count, "some tokens are needed nowhere"
+    assert own.intersection(vote_unread(request, inputs, unread, count))
+
+
+@pytest.mark.parametrize("read_all", [False, True])
+def test_only_uncounted_documents_judge_how_many_tokens_go(
+    read_all: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = trial_inputs(tmp_path)
+    settings.pruning.vocab_share, settings.pruning.rehearse_vocab = 0.0, [1.0]
+    settings.sparsity = 0.03
+    inputs, statistics = read_text(settings)
+    (part,) = inputs.corpus.parts
+    if read_all:
+        one = replace(part, documents=part.documents[:1])
+        inputs = replace(inputs, corpus=replace(inputs.corpus, parts=(one,)))
+    request = pruning_request(settings)
+    tried: list[tuple[Any, Any]] = []
+    rehearse = plan_choice.rehearse_plans
+
+    def watch(model: Any, plans: Any, text_of: Any, how: Any) -> Any:
+        tried.extend((plan, text_of(plan)) for plan in plans)
+        return rehearse(model, plans, text_of, how)
+
+    monkeypatch.setattr(plan_choice, "rehearse_plans", watch)
+    model = loading.load_model(inputs.source.folder)
+    pruned = prune_model(request, inputs, model, Stopwatch())
+    smaller = [(plan, text) for plan, text in tried if plan.tokens]
+    assert bool(smaller) is not read_all
+    unread = set_apart(request, inputs, statistics, plan_choice.UNREAD_BLOCKS)
+    assert (unread is None) is read_all
+    for plan, text in tried:
+        assert unread is not None
+        assert text.dense_tokens == unread.blocks[:, 1:].numel()
+        if plan.tokens:
+            assert plan.tokens == vote_unread(request, inputs, unread, len(plan.tokens))
+    assert {len(plan.tokens) for plan, _ in tried} == {one.tokens for one in pruned.plan.rehearsed}
