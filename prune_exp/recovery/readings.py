@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from prune_exp.text.corpus import as_blocks, document_ids, opening_tokens
+from prune_exp.text.corpus import SEPARATOR, as_blocks, opening_tokens, token_ids
 from prune_exp.text.token_bytes import Recoder, recoder_of
 
 
@@ -84,8 +84,8 @@ class Reader:
         """The blocks of `all_blocks` in the student's tokens."""
         stream = _Stream()
         for text in documents:
-            dense_ids = document_ids(text, self.dense_tokenizer)
-            self._append(stream, dense_ids, document_ids(text, self.own_tokenizer))
+            dense_ids = token_ids(text + SEPARATOR, self.dense_tokenizer)
+            self._append(stream, dense_ids, token_ids(text + SEPARATOR, self.own_tokenizer))
         return self._cut(stream, opening_tokens(self.own_tokenizer), context)
 
     def read_blocks(self, blocks: torch.Tensor, context: int) -> Reading:

@@ -17,8 +17,6 @@ from prune_exp.text.records import FEWEST_DOCUMENTS
 
 SEPARATOR = "\n\n"
 """Between two documents."""
-NEXT = "A"
-"""Stands for the next document while one is tokenized."""
 WELL_PARTED = 2
 """Of a text that is parted well; with fewer for one end a longer text would not help."""
 FEWEST_BLOCKS = 12
@@ -286,7 +284,7 @@ def documents_for(documents: Iterable[str], tokenizer: Any, tokens: int) -> int 
     """How many of the first documents hold so many tokens; None when all are too few."""
     held = 0
     for count, text in enumerate(documents, 1):
-        held += len(document_ids(text, tokenizer))
+        held += len(token_ids(text + SEPARATOR, tokenizer))
         if held >= tokens:
             return count
     return None
@@ -341,7 +339,7 @@ def all_blocks(parts: Sequence[str], tokenizer: Any, context: int) -> torch.Tens
     """All whole blocks of `context` tokens that some documents give [blocks, context]."""
     ids: list[int] = []
     for part in parts:
-        ids += document_ids(part, tokenizer)
+        ids += token_ids(part + SEPARATOR, tokenizer)
     return as_blocks(ids, opening_tokens(tokenizer), context)
 
 
@@ -365,7 +363,7 @@ def _cut_blocks(
     sizes: list[int] = []
     owners: list[int] = []
     for number, text in enumerate(documents):
-        new_ids, new_sizes = _tokenize_document(text, tokenizer)
+        new_ids, new_sizes = _tokenize(text + SEPARATOR, tokenizer)
         ids += new_ids
         sizes += new_sizes
         owners += [number] * len(new_ids)
@@ -391,33 +389,14 @@ def _cut_blocks(
     )
 
 
-def document_ids(text: str, tokenizer: Any) -> list[int]:
-    """A document's tokens and those of the separator after it, none added."""
-    return _tokenize_document(text, tokenizer)[0]
-
-
-def _tokenize_document(text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Token ids of a document and the separator after it, and the UTF-8 bytes of each.
-
-    Tokenized as where another document follows: many tokenizers write line ends in another way
-    where a text ends. The bytes add up to the text's whatever is split.
-    """
-    text += SEPARATOR
-    ids, spans = _tokenize(text + NEXT, tokenizer)
-    while spans and spans[-1][0] >= len(text):
-        spans.pop()
-    if spans and spans[-1][1] > len(text):  # one token of both
-        ids, spans = _tokenize(text, tokenizer)
+def _tokenize(text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Token ids and the UTF-8 bytes of each; the bytes add up to the text's whatever is split."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ends = [end for _, end in encoded["offset_mapping"]]
     sizes = []
     before = 0
-    for _, end in spans:
+    for end in ends:
         end = max(end, before)
         sizes.append(len(text[before:end].encode()))
         before = end
-    return ids[: len(spans)], sizes
-
-
-def _tokenize(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and the characters that each is of."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return list(encoded["input_ids"]), list(encoded["offset_mapping"])
+    return list(encoded["input_ids"]), sizes

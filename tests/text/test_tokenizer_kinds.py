@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prune_exp.model.loading import load_tokenizer
-from prune_exp.text.corpus import SEPARATOR, document_ids, opening_tokens, token_ids
+from prune_exp.text.corpus import opening_tokens
 from prune_exp.text.token_bytes import first_pieces, make_reencoder, recoder_of
 from prune_exp.text.tokenizer import order_scores, read_vocabulary, trim_tokenizer
 from support.tokenizers import ADDED, KINDS, make_tokenizer_like
@@ -79,16 +79,3 @@ def test_text_is_judged_in_both_vocabularies(kind: str) -> None:
     own = make_reencoder(dense, trimmed)(ids)
     assert recoder_of(trimmed).bytes_of(own.tolist()) == recoder_of(dense).bytes_of(ids.tolist())
     assert int(first_pieces(dense, trimmed, kept, len(dense)).max()) < len(kept)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("text", ["It ends here.", "A list:\n- one", "no end", "1999", ODD, ""])
-def test_a_document_is_tokenized_as_one_that_others_follow(kind: str, text: str) -> None:
-    tokenizer = tokenizer_of(kind)
-    ids = document_ids(text, tokenizer)
-    together = token_ids(f"{text}{SEPARATOR}The next one.", tokenizer)
-    assert together[: len(ids)] == ids
-    assert recoder_of(tokenizer).bytes_of(ids) == as_read(kind, f"{text}{SEPARATOR}")
-    reencode = make_reencoder(tokenizer, tokenizer)
-    whole = torch.tensor(together)
-    assert torch.equal(reencode(whole), whole)
