@@ -7,6 +7,7 @@ beforehand which one that is (a discrete super learner: van der Laan and Dudoit,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from prune_exp.text.corpus import (
     token_frequency,
     token_ids,
 )
+from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.text.tokenizer import order_scores, read_vocabulary
 
 JUDGING_SHARE = 0.25
@@ -89,10 +91,22 @@ def set_apart(
         return None
     frequency = token_frequency(kept, inputs.tokenizer, len(statistics.vocab_frequency))
     return Unread(
-        blocks=judging,
+        blocks=_spell_as_one_text(judging, inputs.tokenizer),
         corpus=replace(inputs.corpus, parts=tuple(kept)),
         statistics=replace(statistics, vocab_frequency=frequency),
     )
+
+
+def _spell_as_one_text(blocks: torch.Tensor, tokenizer: Any) -> torch.Tensor:
+    """Blocks [blocks, tokens] as they are spelled once more from their bytes, cut to one length.
+
+    Where documents meet, line ends become other tokens than at the end of a text. A smaller
+    vocabulary reads them so, and would look better than the dense one for that alone.
+    """
+    respell = make_reencoder(tokenizer, tokenizer)
+    rows = [torch.cat([respell(block[:1]), respell(block[1:])]) for block in blocks]
+    shortest = min(blocks.shape[1], *(len(row) for row in rows))
+    return torch.stack([row[:shortest] for row in rows])
 
 
 def vote_unread(

@@ -37,11 +37,17 @@ from prune_exp.pruning.token_vote import (
 )
 from prune_exp.text.corpus import SEPARATOR, token_frequency, token_ids
 from prune_exp.text.scripts import script_of
+from prune_exp.text.token_bytes import make_reencoder
 from prune_exp.text.tokenizer import read_vocabulary
 from prune_exp.trial.prepare import prepare_trial, pruning_request
 from support.models import make_tiny
 from support.settings import settings_for
-from support.tokenizers import WORDS, make_bpe_tokenizer, make_fallback_tokenizer
+from support.tokenizers import (
+    WORDS,
+    make_bpe_tokenizer,
+    make_fallback_tokenizer,
+    make_tokenizer_like,
+)
 
 TOKENIZER = make_bpe_tokenizer()
 VOTERS = ["wanda", "expected", "merges", "script"]
@@ -282,3 +288,15 @@ def test_only_uncounted_documents_judge_how_many_tokens_go(
         if plan.tokens:
             assert plan.tokens == vote_unread(request, inputs, unread, len(plan.tokens))
     assert {len(plan.tokens) for plan, _ in tried} == {one.tokens for one in pruned.plan.rehearsed}
+
+
+def test_a_tokenizer_spells_text_set_apart_as_it_is(tmp_path: Path) -> None:
+    settings = trial_inputs(tmp_path)
+    tokenizer = make_tokenizer_like("pythia")
+    loading.save_model(make_tiny("llama", vocab=len(tokenizer)), tokenizer, tmp_path / "model")
+    inputs, statistics = read_text(settings)
+    unread = set_apart(pruning_request(settings), inputs, statistics, 5)
+    assert unread is not None
+    respell = make_reencoder(tokenizer, tokenizer)
+    for block in unread.blocks:
+        assert torch.equal(respell(block[1:]), block[1:])

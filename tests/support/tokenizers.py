@@ -160,11 +160,12 @@ ADDED: dict[str, tuple[list[str], list[str]]] = {
 
 
 def _teach(tokenizer: Any, size: int) -> None:
-    """Merges learnt from made-up words of three scripts."""
+    """Merges learnt from made-up words of three scripts, and that of two line ends."""
     from tokenizers import pre_tokenizers, trainers
 
     chance = random.Random(1)
     text = [" ".join(chance.choices([*WORDS, "你好", "мост"], k=20)) for _ in range(50)]
+    text += ["\n\n"] * 200
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(text, trainer)
