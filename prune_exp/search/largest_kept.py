@@ -99,11 +99,13 @@ def _between(kept: Measured, lost: Measured, tolerated: float) -> float:
     return math.exp(start + min(max(share, 0.1), 0.9) * width)
 
 
-def is_settled(measured: Sequence[Measured], *, tolerated: float, high: float) -> bool:
-    """Whether a further trial would gain little: the limit is met, or the range ends."""
+def is_settled(
+    measured: Sequence[Measured], *, tolerated: float, low: float, high: float
+) -> bool:
+    """Whether a further trial would gain little: the limit is met, or [low, high] ends."""
     known = bracket_limit(measured, tolerated)
     if known.kept is None:
-        return False
+        return known.lost is not None and known.lost.sparsity <= low
     if known.lost is not None and known.lost.sparsity < CLOSE * known.kept.sparsity:
         return True
     return known.kept.sparsity >= high or known.kept.rise >= AIM * tolerated
@@ -153,7 +155,9 @@ def is_study_settled(study: optuna.Study, space: Space) -> bool:
         return False
     interval = _interval_of(space)
     assert interval is not None
-    return is_settled(measured_in(study), tolerated=sampler.tolerated, high=interval.high)
+    return is_settled(
+        measured_in(study), tolerated=sampler.tolerated, low=interval.low, high=interval.high
+    )
 
 
 def _interval_of(space: Space) -> SearchRange | None:

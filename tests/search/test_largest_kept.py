@@ -35,7 +35,7 @@ def measure(sparsity: float, factor: float, exponent: float) -> Measured:
 def search(factor: float, exponent: float, *, trials: int = 4) -> list[Measured]:
     known: list[Measured] = []
     for _ in range(trials):
-        if is_settled(known, tolerated=LIMIT, high=0.6):
+        if is_settled(known, tolerated=LIMIT, low=0.02, high=0.6):
             break
         at = next_sparsity(known, tolerated=LIMIT, low=0.02, high=0.6)
         known.append(measure(at, factor, exponent))
@@ -95,13 +95,14 @@ def test_a_nan_is_lost() -> None:
         ([(0.1, 0.5 * LIMIT), (0.1 * CLOSE * 0.99, 2 * LIMIT)], True),
         ([(0.1, 0.5 * LIMIT), (0.2, 2 * LIMIT)], False),
         ([(0.2, 2 * LIMIT)], False),
+        ([(0.2, 2 * LIMIT), (0.02, 1.5 * LIMIT)], True),
     ],
 )
 def test_it_ends_where_another_trial_would_gain_little(
     points: list[tuple[float, float]], settled: bool
 ) -> None:
     known = [Measured(sparsity=s, rise=r) for s, r in points]
-    assert is_settled(known, tolerated=LIMIT, high=0.6) == settled
+    assert is_settled(known, tolerated=LIMIT, low=0.02, high=0.6) == settled
 
 
 def test_optuna_asks_it_and_reads_what_trials_found() -> None:
