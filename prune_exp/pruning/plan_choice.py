@@ -39,8 +39,8 @@ CONTESTED_DEEPER = 2
 UNREAD_BLOCKS = 24
 """That judge how many tokens should go: what a token costs is in few places of a text."""
 NOTHING_UNREAD = (
-    "pruning.rehearse_vocab is left out: the calibration blocks read every document of the text,"
-    " and only others can judge tokens; use fewer data.calibration_blocks or a longer text"
+    "pruning.rehearse_vocab is left out: calibration leaves no document of the text unread, and"
+    " only such ones can judge tokens; use fewer data.calibration_blocks or a longer text"
 )
 JURY_BLOCKS = 2
 """That the jury needs at least: one to solve on, one to judge by."""
