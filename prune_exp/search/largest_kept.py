@@ -99,9 +99,7 @@ def _between(kept: Measured, lost: Measured, tolerated: float) -> float:
     return math.exp(start + min(max(share, 0.1), 0.9) * width)
 
 
-def is_settled(
-    measured: Sequence[Measured], *, tolerated: float, low: float, high: float
-) -> bool:
+def is_settled(measured: Sequence[Measured], *, tolerated: float, low: float, high: float) -> bool:
     """Whether a further trial would gain little: the limit is met, or [low, high] ends."""
     known = bracket_limit(measured, tolerated)
     if known.kept is None:
