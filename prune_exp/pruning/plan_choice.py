@@ -196,12 +196,14 @@ class TextChoice:
             room=getattr(self.model.config, "max_position_embeddings", None),
         )
 
-    def forget_unread(self, plan: PruningPlan) -> PruningPlan:
-        """The plan, with the tokens that would go if what judges had never been counted."""
-        if self.unread is None or not plan.tokens:
-            return plan
-        tokens = vote_unread(self.request, self.inputs, self.unread, len(plan.tokens))
-        return replace(plan, tokens=tokens)
+    def forget_unread(self, plans: Sequence[PruningPlan]) -> list[PruningPlan]:
+        """The plans, with the tokens that would go if what judges had never been counted."""
+        if self.unread is None:
+            return [*plans]
+        gone: dict[int, tuple[int, ...]] = {0: ()}
+        for count in {len(plan.tokens) for plan in plans} - {0}:
+            gone[count] = vote_unread(self.request, self.inputs, self.unread, count)
+        return [replace(plan, tokens=gone[len(plan.tokens)]) for plan in plans]
 
     def read(self, plan: PruningPlan, blocks: int) -> tuple[torch.Tensor, StatesAt | None]:
         """The first blocks, spelled as the plan's vocabulary spells them, in the dense model's ids.
@@ -264,7 +266,7 @@ class _Rehearsal:
         new = [(by, plan) for by, plan in plans if plan not in self.plans]
         model = self.texts.model
         how = refit_settings(self.texts.request.pruning, model.device, self.texts.request.seed)
-        blind = [self.texts.forget_unread(plan) for _, plan in new]
+        blind = self.texts.forget_unread([plan for _, plan in new])
         texts = {plan.tokens: self.texts.plan(plan, BLOCKS) for plan in blind}
         found = rehearse_plans(model, blind, lambda plan: texts[plan.tokens], how)
         self.plans += [plan for _, plan in new]

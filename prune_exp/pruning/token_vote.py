@@ -79,11 +79,7 @@ def set_apart(
     request: PruningRequest, inputs: Inputs, statistics: Statistics, blocks: int
 ) -> Unread | None:
     """So many blocks at most of documents that are not counted; None where all text is read."""
-    kept: list[CalibrationPart] = []
-    apart: list[CalibrationPart] = []
-    for part, start in zip(inputs.corpus.parts, _unread_from(request, inputs), strict=True):
-        kept.append(replace(part, documents=part.documents[:start]))
-        apart.append(replace(part, documents=part.documents[start:]))
+    kept, apart = _split_parts(request, inputs)
     data = replace(request.data, calibration_blocks=blocks)
     corpus = replace(inputs.corpus, parts=tuple(apart))
     judging = retokenize(corpus, data, inputs.tokenizer)
@@ -186,23 +182,27 @@ def _split_unread(
     request: PruningRequest, inputs: Inputs
 ) -> tuple[list[CalibrationPart], list[JudgingText]]:
     """The parts without the documents that judge, and those documents."""
-    read: list[CalibrationPart] = []
+    read, apart = _split_parts(request, inputs)
     judging: list[JudgingText] = []
-    for part, start in zip(inputs.corpus.parts, _unread_from(request, inputs), strict=True):
-        ids = [i for one in part.documents[start:] for i in token_ids(one, inputs.tokenizer)]
+    for part in apart:
+        ids = [i for one in part.documents for i in token_ids(one, inputs.tokenizer)]
         if ids:
             judging.append(JudgingText(share=part.share, ids=torch.tensor(ids)))
-        read.append(replace(part, documents=part.documents[:start]))
     return read, judging
 
 
-def _unread_from(request: PruningRequest, inputs: Inputs) -> list[int]:
-    """Which of each part's documents is the first that judges."""
+def _split_parts(
+    request: PruningRequest, inputs: Inputs
+) -> tuple[list[CalibrationPart], list[CalibrationPart]]:
+    """The parts without the documents that judge, and with these alone."""
+    read: list[CalibrationPart] = []
+    apart: list[CalibrationPart] = []
     seen = count_documents_read(inputs.corpus, request.data, inputs.tokenizer)
-    return [
-        max(used, int((1 - JUDGING_SHARE) * len(part.documents)))
-        for part, used in zip(inputs.corpus.parts, seen, strict=True)
-    ]
+    for part, used in zip(inputs.corpus.parts, seen, strict=True):
+        start = max(used, int((1 - JUDGING_SHARE) * len(part.documents)))
+        read.append(replace(part, documents=part.documents[:start]))
+        apart.append(replace(part, documents=part.documents[start:]))
+    return read, apart
 
 
 def mean_lost_pct(gone: torch.Tensor, judging: Sequence[JudgingText]) -> float:
