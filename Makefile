@@ -41,8 +41,8 @@ run: $(STAMP) ## prune SmolLM2-135M at three sparsities, measure, report, regist
 headline: $(VENV)/.gemma ## prune Gemma 3 270M by 28 %, measure, report, promote
 	$(BIN)/python -m prune_exp model=gemma3_270m experiment=headline
 
-kept: $(STAMP) ## find, train, measure and promote the largest cut of SmolLM2-135M that keeps quality
-	$(BIN)/python -m prune_exp -m experiment=kept
+kept: $(STAMP) ## find, measure and promote the largest cut of SmolLM2-135M that keeps quality on stories
+	$(BIN)/python -m prune_exp -m experiment=kept data=stories
 
 test: $(STAMP) ## the fast tests
 	@$(BIN)/python --version

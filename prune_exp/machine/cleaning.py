@@ -15,6 +15,7 @@ FOLDERS = (
     "calibration",
     "quality",
     "served",
+    "tasks",
     "generated",
     "teacher",
     "recovery",

@@ -67,18 +67,21 @@ def computes_bfloat16(device: Any) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def bfloat16_on(device: Any, wanted: str = "auto") -> bool:
-    """Whether forward passes on a device are to be taken in bfloat16.
+def choose_dtype(device: Any, wanted: str = "auto") -> str:
+    """In which precision forward passes on a device are taken: float32 or bfloat16.
 
-    `wanted` is float32, bfloat16, or auto, which means where long texts take less time so. Having
-    the instructions is not enough: Intel's AVX512-BF16 takes twice as long as float32, unlike AMX
-    and AMD's. That is told by names and not by a clock, so that the same machine always does the
-    same.
+    `wanted` is either, or auto, which is bfloat16 where long texts take less time so. Having the
+    instructions is not enough: Intel's AVX512-BF16 takes twice as long as float32, unlike AMX and
+    AMD's. That is told by names and not by a clock, so that the same machine always does the same.
     """
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if _gains_by_bfloat16(device) else "float32"
+
+
+def _gains_by_bfloat16(device: Any) -> bool:
     import torch
 
-    if wanted != "auto":
-        return wanted == "bfloat16"
     if torch.device(device).type == "cuda":
         return computes_bfloat16(device)
     able = _abilities()

@@ -48,7 +48,7 @@ def measure_pair(
 ) -> SpeedComparison:
     """Measures two checkpoints on tokenized prompts, taking turns so that noise hits both.
 
-    Prompt by prompt, and by default token by token, the order alternates. Memory is measured in
+    By default request by request, the order alternates. Memory is measured in
     fresh processes after the warm-up, because a process's peak never falls. Under `cache`, a
     folder that belongs to the dense model, its further memory rounds and its export are kept:
     later trials then export it no more and start its process once.

@@ -270,6 +270,31 @@ def compare_block(
 def _final_states(model: Any, blocks: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Hidden states [tokens, hidden] after the last norm of each block [tokens].
 
+    A block that has more tokens than the model has positions, as one may that is spelled with fewer
+    tokens, is read in windows of which each half follows the half before it.
+    """
+    room = getattr(model.config, "max_position_embeddings", None)
+    cuts = [cut_windows(len(block), room or len(block)) for block in blocks]
+    windows = [block[a:b] for block, cut in zip(blocks, cuts, strict=True) for a, b in cut]
+    states = _read_windows(model, windows)
+    for cut in cuts:
+        ends = [0, *(end for _, end in cut)]
+        parts = [next(states)[ends[i] - first :] for i, (first, _) in enumerate(cut)]
+        yield parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def cut_windows(tokens: int, room: int) -> list[tuple[int, int]]:
+    """Where windows of `room` tokens at most begin and end; all but the first overlap by half."""
+    windows = [(0, min(tokens, room))]
+    while windows[-1][1] < tokens:
+        end = min(windows[-1][1] + max(room // 2, 1), tokens)
+        windows.append((end - room, end))
+    return windows
+
+
+def _read_windows(model: Any, blocks: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Hidden states of each, all of which the model has positions for.
+
     Block by block; many at a time where every pass has to read the layers from disk. Those that are
     shorter than others are filled up behind their ends, which nothing before these sees.
     """

@@ -46,7 +46,7 @@ def rehearses_layers(
     pruning: PruningSettings, gone: Allocation, blocks: int, *, on_disk: bool
 ) -> bool:
     """Whether it is rehearsed who chooses the layers that go, on so many blocks of text."""
-    able = pruning.refit and blocks > 1 and not on_disk
+    able = pruning.refit and pruning.ballot == "adaptive" and blocks > 1 and not on_disk
     return pruning.rehearse_layers and gone.layers > 0 and able
 
 
@@ -66,6 +66,15 @@ def allocate_budget(shape: ModelShape, sparsity: float, pruning: PruningSettings
     if chosen is None:
         raise SettingError(_explain_unreachable(shape, sparsity, pruning, reach))
     return chosen.allocation
+
+
+def can_meet(shape: ModelShape, sparsity: float, pruning: PruningSettings) -> bool:
+    """Whether a shape comes close enough to the request."""
+    try:
+        allocate_budget(shape, sparsity, pruning)
+    except SettingError:
+        return False
+    return True
 
 
 def shape_after(shape: ModelShape, gone: Allocation) -> ModelShape:

@@ -57,8 +57,8 @@ class ReadingSettings:
     """Blocks that the voters see; all others give the refit its residual stream."""
     gradient_blocks: int
     """Blocks that also get a backward pass."""
-    bfloat16: bool = False
-    """Whether blocks of which nothing else is asked go through the model in bfloat16."""
+    dtype: str = "float32"
+    """In what blocks of which nothing else is asked go through the model: float32 or bfloat16."""
 
 
 def calibrate_model(
@@ -129,7 +129,7 @@ def compute_statistics(
             row, seen = _read_layer(calls, layer, index, hidden[:voting])
             rows.append(row)
             others = calls.run(layer, index, hidden[voting:exact])
-            unseen = calls.run(layer, index, hidden[exact:], bfloat16=reading.bfloat16)
+            unseen = calls.run(layer, index, hidden[exact:], dtype=reading.dtype)
         hidden = torch.cat([seen, others, unseen])
         keep(index + 1, hidden)
     states.append(hidden[: reading.gradient_blocks].to("cpu", copy=True))

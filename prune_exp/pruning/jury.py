@@ -23,7 +23,7 @@ from prune_exp.pruning.refit import (
     refit_layer,
     sum_channels,
 )
-from prune_exp.pruning.rehearsal import copy_layer, start_rehearsal
+from prune_exp.pruning.rehearsal import as_cost, copy_layer, start_rehearsal
 
 BY_COST = "removal cost"
 
@@ -99,7 +99,7 @@ def settle_layer(
         first, second = evidence.halves
         by_half = [remove_cheapest(half, *how) for half in (first, second)]
         errors[BY_COST] = cross_fitted_error(evidence, *by_half)
-        best = min(errors, key=errors.__getitem__)
+        best = min(errors, key=lambda name: as_cost(errors[name]))
         gone = sets[best] if best in sets else remove_cheapest(first.joined(second), *how)
     settled = Settled(
         layer=index,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.refit import RefitSettings
-from prune_exp.pruning.rehearsal import RehearsalText, Streams, rehearse_plan
+from prune_exp.pruning.rehearsal import RehearsalText, Streams, as_cost, rehearse_plan
 
 BLOCKS = 4
 """Blocks of text to refit on, and as many others to judge by."""
@@ -104,8 +104,3 @@ class LayerSearch:
 
         losses = rehearse_plan(self.model, plan, self.text, self.how, start=start, see=see)
         return float(losses.mean()), found
-
-
-def as_cost(rise: float) -> float:
-    """What is no number costs most."""
-    return rise if math.isfinite(rise) else math.inf

@@ -33,17 +33,16 @@ class LayerStream:
             self.hidden = torch.cat([first_input(model, input_ids=block[None]) for block in ids])
 
     def run(
-        self, layer: DecoderLayer, index: int, hidden: torch.Tensor, *, bfloat16: bool = False
+        self, layer: DecoderLayer, index: int, hidden: torch.Tensor, *, dtype: str = "float32"
     ) -> torch.Tensor:
         """One layer's output [blocks, tokens, hidden], computed block of text by block of text.
 
-        With `bfloat16` the products inside the layer are taken in that precision; the residual
-        stream and all that `watch` shows stay in float32.
+        The products inside the layer are taken in `dtype`, float32 or bfloat16; the residual stream
+        and all that `watch` shows stay in float32.
         """
         if not len(hidden):
             return hidden
-        reduced = autocast(hidden.device, "bfloat16" if bfloat16 else "float32")
-        with torch.no_grad(), reduced, at_hand(layer.module):
+        with torch.no_grad(), autocast(hidden.device, dtype), at_hand(layer.module):
             return torch.cat([self.call(layer, index, block[None]) for block in hidden])
 
     def call(self, layer: DecoderLayer, index: int, hidden: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from prune_exp.pruning import layer_search
+from prune_exp.pruning.allocation import can_meet
 from prune_exp.pruning.calibration import Calibration
 from prune_exp.pruning.consensus import Ballot, as_masks, vote_on_channels
 from prune_exp.pruning.election import Candidate, hold_election, list_candidates
@@ -18,6 +19,7 @@ from prune_exp.pruning.refit import StatesAt, refit_settings
 from prune_exp.pruning.rehearsal import (
     BLOCKS,
     RehearsalText,
+    as_cost,
     closest_run,
     plain_text,
     rehearse_plan,
@@ -40,8 +42,11 @@ UNREAD_BLOCKS = 24
 """That judge how many tokens should go: what a token costs is in few places of a text."""
 NOTHING_UNREAD = (
     "pruning.rehearse_vocab is left out: calibration leaves no document of the text unread, and"
-    " only such ones can judge tokens; use fewer data.calibration_blocks or a longer text"
+    " only such ones can judge tokens; use fewer data.calibration_blocks or a longer text, and none"
+    " that the model writes"
 )
+ROOM_SHARE = 0.75
+"""Of a model's positions that text may take which is to be spelled with fewer tokens."""
 JURY_BLOCKS = 2
 """That the jury needs at least: one to solve on, one to judge by."""
 
@@ -61,15 +66,39 @@ def choose_rehearsed(
     """
     pruning = request.pruning
     texts = TextChoice(request=request, inputs=inputs, model=model, calibration=calibration)
-    if pruning.rehearse_vocab:
-        apart = set_apart(request, inputs, calibration.statistics, UNREAD_BLOCKS)
-        texts = replace(texts, unread=apart)
-        if apart is None:
-            note_once(NOTHING_UNREAD)
+    if pruning.rehearse_vocab and inputs.shape.vocab_removable:
+        texts = texts.set_apart()
     vote = partial(vote_on_plan, inputs=inputs, statistics=calibration.statistics, decided=decided)
+    plans = _propose_depths(texts, voted, vote)
+    shares = pruning.rehearse_vocab if texts.unread is not None else []
+    if len(plans) == 1 and not shares:
+        return voted
+    rehearsal = _Rehearsal(texts=texts, plans=[], tried=[])
+    rehearsal.try_plans([(tuple(one.by), one.plan) for one in plans])
+    best = plans[rehearsal.best_place()]
+    for share in shares:
+        own = texts.ask_for(vocab_share=share, depth_share=best.depth_share)
+        if own is None:
+            continue
+        one = partial(vote, own)
+        plan = one()
+        if best.by[0] != THE_VOTE and plan.layers:
+            plan = one(layers=list_layer_choices(texts, plan, one)[best.by[0]]())
+        rehearsal.try_plans([((best.by[0],), plan)])
+    return replace(rehearsal.plans[rehearsal.best_place()], rehearsed=tuple(rehearsal.tried))
+
+
+def _propose_depths(
+    texts: "TextChoice", voted: PruningPlan, vote: Callable[..., PruningPlan]
+) -> "list[_Proposal]":
+    """Every depth share that can be met with every choice of layers, each set of them once."""
+    pruning = texts.request.pruning
     plans: dict[tuple[int, ...], _Proposal] = {}
     for share in (pruning.depth_share, *pruning.rehearse):
-        one = partial(vote, replace(request, pruning=replace(pruning, depth_share=share)))
+        own = texts.ask_for(depth_share=share)
+        if own is None:
+            continue
+        one = partial(vote, own)
         plan = voted if share == pruning.depth_share else one()
         plans.setdefault(plan.layers, _Proposal(plan=plan, depth_share=share, by=[THE_VOTE]))
         for name, choose in list_layer_choices(texts, plan, one).items():
@@ -78,20 +107,7 @@ def choose_rehearsed(
                 plans[layers] = _Proposal(plan=one(layers=layers), depth_share=share)
             if name not in plans[layers].by:
                 plans[layers].by.append(name)
-    shares = pruning.rehearse_vocab if texts.unread is not None else []
-    if len(plans) == 1 and not shares:
-        return voted
-    rehearsal = _Rehearsal(texts=texts, plans=[], tried=[])
-    rehearsal.try_plans([(tuple(one.by), one.plan) for one in plans.values()])
-    best = list(plans.values())[rehearsal.best_place()]
-    for share in shares:
-        own = replace(pruning, vocab_share=share, depth_share=best.depth_share)
-        one = partial(vote, replace(request, pruning=own))
-        plan = one()
-        if best.by[0] != THE_VOTE and plan.layers:
-            plan = one(layers=list_layer_choices(texts, plan, one)[best.by[0]]())
-        rehearsal.try_plans([((best.by[0],), plan)])
-    return replace(rehearsal.plans[rehearsal.best_place()], rehearsed=tuple(rehearsal.tried))
+    return [*plans.values()]
 
 
 def list_layer_choices(
@@ -179,6 +195,32 @@ class TextChoice:
     unread: Unread | None = None
     """Documents that judge how many tokens should go, where that is asked."""
 
+    def ask_for(self, **shares: float) -> PruningRequest | None:
+        """The request with other shares; None where no shape meets it."""
+        pruning = replace(self.request.pruning, **shares)
+        met = can_meet(self.inputs.shape, self.request.sparsity, pruning)
+        return replace(self.request, pruning=pruning) if met else None
+
+    def set_apart(self) -> "TextChoice":
+        """The same with documents that judge how many tokens go, where some are left unread."""
+        most = int(ROOM_SHARE * self._room) if self._room else None
+        apart = set_apart(
+            self.request, self.inputs, self.calibration.statistics, UNREAD_BLOCKS, most
+        )
+        if apart is None:
+            note_once(NOTHING_UNREAD)
+        elif len(apart.blocks) < UNREAD_BLOCKS:
+            note_once(
+                f"only {len(apart.blocks)} blocks of text that no voter has read judge how many"
+                f" tokens should go, in place of {UNREAD_BLOCKS}; a longer text gives more"
+            )
+        return replace(self, unread=apart)
+
+    @property
+    def _room(self) -> int | None:
+        """How many positions the model has."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
     def plan(self, plan: PruningPlan, blocks: int, first: int = 0) -> RehearsalText:
         """So many blocks to refit on, from `first` on, and as many to judge by; fewer of a text
         that has not as many, and earlier ones."""
@@ -193,7 +235,7 @@ class TextChoice:
             judged,
             make_reencoder(self.inputs.tokenizer, tokenizer),
             kept,
-            room=getattr(self.model.config, "max_position_embeddings", None),
+            room=self._room,
         )
 
     def forget_unread(self, plans: Sequence[PruningPlan]) -> list[PruningPlan]:
@@ -274,4 +316,4 @@ class _Rehearsal:
 
     def best_place(self) -> int:
         """The place of the plan that lost least."""
-        return min(range(len(self.tried)), key=lambda place: self.tried[place].loss_nats)
+        return min(range(len(self.tried)), key=lambda at: as_cost(self.tried[at].loss_nats))

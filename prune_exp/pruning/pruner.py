@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from prune_exp.machine.device import bfloat16_on
+from prune_exp.machine.device import choose_dtype
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.model.offload import is_on_disk
 from prune_exp.pruning import surgery, weight_masks
-from prune_exp.pruning.allocation import NOTHING, allocate_budget, rehearses_layers
+from prune_exp.pruning.allocation import NOTHING, allocate_budget, can_meet, rehearses_layers
 from prune_exp.pruning.calibration import Calibration, ReadingSettings, calibrate_model
 from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.plan import Allocation, PruningPlan, Reconstructed
@@ -62,7 +62,8 @@ def prune_model(
     if request.pruning.elect and plan.allocation.channels:
         with watch.phase("elect"):
             plan = choose_elected(request, inputs, model, plan, calibration)
-    approve(plan.allocation)
+    if request.pruning.ballot == "adaptive":  # else it may be more or less than was asked for
+        approve(plan.allocation)
     with watch.phase("prune"):
         plan = _note_scripts(plan, inputs)
         return _carry_out(request, inputs, model, plan, calibration)
@@ -71,7 +72,7 @@ def prune_model(
 def _is_rehearsed(request: PruningRequest, inputs: Inputs, voted: PruningPlan, model: Any) -> bool:
     """Whether plans are rehearsed: those that were asked for, or who chooses the layers that go."""
     pruning = request.pruning
-    if pruning.rehearse or pruning.rehearse_vocab:
+    if pruning.rehearses_shares:
         return True
     blocks = len(inputs.corpus.calibration.ids)
     return rehearses_layers(pruning, voted.allocation, blocks, on_disk=is_on_disk(model))
@@ -135,7 +136,7 @@ def _calibrate_dense(request: PruningRequest, inputs: Inputs, model: Any) -> Cal
         ReadingSettings(
             voting_blocks=request.data.voting_blocks,
             gradient_blocks=request.data.gradient_blocks,
-            bfloat16=bfloat16_on(model.device, request.pruning.refit_dtype),
+            dtype=choose_dtype(model.device, request.pruning.refit_dtype),
         ),
         cache_dir=inputs.cache_dir,
     )
@@ -147,7 +148,9 @@ def _calibrate_for_vote(request: PruningRequest, inputs: Inputs, model: Any) -> 
     pruning = request.pruning
     shares = (pruning.vocab_share, *pruning.rehearse_vocab)
     options = [replace(pruning, vocab_share=share) for share in shares]
-    if not any(allocate_budget(inputs.shape, request.sparsity, one).tokens for one in options):
+    shape, sparsity = inputs.shape, request.sparsity
+    reached = [one for one in options if can_meet(shape, sparsity, one)]
+    if not any(allocate_budget(shape, sparsity, one).tokens for one in reached):
         return calibration
     tokens = describe_tokens(model, calibration, inputs.tokenizer)
     return replace(calibration, statistics=replace(calibration.statistics, tokens=tokens))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from prune_exp.machine.device import autocast, bfloat16_on
+from prune_exp.machine.device import autocast, choose_dtype
 from prune_exp.model.architectures import DecoderLayer, set_weight_matrix, weight_matrix
 from prune_exp.pruning.cutting import keep_channels, keep_heads
 from prune_exp.pruning.layer_stream import LayerStream, watch_modules
@@ -42,8 +42,9 @@ class RefitSettings:
     """Ridge towards the original weights (`pruning.refit_damping`)."""
     towards_dense: float
     """The dense stream's share of the target (`pruning.refit_towards_dense`)."""
-    bfloat16: bool = False
-    """Whether the streams go through the layers in bfloat16; least squares never do."""
+    dtype: str = "float32"
+    """In what the streams go through the layers, float32 or bfloat16; least squares never do the
+    latter."""
     reconstruction: ReconstructionSettings | None = None
     """How the layers before removed ones are trained; None where they are not."""
 
@@ -56,7 +57,7 @@ def refit_settings(pruning: PruningSettings, device: Any, seed: int) -> RefitSet
     return RefitSettings(
         damping=pruning.refit_damping,
         towards_dense=pruning.refit_towards_dense,
-        bfloat16=bfloat16_on(device, pruning.refit_dtype),
+        dtype=choose_dtype(device, pruning.refit_dtype),
         reconstruction=reconstruction if pruning.reconstruct_epochs else None,
     )
 
@@ -81,7 +82,7 @@ class RefitRun:
 
     def run_layer(self, layer: DecoderLayer, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """What `layer`, called as number `index`, makes of a stream [blocks, tokens, hidden]."""
-        return self.calls.run(layer, index, hidden, bfloat16=self.how.bfloat16)
+        return self.calls.run(layer, index, hidden, dtype=self.how.dtype)
 
     def trace(
         self, layer: DecoderLayer, index: int, following: int, hidden: torch.Tensor
@@ -276,10 +277,9 @@ class _LayerFit:
         """Trains the layer to do what removed ones did too."""
         run = self.run
         assert run.how.reconstruction is not None
-        dtype = "bfloat16" if run.how.bfloat16 else "float32"
 
         def call(block: torch.Tensor) -> torch.Tensor:
-            with autocast(block.device, dtype):
+            with autocast(block.device, run.how.dtype):
                 return run.calls.call(self.layer, self.index, block)
 
         self.seen = None  # they are the untrained layer's

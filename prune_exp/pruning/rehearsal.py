@@ -5,6 +5,7 @@ the budget layers should bear, shows only once the weights that stay have been r
 is copied at a time; the model stays as it is.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from prune_exp.pruning.refit import (
     pair_kept_layers,
     refit_layer,
 )
-from prune_exp.text.token_bytes import Reencode
+from prune_exp.text.token_bytes import Reencode, reencode_blocks
 
 BLOCKS = 8
 """Blocks of text to refit on, and as many others to judge by."""
@@ -89,19 +90,17 @@ def respelled_text(
     model's blocks to judge by, which `respell` turns into as many of the smaller one's ids as their
     bytes take. Blocks that become longer than `room` tokens are cut before.
     """
-    openings = [respell(block[:1]) for block in dense]
-    rows = [
-        torch.cat([first, respell(block[1:])]) for first, block in zip(openings, dense, strict=True)
-    ]
-    longest = max(len(ids) for ids in rows)
+    rows = reencode_blocks(dense, respell)
+    longest = max(len(opening) + len(rest) for opening, rest in rows)
     if room is not None and longest > room:
         shorter = dense[:, : dense.shape[1] * room // longest]
         return respelled_text(fit, shorter, respell, kept, room=room)
     judged = torch.zeros(len(rows), longest, dtype=torch.long)
     scored = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for row, (opening, ids) in enumerate(zip(openings, rows, strict=True)):
-        judged[row, : len(ids)] = ids
-        scored[row, len(opening) : len(ids)] = True
+    for row, (opening, rest) in enumerate(rows):
+        length = len(opening) + len(rest)
+        judged[row, :length] = torch.cat([opening, rest])
+        scored[row, len(opening) : length] = True
     known = torch.tensor(kept)
     return RehearsalText(
         fit=known[fit],
@@ -152,7 +151,8 @@ def rehearse_plan(
 
     In nats per token of the dense model's; `model` is that one. With `start`, a layer that stays
     and the streams before it, nothing before it is run. `see` is shown every layer that stays, the
-    next one, and the streams before it.
+    next one, and the streams before it; nothing of a plan that changes no layer, since it is the
+    refit that moves streams on.
     """
     run = start_rehearsal(model, plan, text.fit, text.states_at, how)
     judging = LayerStream(model, text.judged)
@@ -162,7 +162,7 @@ def rehearse_plan(
         first, (run.dense, run.pruned, judged) = start
         pairs = [one for one in pairs if one[0] >= first]
     for index, following in pairs:
-        if see is not None:
+        if see is not None and plan.changes_blocks:
             see(index, following, (run.dense, run.pruned, judged))
         layer = run.layers[index]
         if plan.changes_blocks:
@@ -196,7 +196,7 @@ def start_rehearsal(
         layers=layers,
         plan=plan,
         calls=calls,
-        how=replace(how, bfloat16=False, reconstruction=None),
+        how=replace(how, dtype="float32", reconstruction=None),
         dense=_stream_before(states_at, layers, calls, first),
         pruned=calls.hidden,
         dense_states_at=states_at,
@@ -236,6 +236,11 @@ def _losses(model: Any, hidden: torch.Tensor, text: RehearsalText) -> torch.Tens
             lost = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
             sums.append(lost.double().cpu())
     return torch.stack(sums) * len(sums) / text.dense_tokens
+
+
+def as_cost(loss: float) -> float:
+    """What is no number costs most."""
+    return loss if math.isfinite(loss) else math.inf
 
 
 def closest_run(states_at: StatesAt, layers: int, count: int) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from prune_exp.text.corpus import (
     token_frequency,
     token_ids,
 )
-from prune_exp.text.token_bytes import make_reencoder
+from prune_exp.text.token_bytes import make_reencoder, reencode_blocks
 from prune_exp.text.tokenizer import order_scores, read_vocabulary
 
 JUDGING_SHARE = 0.25
@@ -76,9 +76,16 @@ class Unread:
 
 
 def set_apart(
-    request: PruningRequest, inputs: Inputs, statistics: Statistics, blocks: int
+    request: PruningRequest,
+    inputs: Inputs,
+    statistics: Statistics,
+    blocks: int,
+    longest: int | None = None,
 ) -> Unread | None:
-    """So many blocks at most of documents that are not counted; None where all text is read."""
+    """So many blocks at most of documents that are not counted; None where all text is read.
+
+    Blocks are cut after `longest` tokens.
+    """
     kept, apart = _split_parts(request, inputs)
     data = replace(request.data, calibration_blocks=blocks)
     corpus = replace(inputs.corpus, parts=tuple(apart))
@@ -87,7 +94,7 @@ def set_apart(
         return None
     frequency = token_frequency(kept, inputs.tokenizer, len(statistics.vocab_frequency))
     return Unread(
-        blocks=_spell_as_one_text(judging, inputs.tokenizer),
+        blocks=_spell_as_one_text(judging[:, :longest], inputs.tokenizer),
         corpus=replace(inputs.corpus, parts=tuple(kept)),
         statistics=replace(statistics, vocab_frequency=frequency),
     )
@@ -99,8 +106,8 @@ def _spell_as_one_text(blocks: torch.Tensor, tokenizer: Any) -> torch.Tensor:
     Where documents meet, line ends become other tokens than at the end of a text. A smaller
     vocabulary reads them so, and would look better than the dense one for that alone.
     """
-    respell = make_reencoder(tokenizer, tokenizer)
-    rows = [torch.cat([respell(block[:1]), respell(block[1:])]) for block in blocks]
+    respelled = reencode_blocks(blocks, make_reencoder(tokenizer, tokenizer))
+    rows = [torch.cat(parts) for parts in respelled]
     shortest = min(blocks.shape[1], *(len(row) for row in rows))
     return torch.stack([row[:shortest] for row in rows])
 

@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 
 from prune_exp.machine.cache import digest_of
-from prune_exp.machine.device import bfloat16_on
+from prune_exp.machine.device import choose_dtype
 from prune_exp.model.architectures import head_of
 from prune_exp.model.next_tokens import MergedTokens
 from prune_exp.pruning.inputs import Inputs
@@ -57,7 +57,7 @@ def recover(
     Raises:
         Diverged: a loss was no number.
     """
-    recovery = _choose_dtype(recovery, pruned.model.device)
+    recovery = _settle_dtype(recovery, pruned.model.device)
     lessons = prepare_lessons(recovery, inputs, pruned, dense_head)
     texts = _texts_used(inputs, lessons)
     identity = _identify_training(recovery, inputs, pruned)
@@ -73,17 +73,16 @@ def recover(
     return Recovered(record=_record_of(progress), texts=texts, kept=folder)
 
 
-def _choose_dtype(recovery: RecoverySettings, device: Any) -> RecoverySettings:
+def _settle_dtype(recovery: RecoverySettings, device: Any) -> RecoverySettings:
     """The settings with a type in place of auto."""
-    reduced = bfloat16_on(device, recovery.dtype)
-    return replace(recovery, dtype="bfloat16" if reduced else "float32")
+    return replace(recovery, dtype=choose_dtype(device, recovery.dtype))
 
 
 def prepare_lessons(
     recovery: RecoverySettings, inputs: Inputs, pruned: Pruned, dense_head: torch.Tensor
 ) -> Lessons:
     """The blocks to train and to judge on, in the pruned model's ids, with their teacher."""
-    recovery = _choose_dtype(recovery, pruned.model.device)
+    recovery = _settle_dtype(recovery, pruned.model.device)
     split = split_documents(inputs.corpus.documents, pruned.tokenizer, recovery)
     reader = None
     if pruned.kept is not None:

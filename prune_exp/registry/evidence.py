@@ -30,6 +30,8 @@ from prune_exp.text.records import FEWEST_DOCUMENTS
 from prune_exp.text.token_bytes import Reencode, make_reencoder
 from prune_exp.text.tokenizer import read_vocabulary
 
+MOST_BLOCKS = 32
+"""Blocks of reserved text that are judged unless something else is asked for."""
 FEWEST_ROUNDS = 2
 """Of batch requests, where their times are not asked for."""
 
@@ -122,14 +124,14 @@ class Evidence:
         """
         trial = self.candidate.trial
         check_judged_text(trial, self.tokenizer)
-        text = load_reserved(
-            data_of(trial), judged_on(trial), self.tokenizer, blocks=self.limits.blocks
-        )
+        data = data_of(trial)
+        blocks = self.limits.blocks or min(MOST_BLOCKS, data.heldout_blocks)
+        text = load_reserved(data, judged_on(trial), self.tokenizer, blocks=blocks)
         for domain, rows in text.spans():
             documents = len(text.documents_in(rows))
             if documents < FEWEST_DOCUMENTS:
                 raise SettingError(
-                    f"limits.blocks={self.limits.blocks} blocks of {domain.name} are of"
+                    f"limits.blocks={blocks} blocks of {domain.name} are of"
                     f" {documents} reserved documents, and a verdict needs {FEWEST_DOCUMENTS}; give"
                     " more limits.blocks, or prune again with a text of more documents"
                 )

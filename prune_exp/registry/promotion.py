@@ -123,7 +123,7 @@ def _check_wanted(settings: PromoteSettings) -> None:
         ("champion_pairs", limits.champion_pairs, 2),
         ("champion_new_tokens", limits.champion_new_tokens, 2),
     ):
-        if given < least:
+        if given is not None and given < least:
             raise SettingError(f"limits.{name}={given} is too small; use {least} or more")
 
 

@@ -56,7 +56,7 @@ class Driver:
         check_ours: Callable[[], None],
         slots: int,
         batch_size: int = 1,
-        is_settled: Callable[[], bool] = lambda: False,
+        why_settled: Callable[[], str] = str,
         look_up_runs: Callable[[list[int]], dict[int, str] | None] = lambda _: None,
         await_running: Callable[[list[int]], None] = lambda _: None,
     ) -> None:
@@ -66,7 +66,7 @@ class Driver:
         self.directions = directions
         self.slots = slots
         self.batch_size = batch_size
-        self.is_settled = is_settled
+        self.why_settled = why_settled
         self.look_up_runs = look_up_runs
         self.await_running = await_running
         self.launch = launch
@@ -113,8 +113,8 @@ class Driver:
     def _why_to_end(self, left: int, seconds: float) -> str:
         """Why the trials that are left are not run; empty where they are."""
         search = self.search
-        if self.is_settled():
-            return "settled; another trial would gain little"
+        if why := self.why_settled():
+            return why
         if search.max_failures is not None and self.failures >= search.max_failures:
             return (
                 f"stopped after {self.failures} failed trials"

@@ -14,15 +14,14 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from prune_exp.measurement.records import HIGH
 from prune_exp.search.space import SearchRange, Space
+from prune_exp.search.study import INTERRUPTED
 from prune_exp.settings.choices import LARGEST_KEPT
 from prune_exp.settings.errors import SettingError
+from prune_exp.settings.goals import WORST
 from prune_exp.settings.schema import Settings
 
 SPARSITY = "sparsity"
-WORST = f"worst_perplexity_ratio{HIGH}"
-"""The metric that must stay within the limit: the upper end on the text that lost most."""
 EXPONENT = 1.42
 """Of the rise over the sparsity, where one trial is all there is to go by."""
 FIRST = 0.1
@@ -41,7 +40,7 @@ class Measured:
 
     sparsity: float
     rise: float
-    """Upper end of the rise in log-perplexity, in nats."""
+    """Upper end of the rise in log-perplexity, in nats; infinite where the trial failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +109,17 @@ def is_settled(measured: Sequence[Measured], *, tolerated: float, low: float, hi
 
 
 def measured_in(study: optuna.Study) -> list[Measured]:
-    """Every trial that was judged; a ratio beyond all bounds counts as lost."""
-    return [
-        Measured(
-            sparsity=trial.params[SPARSITY], rise=math.log(trial.user_attrs.get(WORST, math.inf))
-        )
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if SPARSITY in trial.params
-    ]
+    """Every trial that was judged, and those that failed: the same cut would fail again.
+
+    One that was interrupted, or that ended before it was judged, says nothing.
+    """
+    found = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+        failed = trial.state == TrialState.FAIL and INTERRUPTED not in trial.user_attrs
+        ratio = math.inf if failed else trial.user_attrs.get(WORST)
+        if SPARSITY in trial.params and ratio is not None:
+            found.append(Measured(sparsity=trial.params[SPARSITY], rise=math.log(ratio)))
+    return found
 
 
 def sampler_for(settings: Settings, space: Space) -> "LargestKeptSampler | None":
@@ -146,16 +148,23 @@ def sampler_for(settings: Settings, space: Space) -> "LargestKeptSampler | None"
     return LargestKeptSampler(settings.quality.max_perplexity_ratio)
 
 
-def is_study_settled(study: optuna.Study, space: Space) -> bool:
-    """Whether this sampler's study has come to an end; never under another sampler."""
+def explain_settled(study: optuna.Study, space: Space) -> str:
+    """Why this sampler's study has come to an end; empty where it has not, or has another."""
     sampler = study.sampler
     if not isinstance(sampler, LargestKeptSampler):
-        return False
+        return ""
     interval = _interval_of(space)
     assert interval is not None
-    return is_settled(
-        measured_in(study), tolerated=sampler.tolerated, low=interval.low, high=interval.high
-    )
+    known = measured_in(study)
+    tolerated = sampler.tolerated
+    if not is_settled(known, tolerated=tolerated, low=interval.low, high=interval.high):
+        return ""
+    found = bracket_limit(known, tolerated)
+    if found.kept is not None:
+        return f"sparsity={found.kept.sparsity:.3g} keeps quality; another trial would gain little"
+    assert found.lost is not None
+    ends = "loses quality" if found.lost.rise < math.inf else "failed"
+    return f"no cut was found that keeps quality: even sparsity={found.lost.sparsity:.3g} {ends}"
 
 
 def _interval_of(space: Space) -> SearchRange | None:

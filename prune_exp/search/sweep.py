@@ -18,13 +18,14 @@ from prune_exp.machine.limits import available_memory_mib, available_threads
 from prune_exp.search import study as studies
 from prune_exp.search.driver import Driver, fingerprint_of, objectives_of
 from prune_exp.search.forecast import show_plan
-from prune_exp.search.largest_kept import is_study_settled, sampler_for
+from prune_exp.search.largest_kept import explain_settled, sampler_for
 from prune_exp.search.ownership import Ownership, own_study
 from prune_exp.search.samplers import check_sampler
 from prune_exp.search.space import Space, read_space, starts_of
 from prune_exp.search.summary import list_importances
 from prune_exp.search.warm_start import add_known_trials, find_sources
 from prune_exp.settings.checks import settings_of
+from prune_exp.settings.choices import LARGEST_KEPT
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
 from prune_exp.settings.params import flatten_settings
@@ -140,6 +141,7 @@ def _show_plan(
 ) -> None:
     """Says what is left to run of this sweep, which is not started."""
     search = settings.search
+    one_by_one = search.sampler == LARGEST_KEPT  # each follows from those before it
     root = Path(settings.tracking.root).expanduser().absolute()
     study = studies.find_study(search, root, fingerprint_of(settings, space) | inputs)
     rows = studies.remaining_rows(study, space, search.n_trials)
@@ -151,7 +153,7 @@ def _show_plan(
         rows,
         space,
         [points.get(str(row), by_point[0]) for row in listed],
-        at_a_time=_choose_number(hydra, search, trial_mib),
+        at_a_time=1 if one_by_one else _choose_number(hydra, search, trial_mib),
         stops=bool(search.stopping_limits),
         done=0 if study is None else len(study.trials),
     )
@@ -197,7 +199,7 @@ def _make_driver(
         slots=1 if in_batches else at_a_time,
         batch_size=at_a_time if in_batches else 1,
         await_running=lambda numbers: hydra.call_hooks("on_launcher_broken", numbers),
-        is_settled=lambda: is_study_settled(ours.study, space),
+        why_settled=lambda: explain_settled(ours.study, space),
     )
 
 

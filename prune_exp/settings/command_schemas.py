@@ -9,9 +9,10 @@ from prune_exp.settings.groups import TrackingSettings
 class LimitSettings:
     """What the gates ask for."""
 
-    blocks: int = 32
+    blocks: int | None = None
     """Blocks of each text to be kept that no trial used, for the last judgement of quality; they
-    must be of at least 12 documents."""
+    must be of at least 12 documents. When null 32, or the run's own `data.heldout_blocks` where
+    these are fewer: the text has hardly more."""
     max_perplexity_ratio: float | None = None
     """Most that the upper end of the perplexity ratio's interval may be; when null 1.1, or the
     run's own `quality.max_perplexity_ratio` where that is less."""

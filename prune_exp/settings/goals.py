@@ -1,8 +1,12 @@
-"""Goals in the user's units, as constraints and objectives of a search."""
+"""Goals in the user's units, as constraints and objectives of a search.
+
+The largest cut that keeps quality is a goal, too, and a sampler of its own looks for it.
+"""
 
 from collections.abc import Callable, Set
 from typing import Any
 
+from prune_exp.settings.choices import LARGEST_KEPT
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DEFAULT_OBJECTIVES, QualitySettings, TrackingSettings
 
@@ -16,6 +20,9 @@ LIMITS: dict[str, tuple[str, Callable[[float], float]]] = {
 """The metric that each goal limits, and the most that it may be."""
 TIMED = ("latency_ms", "memory_mib", "speedup")
 QUALITY = "perplexity_ratio"
+WORST = "worst_perplexity_ratio_ci95_high"
+"""The metric that must stay within `quality.max_perplexity_ratio`: the upper end on the text that
+lost most."""
 LEAST = {"perplexity_ratio": 1.0, "speedup": 1.0}
 """Goals below these ask for nothing."""
 
@@ -54,6 +61,23 @@ def apply_goals(settings: Any, typed: Set[str]) -> None:
     rule = TrackingSettings().best
     if QUALITY not in goals and _is_default(settings.tracking, "best", rule, typed):
         settings.tracking.best = "quality"
+
+
+def look_for_size(settings: Any, typed: Set[str]) -> None:
+    """What the largest cut that keeps quality means where that is searched for.
+
+    Trials that lost their quality break a constraint; of the others the one that removes most is
+    the best. `typed` are the settings that the command line gives.
+    """
+    search = settings.search
+    if search.sampler != LARGEST_KEPT or not settings.quality.enabled:
+        return
+    if not any(one.startswith(f"{WORST}:") for one in search.constraints):
+        search.constraints.append(f"{WORST}:{settings.quality.max_perplexity_ratio!r}")
+    if _is_default(search, "objectives", list(DEFAULT_OBJECTIVES), typed):
+        search.objectives = ["params_pruned_pct:maximize"]
+    if _is_default(settings.tracking, "best", TrackingSettings().best, typed):
+        settings.tracking.best = "size_if_maintained"
 
 
 def _is_default(group: Any, name: str, default: Any, typed: Set[str]) -> bool:

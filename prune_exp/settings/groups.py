@@ -31,7 +31,8 @@ class ModelSettings:
     offload: bool = False
     """Leave the layers on disk and read each of them when it is calibrated, cut and refit, for a
     model that is larger than the device's memory. Slower; without training after pruning, plans to
-    rehearse, weight masks, text that the model writes, and promotion by the same command."""
+    rehearse, elections, tasks, weight masks, text that the model writes, and promotion by the same
+    command."""
 
 
 @dataclass(kw_only=True)
@@ -98,9 +99,9 @@ class PruningSettings:
     """Share of the MLP channels and of the tokens, in [0, 1], that stay as long as more layers can
     go instead."""
     width_multiple: int | None = None
-    """The MLP width left is a multiple of this. Null: of 32, which 4-bit and 8-bit formats need, or
-    of 256, which GGUF's K-quants need, where that changes the split of the budget by less than
-    0.2 % of it; of any number where the request cannot be met otherwise, which is said."""
+    """The MLP width left is a multiple of this. Null: of 32, which 4-bit and 8-bit formats need,
+    where that changes the split of the budget by less than a tenth; of 256, which GGUF's K-quants
+    need, where by less than another 0.2 %; of any number otherwise, which is said."""
     refit: bool = True
     """Re-solve the weights that read the removed units by least squares."""
     refit_damping: float = 3e-2
@@ -116,17 +117,18 @@ class PruningSettings:
     """Adam's largest step in that training, as a share of each weight's root mean square; it falls
     to 0 over the epochs."""
     rehearse: list[float] = field(default_factory=list)
-    """Depth shares to rehearse besides `depth_share`: each with the layers voted out and with the
-    run of layers that changes the residual stream least. The plan whose refit on a few blocks
-    has the least loss on a few others is carried out. Empty: `depth_share` it is."""
+    """Depth shares to rehearse besides `depth_share`, each with every choice of layers that
+    `rehearse_layers` tries; without that with the layers voted out and with the run of layers that
+    changes the residual stream least. The plan whose refit on a few blocks has the least loss on a
+    few others is carried out. Empty: `depth_share` it is."""
     rehearse_vocab: list[float] = field(default_factory=list)
     """Vocabulary shares to rehearse besides `vocab_share`, at the depth share that lost least."""
     rehearse_layers: bool = True
     """Rehearse who chooses the whole layers that go: the vote, each of its voters alone, the run of
     layers that changes the residual stream least, and a search that settles contested layers one
-    after another by what is lost without them. False: the vote decides alone, as it does where
-    nothing is refit, where there is only one block of calibration text, and where layers stay on
-    disk."""
+    after another by what is lost without them. False: the vote decides alone, or with shares to
+    rehearse the vote or that run. So it is where nothing is refit, under a fixed ballot, where
+    there is only one block of calibration text, and where layers stay on disk."""
     elect: bool = False
     """Let every voter alone, and every number of voters that must agree, stand for election on MLP
     channels beside the vote: their plans are refit on some blocks and judged on others that no
@@ -143,6 +145,16 @@ class PruningSettings:
     """How many of them, those with the least calibration loss, vote."""
     redundancy: float = 0.95
     """Warn when two voters rank units with at least this mean rank correlation."""
+
+    @property
+    def rehearses_shares(self) -> bool:
+        """Whether other depth or vocabulary shares are tried than those that are named."""
+        return bool(self.rehearse or self.rehearse_vocab)
+
+    @property
+    def knows_shape(self) -> bool:
+        """Whether the request alone says how much of each kind of unit goes."""
+        return self.ballot == "adaptive" and not self.rehearses_shares
 
 
 @dataclass(kw_only=True)
@@ -171,7 +183,7 @@ class RecoverySettings:
     warmup_share: float = 0.1
     """Share of the budget, in [0, 1), over which the learning rate rises."""
     weight_decay: float = 0.0
-    """Decay of matrices, not of norms and biases."""
+    """Decay of the layers' matrices; not of norms, biases, embeddings and the head."""
     gradient_clip: float = 1.0
     """Largest norm of a step's gradient."""
     validation_blocks: int = 8
@@ -345,8 +357,8 @@ class SearchSettings:
     constraints: list[str] = field(default_factory=list)
     """Metrics and the most they may be in a feasible trial, as in `perplexity_ratio:5`."""
     stop: bool = True
-    """End a trial of a sweep as soon as it surely breaks a constraint: it is neither trained nor
-    timed. Not under largest_kept, which learns from every trial."""
+    """End a trial of a sweep as soon as it surely breaks a constraint: it is not timed, and not
+    trained where its sizes alone say so. Not under largest_kept, which learns from every trial."""
     space: list[str] = field(default_factory=list)
     """Sweeps in Hydra's grammar, such as `sparsity=interval(0.2, 0.7)`; used by `-m` alone."""
 
@@ -388,7 +400,8 @@ class TrackingSettings:
     experiment: str = "prune_exp"
     """MLflow experiment that the runs belong to; that of MLFLOW_EXPERIMENT_NAME when not given."""
     best: str = "speedup_if_maintained"
-    """How the best run of a sweep is chosen: speedup_if_maintained, quality or speedup."""
+    """How the best run of a sweep is chosen: speedup_if_maintained, size_if_maintained, quality or
+    speedup."""
     register: bool = True
     """Register the best run's model with the alias `candidate`."""
     promote: bool = False

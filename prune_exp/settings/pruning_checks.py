@@ -50,6 +50,11 @@ def _check_rehearsal(pruning: PruningSettings, calibration_blocks: int) -> None:
             raise SettingError(
                 f"pruning.{name} judges plans after a refit; use pruning.refit=true or leave it out"
             )
+        if shares and pruning.ballot != "adaptive":
+            raise SettingError(
+                f"pruning.{name} compares plans of one size; use pruning.ballot=adaptive or leave"
+                " it out"
+            )
         if shares and calibration_blocks < 2:
             raise SettingError(
                 f"pruning.{name} needs a block to refit on and one to judge by; use"

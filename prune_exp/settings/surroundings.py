@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prune_exp.settings.goals import apply_goals
+from prune_exp.settings.goals import apply_goals, look_for_size
 from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.redaction import redact
 
@@ -32,7 +32,9 @@ def fill_in(settings: Any, hydra: Any = None) -> None:
     if hasattr(settings, "model") and not settings.model.name:
         settings.model.name = name_model(settings.model)
     if hasattr(settings, "goal"):
-        apply_goals(settings, _given_keys(hydra.overrides.task) if hydra is not None else set())
+        typed = _given_keys(hydra.overrides.task) if hydra is not None else set()
+        apply_goals(settings, typed)
+        look_for_size(settings, typed)
     if hydra is not None and hydra.job.chdir and hasattr(settings, "data"):
         _anchor_paths(settings, Path(hydra.runtime.cwd))
 

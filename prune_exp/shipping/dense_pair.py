@@ -3,14 +3,13 @@
 import sys
 from pathlib import Path
 
-from prune_exp.machine.display import last_words
 from prune_exp.measurement.intervals import middle_ratio, multiply, token_ratio
 from prune_exp.measurement.records import Interval
 from prune_exp.model import loading
 from prune_exp.registry.candidates import Candidate
 from prune_exp.registry.origin import find_dense_model
 from prune_exp.settings.errors import SettingError
-from prune_exp.shipping.comparison import DensePair, Reference, ShippingError, size_mib
+from prune_exp.shipping.comparison import DensePair, Reference, size_mib
 from prune_exp.shipping.probe import ProbeAnswer
 from prune_exp.shipping.rounds import Rounds, TimedFile, time_files
 from prune_exp.shipping.targets import Target, file_name
@@ -38,20 +37,22 @@ def pair_with_dense(
     reference: Reference,
     how: Rounds,
     scratch: Path,
-) -> DensePair | str:
-    """Writes the dense model as the same target and times both in turns; or why that failed."""
+) -> DensePair:
+    """Writes the dense model as the same target and times both in turns.
+
+    Raises:
+        ShippingError: a runtime could not write or open it.
+        SettingError: the target does not know such models.
+    """
     beside = scratch / file_name(name, target, "dense")
-    try:
-        target.check(dense)
-        with loading.silence_transformers():
-            target.write(dense, beside, "dense")
-        files = {
-            "own": TimedFile(name=name, path=path, runtime=target.runtime),
-            "dense": TimedFile(name=f"{name}, dense", path=beside, runtime=target.runtime),
-        }
-        answers = time_files(files, how)
-    except (ShippingError, SettingError) as error:
-        return last_words(error)
+    target.check(dense)
+    with loading.silence_transformers():
+        target.write(dense, beside, "dense")
+    files = {
+        "own": TimedFile(name=name, path=path, runtime=target.runtime),
+        "dense": TimedFile(name=f"{name}, dense", path=beside, runtime=target.runtime),
+    }
+    answers = time_files(files, how)
     return DensePair(
         text_speedup=multiply(_compare(answers, "tokens_per_s"), _count_tokens(reference, dense)),
         memory_ratio=_compare(answers, "peak_memory_mib"),

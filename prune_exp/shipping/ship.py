@@ -201,10 +201,11 @@ def _time_beside(
 ) -> Shipment:
     """What was found out, and what the file gains over the dense model's of the same kind."""
     how = Rounds(rounds=settings.rounds, new_tokens=NEW_TOKENS, threads=settings.threads)
-    with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
-        pair = pair_with_dense(path, dense, found.target, target, reference, how, Path(scratch))
-    if isinstance(pair, str):
-        print(f"  {'':12} not timed beside the dense model: {pair}", flush=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
+            pair = pair_with_dense(path, dense, found.target, target, reference, how, Path(scratch))
+    except (ShippingError, SettingError) as error:
+        print(f"  {'':12} not timed beside the dense model: {last_words(error)}", flush=True)
         return found
     speed, memory = pair.text_speedup, pair.memory_ratio
     print(

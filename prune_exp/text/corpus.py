@@ -10,7 +10,6 @@ import torch
 from prune_exp.machine.cache import digest_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, QualitySettings
-from prune_exp.settings.surroundings import note_once
 from prune_exp.text.documents import TextFile, deal_documents, list_calibration_files
 from prune_exp.text.domains import JudgedFile, list_judged_files
 from prune_exp.text.records import FEWEST_DOCUMENTS
@@ -137,17 +136,19 @@ def _blocks_for_verdict(blocks: int, documents: int) -> int:
     return math.ceil(1.5 * blocks * FEWEST_DOCUMENTS / max(documents, 1))
 
 
-def note_few_documents(heldout: TokenBlocks) -> None:
-    """Says at once, and not after hours, that a text to be kept can get no verdict."""
+def describe_few_documents(heldout: TokenBlocks) -> list[str]:
+    """Why texts to be kept can get no verdict, known before anything is measured."""
+    found = []
     for domain, rows in heldout.spans():
         documents = len(heldout.documents_in(rows))
         if domain.kept and documents < FEWEST_DOCUMENTS:
-            note_once(
+            found.append(
                 f"there will be no verdict on quality: {len(rows)} held-out blocks of {domain.name}"
                 f" are of {documents} documents, and a verdict needs {FEWEST_DOCUMENTS}; give"
                 f" data.heldout_blocks={_blocks_for_verdict(len(rows), documents)} or about so"
                 " many, or shorter documents (data.stretch_characters cuts long ones at line ends)"
             )
+    return found
 
 
 def load_reserved(

@@ -264,5 +264,10 @@ def _read_json_lines(lines: Sequence[str]) -> list[str] | None:
             raise SettingError(
                 f'data.path: line {number} is JSON without a text: {{"text": "..."}} is read'
             )
-        found.append(record["text"].strip())
+        found.append(_mend_surrogates(record["text"]).strip())
     return [one for one in found if one]
+
+
+def _mend_surrogates(text: str) -> str:
+    """The text with U+FFFD for halves of characters, as JSON has them where text was cut."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -14,6 +14,8 @@ from prune_exp.text.tokenizer import BYTES, SPACE, backend_spec, falls_back, fla
 
 Reencode = Callable[[torch.Tensor], torch.Tensor]
 """One tokenizer's ids [tokens] to another's, for the same bytes."""
+NO_SPACE = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}
+"""How pre-tokenizers put no space before a text."""
 STRAY_BYTE = re.compile("([\udc80-\udcff])")
 
 
@@ -44,16 +46,18 @@ def recoder_of(tokenizer: Any) -> Recoder:
     """A recoder for a tokenizer that `vocabulary.read_vocabulary` can take apart."""
     spec = backend_spec(tokenizer)
     assert spec is not None
-    return _with_fallback(tokenizer, spec) if falls_back(spec) else _byte_level(tokenizer, spec)
+    fallback = falls_back(spec)
+    assert fallback is not None, "tokens can be taken from it"
+    return _with_fallback(tokenizer, spec) if fallback else _byte_level(tokenizer, spec)
 
 
 def _byte_level(tokenizer: Any, spec: dict[str, Any]) -> Recoder:
     symbol = bytes_to_unicode()
     value = {symbol: byte for byte, symbol in symbol.items()}
-    plain = {token["content"] for token in spec["added_tokens"]}  # as they are in the text
+    added = {token["content"] for token in spec["added_tokens"]}  # as they are in the text
 
     def bytes_of_one(token: str | None) -> bytes:
-        if token is None or token in plain:
+        if token is None or token in added:
             return (token or "").encode()
         return bytes(value[one] for one in token)
 
@@ -62,13 +66,12 @@ def _byte_level(tokenizer: Any, spec: dict[str, Any]) -> Recoder:
 
     return Recoder(
         bytes_of=bytes_of,
-        encode=lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
+        encode=_make_encoder(spec),
         byte_ids=tuple(tokenizer.convert_tokens_to_ids([symbol[i] for i in range(256)])),
     )
 
 
 def _with_fallback(tokenizer: Any, spec: dict[str, Any]) -> Recoder:
-    plain = Tokenizer.from_str(json.dumps(_within_text(spec)))
     marked = any(one.get("content") == " " for one in flatten_steps(spec["decoder"])) or any(
         one["type"] == "Metaspace" for one in flatten_steps(spec["decoder"])
     )
@@ -87,19 +90,26 @@ def _with_fallback(tokenizer: Any, spec: dict[str, Any]) -> Recoder:
 
     return Recoder(
         bytes_of=bytes_of,
-        encode=lambda text: plain.encode(text, add_special_tokens=False).ids,
+        encode=_make_encoder(spec),
         byte_ids=tuple(tokenizer.convert_tokens_to_ids(list(BYTES))),
     )
 
 
+def _make_encoder(spec: dict[str, Any]) -> Callable[[str], list[int]]:
+    """Tokens of text that stands inside other text."""
+    plain = Tokenizer.from_str(json.dumps(_within_text(spec)))
+    return lambda text: plain.encode(text, add_special_tokens=False).ids
+
+
 def _within_text(spec: dict[str, Any]) -> dict[str, Any]:
-    """The same tokenizer without the space that some put before every text."""
+    """The same tokenizer without the space that some put before every text, and without a limit."""
     normalizers = [one for one in flatten_steps(spec.get("normalizer")) if one["type"] != "Prepend"]
     steps = [
-        one | {"prepend_scheme": "never"} if one["type"] == "Metaspace" else one
-        for one in flatten_steps(spec.get("pre_tokenizer"))
+        one | NO_SPACE.get(one["type"], {}) for one in flatten_steps(spec.get("pre_tokenizer"))
     ]
     return spec | {
+        "truncation": None,
+        "padding": None,
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if steps else None,
     }
@@ -131,3 +141,10 @@ def make_reencoder(old: Any, new: Any) -> Reencode:
         return torch.tensor(ours.ids_of(theirs.bytes_of(ids.tolist())), dtype=torch.long)
 
     return reencode
+
+
+def reencode_blocks(
+    blocks: torch.Tensor, reencode: Reencode
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Every block of [blocks, tokens] in other ids: its first token's, and those of the rest."""
+    return [(reencode(block[:1]), reencode(block[1:])) for block in blocks]

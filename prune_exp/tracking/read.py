@@ -3,7 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -335,15 +335,11 @@ def _choose_among(
             trial=max(kept, key=_speedup_of),
             rule=f"{by_speed} among the trials that kept quality{many}",
         )
-    if (
-        rule != "quality"
-        and not fast
-        and (untimed := [one for one in judged if one.run_id in surely])
-    ):
-        smallest = max(untimed, key=lambda trial: trial.metrics["params_pruned_pct"])
-        return Choice(
-            trial=smallest, rule="the largest cut that kept quality, since nothing was timed"
-        )
+    by_size = rule == "size_if_maintained"
+    if by_size or (rule != "quality" and not fast):
+        largest = _choose_largest(judged, surely, many, asked=by_size)
+        if largest is not None:
+            return largest
     if judged:
         best = min(judged, key=lambda trial: trial.metrics["perplexity_ratio"])
         return Choice(trial=best, rule=_explain_quality(rule, many, timed=bool(fast)))
@@ -352,10 +348,28 @@ def _choose_among(
     return None
 
 
+def _choose_largest(
+    judged: Sequence[TrackedTrial], surely: Set[str], many: str, *, asked: bool
+) -> Choice | None:
+    """The largest cut that kept quality for certain; where size is `asked` for, else by itself."""
+    certain = [trial for trial in judged if trial.run_id in surely]
+    alone = [trial for trial in judged if trial.maintained and asked]
+    if not certain and not alone:
+        return None
+    trial = max(certain or alone, key=lambda one: one.metrics["params_pruned_pct"])
+    if certain:
+        more = many if asked else ", since nothing was timed"
+    else:
+        more = f", though not for certain{many}"
+    return Choice(trial=trial, rule=f"the largest cut that kept quality{more}")
+
+
 def _explain_quality(rule: str, many: str, *, timed: bool) -> str:
     """Why the best quality was chosen; `many` says for how many trials verdicts are corrected."""
     if rule == "quality":
         return "the best quality"
+    if rule == "size_if_maintained":
+        return "the best quality, since no trial kept it"
     if not timed:
         return "the best quality, since no trial kept it and nothing was timed"
     return f"the best quality, since no trial both kept quality{many} and was measured for speed"

@@ -130,8 +130,8 @@ def start_trial(
 ) -> None:
     """Opens a trial's run, nested under its sweep's when there is one.
 
-    `device` is what `machine.device.name_of` calls it, `params` are the settings by dotted name,
-    `typed_in` is the folder of the command.
+    `device` is what `machine.device.describe_device` calls it, `params` are the settings by dotted
+    name, `typed_in` is the folder of the command.
 
     Raises:
         ConnectionError: the store does not answer, for longer than a hiccup lasts.

@@ -39,6 +39,10 @@ BYTES_PER_S = 8e9
 PROCESS_S = 10.0
 """To start a process and load a model."""
 REFIT_PASSES = 3
+MORE_JUDGED = 16
+"""Blocks that judge besides where the number of tokens is asked."""
+ELECTION_BLOCKS = 400
+"""Blocks that an election refits and judges on, all candidates, rounds and the jury together."""
 LAYER_CHOICES = 5
 """Of a depth share: the vote's, two voters', a run of layers, and what a search finds."""
 SEARCH_SHARE = 0.25
@@ -111,7 +115,7 @@ def describe_steps(settings: Settings, inputs: TrialInputs) -> tuple[str, ...]:
     pruning = settings.pruning
     blocks = len(inputs.dense.corpus.heldout.ids)
     steps = ["prune"] if pruning.method == "structured" else ["zero weights"]
-    if pruning.rehearse or pruning.rehearse_vocab or _rehearses_layers(settings, inputs):
+    if pruning.rehearses_shares or _rehearses_layers(settings, inputs):
         steps.insert(0, "rehearse plans")
     if pruning.elect:
         steps.insert(len(steps) - 1, "elect voters")
@@ -137,7 +141,9 @@ def _forecast_by_sizes(settings: Settings, inputs: TrialInputs, steps: tuple[str
     judged = inputs.dense.corpus.heldout.ids.numel() if settings.quality.enabled else 0
     backward = 3 * data.gradient_blocks * data.context_tokens
     refit = REFIT_PASSES * read if settings.pruning.refit else 0
-    tried = _rehearsals(settings, inputs) * 8 * data.context_tokens * REFIT_PASSES
+    blocks = _rehearsals(settings, inputs) * _rehearsed_blocks(settings)
+    blocks += REFIT_PASSES * ELECTION_BLOCKS * settings.pruning.elect
+    tried = blocks * data.context_tokens
     seconds = speed * (dense.params_total * (refit + tried) + left.params_total * judged)
     return Forecast(
         steps=steps,
@@ -162,6 +168,11 @@ def _rehearses_layers(settings: Settings, inputs: TrialInputs) -> bool:
     gone = _allocate(settings, inputs.dense.shape)
     blocks = settings.data.calibration_blocks  # a model may yet have to write them
     return rehearses_layers(settings.pruning, gone, blocks, on_disk=settings.model.offload)
+
+
+def _rehearsed_blocks(settings: Settings) -> int:
+    """Blocks of text that one plan's rehearsal takes through the model."""
+    return 8 * REFIT_PASSES + (MORE_JUDGED if settings.pruning.rehearse_vocab else 0)
 
 
 def _rehearsals(settings: Settings, inputs: TrialInputs) -> float:

@@ -23,11 +23,12 @@ from prune_exp.pruning.inputs import Inputs, PruningRequest
 from prune_exp.pruning.voters import check_voters
 from prune_exp.pruning.weight_masks import check_masks
 from prune_exp.recovery.split import split_documents
+from prune_exp.settings.choices import LARGEST_KEPT
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings
 from prune_exp.settings.schema import Settings
 from prune_exp.settings.surroundings import note_once
-from prune_exp.text.corpus import Corpus, load_corpus, note_few_documents
+from prune_exp.text.corpus import Corpus, describe_few_documents, load_corpus
 from prune_exp.text.foreign import describe_foreign_text
 from prune_exp.text.generated_text import Author, complete_corpus
 from prune_exp.text.tokenizer import count_removable_tokens
@@ -94,13 +95,25 @@ def prepare_trial(settings: Settings, *, write: bool = True) -> TrialInputs:
         cache_dir=cache_dir,
     )
     if settings.quality.enabled:
-        note_few_documents(dense.corpus.heldout)
+        _check_verdict(settings, dense.corpus)
     check_tokens(tokenizer, shape.vocab, dense.corpus, asked)
     check_recovery(settings, dense)
     if write:
         dense = _write_text(settings, dense, device)
     tasks = load_tasks(settings.quality) if settings.quality.enabled else {}
     return TrialInputs(dense=dense, prompts=prompts, tasks=tasks)
+
+
+def _check_verdict(settings: Settings, corpus: Corpus) -> None:
+    """Says at once, and not after hours, that there can be no verdict on quality.
+
+    Raises:
+        SettingError: the trials are to find the largest cut that keeps it.
+    """
+    for why in describe_few_documents(corpus.heldout):
+        if settings.search.sampler == LARGEST_KEPT:
+            raise SettingError(f"search.sampler=largest_kept looks for kept quality, but {why}")
+        note_once(why)
 
 
 def note_foreign_text(inputs: TrialInputs) -> None:

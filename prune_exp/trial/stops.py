@@ -41,7 +41,7 @@ class Stops:
         pruning = self.settings.pruning
         if pruning.method != "structured":
             self.check_plan(NOTHING)
-        elif not pruning.rehearse and not pruning.rehearse_vocab:
+        elif pruning.knows_shape:
             self.check_plan(allocate_budget(self.dense.shape, self.settings.sparsity, pruning))
 
     def check_plan(self, gone: Allocation) -> None:

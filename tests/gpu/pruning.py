@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from gpu.shapes import config_of, random_model, widen
-from prune_exp.machine.device import bfloat16_on
+from prune_exp.machine.device import choose_dtype
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.model.architectures import shape_of
 from prune_exp.pruning.calibration import Calibration, ReadingSettings, compute_statistics
@@ -77,7 +77,7 @@ def _random_text(vocab: int, device: str, *, tiny: bool) -> _Text:
         reading=ReadingSettings(
             voting_blocks=min(data.voting_blocks, size[0] // 2),
             gradient_blocks=data.gradient_blocks,
-            bfloat16=bfloat16_on(device),
+            dtype=choose_dtype(device),
         ),
     )
 

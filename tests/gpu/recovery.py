@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from gpu.shapes import config_of, pruned_config, random_model
-from prune_exp.machine.device import bfloat16_on
+from prune_exp.machine.device import choose_dtype
 from prune_exp.machine.stopwatch import Stopwatch
 from prune_exp.model.architectures import head_of
 from prune_exp.model.sources import ModelSource
@@ -20,7 +20,7 @@ def recover_shape(name: str, device: str, scratch: Path, report: Any) -> None:
     """Trains a random model of half the parameters towards a dense one, for some steps."""
     tiny = name == "tiny"
     blocks, context, steps = (6, 32, 3) if tiny else (64, 512, 40)
-    dtype = "bfloat16" if bfloat16_on(device) else "float32"
+    dtype = choose_dtype(device)
     folder = scratch / "dense"
     dense = random_model(config_of(name), "cpu", "float32")
     dense.save_pretrained(folder)

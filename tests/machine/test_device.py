@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from prune_exp.machine.device import (
-    bfloat16_on,
     cache_key,
     choose_device,
+    choose_dtype,
     computes_bfloat16,
     describe_device,
     wait_for_device,
@@ -27,8 +27,8 @@ def test_a_device_is_what_it_is_called() -> None:
     assert choose_device("auto") == ("cuda" if GPU else "cpu")
     assert cache_key("cpu") == cache_key(torch.device("cpu")) == ()
     assert cache_key("cuda:0") == cache_key("cuda") == ("cuda",)
-    assert bfloat16_on("cpu", "bfloat16")
-    assert not bfloat16_on("cpu", "float32")
+    assert choose_dtype("cpu", "bfloat16") == "bfloat16"
+    assert choose_dtype("cpu", "float32") == "float32"
     wait_for_device("cpu")
 
 
@@ -47,15 +47,16 @@ def test_auto_is_bfloat16_where_it_is_faster(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     assert computes_bfloat16("cpu") is computes
-    assert bfloat16_on("cpu") is faster
-    assert bfloat16_on("cpu", "bfloat16")
+    assert choose_dtype("cpu") == ("bfloat16" if faster else "float32")
+    assert choose_dtype("cpu", "bfloat16") == "bfloat16"
 
 
 def test_a_gpu_is_not_judged_by_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     for able in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able, **_: able)
-        assert bfloat16_on("cuda") is computes_bfloat16("cuda") is able
+        assert computes_bfloat16("cuda") is able
+        assert choose_dtype("cuda") == ("bfloat16" if able else "float32")
 
 
 def test_other_devices_are_refused() -> None:

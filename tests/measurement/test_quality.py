@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prune_exp.measurement import quality
 from prune_exp.measurement.intervals import ratio_over_documents
@@ -161,3 +163,30 @@ def test_too_few_documents_get_no_verdict(tmp_path: Path) -> None:
         assert found.maintained is maintained
         assert (found.p_value < 1) is maintained
         assert bool(found.too_few) is not maintained
+
+
+@given(tokens=st.integers(1, 200), room=st.integers(2, 60))
+def test_windows_have_room_and_show_every_token_once(tokens: int, room: int) -> None:
+    windows = quality.cut_windows(tokens, room)
+    assert all(0 <= start < end <= start + room for start, end in windows)
+    ends = [0, *(end for _, end in windows)]
+    assert ends[-1] == tokens
+    assert sorted(ends) == ends
+    for known, (start, _) in zip(ends, windows, strict=False):
+        assert start <= known
+        assert known == 0 or known - start >= room // 2 or start == 0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama"])
+def test_a_block_that_is_spelled_longer_than_the_model_reads_is_judged(kind: str) -> None:
+    """Every token stands for three here, so 20 become 60, and the model has 24 positions."""
+    model = make_tiny(kind, max_position_embeddings=24)
+    found = quality.losses_by_document(model, blocks_of(IDS), lambda ids: ids.repeat_interleave(3))
+    assert int(found.own_tokens.sum()) == 3 * IDS[:, 1:].numel()
+    first = IDS[0].repeat_interleave(3)
+    logits = []
+    for start, end, known in ((0, 24, 0), (12, 36, 24), (24, 48, 36), (36, 60, 48)):
+        with torch.no_grad():
+            logits.append(model(input_ids=first[None, start:end]).logits[0, known - start :])
+    wanted = torch.nn.functional.cross_entropy(torch.cat(logits)[2:-1], first[3:], reduction="sum")
+    assert float(found.losses[0]) == pytest.approx(float(wanted), rel=1e-4)

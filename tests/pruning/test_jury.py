@@ -1,5 +1,6 @@
 """What is contested is settled by exact costs, on text that the weights were not solved on."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -157,6 +158,14 @@ def test_where_nothing_is_contested_the_vote_decides() -> None:
     gone, settled = settle_layer(0, evidence_of(halves()), alike)
     assert torch.equal(gone, mask(1, 2))
     assert settled == Settled(layer=0, agreed=2, contested=0, changed=0, by="the vote")
+
+
+def test_a_set_whose_error_is_no_number_never_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([math.nan, 3.0, 1.0])
+    monkeypatch.setattr("prune_exp.pruning.jury.cross_fitted_error", lambda *_: next(errors))
+    sets = {"the vote": mask(1, 2), "a alone": mask(1, 3)}
+    _, settled = settle_layer(0, evidence_of(halves()), sets)
+    assert settled.by == BY_COST
 
 
 SETS = {

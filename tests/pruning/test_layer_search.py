@@ -8,10 +8,10 @@ import torch
 
 from prune_exp.model.architectures import layers_of
 from prune_exp.pruning import rehearsal, surgery
-from prune_exp.pruning.layer_search import LayerSearch, as_cost, search_layers
+from prune_exp.pruning.layer_search import LayerSearch, search_layers
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan
-from prune_exp.pruning.rehearsal import RehearsalText, plain_text, rehearse_plan
+from prune_exp.pruning.rehearsal import RehearsalText, as_cost, plain_text, rehearse_plan
 from support.models import GROUPED, MODEL_TYPES, make_tiny
 from support.plans import empty_plan
 
@@ -137,3 +137,23 @@ def test_a_run_goes_on_right_before_what_is_new(
 def test_what_is_no_number_costs_most(rise: float) -> None:
     assert as_cost(rise) == math.inf
     assert as_cost(-0.5) == -0.5
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_where_only_layers_go_losses_are_those_of_a_rehearsal_too(model_type: str) -> None:
+    """Without any of them nothing is refit, so nothing is known to go on from."""
+
+    def plan_for(layers: tuple[int, ...]) -> PruningPlan:
+        left = dict.fromkeys((i for i in range(LAYERS) if i not in layers), ())
+        return empty_plan(layers=layers, heads=left, channels=left)
+
+    model = make_tiny(model_type, num_hidden_layers=LAYERS)
+    text = text_for(model)
+    left = [1, 2, 4, 5]
+    search = LayerSearch(model=model, text=text, how=HOW, plan_for=plan_for, left=left)
+    search.take_out(())
+    for one in left:
+        assert search.try_without((one,))[0] == loss_of(model, plan_for((one,)))
+    for _ in range(2):
+        search.remove_cheapest()
+        assert search.loss == loss_of(model, plan_for(search.gone))

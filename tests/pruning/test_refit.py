@@ -36,9 +36,9 @@ def test_a_refit_in_bfloat16_is_nearly_the_refit_in_float32() -> None:
     plan, dense = plan_for("group"), make_tiny("llama").model(IDS).last_hidden_state
     plain, reduced, cut = (
         surgery.carry_out_plan(
-            make_tiny("llama"), plan, ids, how=replace(surgery.REFIT, bfloat16=bfloat16)
+            make_tiny("llama"), plan, ids, how=replace(surgery.REFIT, dtype=dtype)
         )
-        for ids, bfloat16 in ((IDS, False), (IDS, True), (None, False))
+        for ids, dtype in ((IDS, "float32"), (IDS, "bfloat16"), (None, "float32"))
     )
     assert {value.dtype for value in reduced.parameters()} == {torch.float32}
     wanted = plain.model(IDS).last_hidden_state

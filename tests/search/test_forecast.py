@@ -82,6 +82,10 @@ def test_a_plan_starts_nothing(tiny_args: list[str], tmp_path: Path) -> None:
         assert words in done.stdout
         assert "prompts" in done.stdout
         assert not (tmp_path / "mlruns").exists()
+    kept = ["search.sampler=largest_kept", "hydra/launcher=joblib", "search.parallel=2"]
+    done = command("-m", *kept, "sparsity=interval(0.1,0.4)", *tiny_args, "plan=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "one after the other" in done.stdout, "each follows from those before it"
     done = command("-m", *tiny_args, "plan=true", "sparsity=2", cwd=tmp_path)
     assert done.returncode == 1
     assert "sparsity=2 is not between" in done.stderr

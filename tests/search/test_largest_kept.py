@@ -11,18 +11,19 @@ from optuna.distributions import FloatDistribution
 from prune_exp.search.largest_kept import (
     CLOSE,
     FIRST,
-    WORST,
     LargestKeptSampler,
     Measured,
     bracket_limit,
+    explain_settled,
     is_settled,
-    is_study_settled,
     measured_in,
     next_sparsity,
     sampler_for,
 )
 from prune_exp.search.space import SearchChoice, SearchRange, Space
+from prune_exp.search.study import INTERRUPTED
 from prune_exp.settings.errors import SettingError
+from prune_exp.settings.goals import WORST
 from prune_exp.settings.schema import Settings
 
 LIMIT = math.log(1.1)
@@ -111,6 +112,7 @@ def test_optuna_asks_it_and_reads_what_trials_found() -> None:
     for ratio in (1.03, 1.4, None):
         trial = study.ask(space)  # pyright: ignore[reportArgumentType]
         if ratio is None:
+            trial.set_user_attr(INTERRUPTED, True)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             trial.set_user_attr(WORST, ratio)
@@ -156,10 +158,34 @@ def test_only_an_interval_of_sparsity_with_something_to_lose_is_taken() -> None:
 
 def test_a_study_is_settled_by_this_sampler_alone() -> None:
     space = space_of(sparsity=(0.02, 0.5))
-    for sampler, settled in ((LargestKeptSampler(1.1), True), (None, False)):
+    said = "sparsity=0.1 keeps quality; another trial would gain little"
+    for sampler, why in ((LargestKeptSampler(1.1), said), (None, "")):
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        assert not is_study_settled(study, space)
+        assert not explain_settled(study, space)
         trial = study.ask({"sparsity": FloatDistribution(0.02, 0.5)})
         trial.set_user_attr(WORST, 1.095)
         study.tell(trial, 1.0)
-        assert is_study_settled(study, space) == settled
+        assert explain_settled(study, space) == why
+
+
+@pytest.mark.parametrize(("ratio", "ends"), [(1.5, "loses quality"), (None, "failed")])
+def test_a_study_without_a_kept_cut_ends_at_the_least_one(ratio: float | None, ends: str) -> None:
+    space = space_of(sparsity=(0.02, 0.5))
+    study = optuna.create_study(direction="maximize", sampler=LargestKeptSampler(1.1))
+    tried = []
+    while not (why := explain_settled(study, space)):
+        trial = study.ask({"sparsity": FloatDistribution(0.02, 0.5)})
+        tried.append(trial.params["sparsity"])
+        if ratio is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            trial.set_user_attr(WORST, ratio)
+            study.tell(trial, 1.0)
+    assert tried == pytest.approx([0.1, 0.04, 0.02]), "the same is not tried again"
+    assert why == f"no cut was found that keeps quality: even sparsity=0.02 {ends}"
+
+
+def test_who_was_not_judged_is_neither_kept_nor_lost() -> None:
+    study = optuna.create_study(direction="maximize", sampler=LargestKeptSampler(1.1))
+    study.tell(study.ask({"sparsity": FloatDistribution(0.02, 0.5)}), 1.0)
+    assert measured_in(study) == []

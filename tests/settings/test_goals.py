@@ -6,6 +6,9 @@ import pytest
 
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.errors import SettingError
+from prune_exp.settings.goals import WORST
+from prune_exp.settings.schema import Settings
+from prune_exp.tracking.metrics import metric_keys
 from support.composed import compose_trial
 
 BOTH = ["latency_ratio", "bits_per_byte_increase"]
@@ -102,3 +105,23 @@ def test_goals_that_cannot_be_are_one_line(given: str, said: str) -> None:
         settings_of(config, checked=True)
     assert str(refused.value).startswith(said)
     assert "\n" not in str(refused.value)
+
+
+def test_a_search_for_the_largest_kept_cut_calls_the_others_infeasible() -> None:
+    def completed(*given: str) -> Settings:
+        config = compose_trial(*given)
+        config.hydra.overrides.task = [*given]
+        return settings_of(config, checked=True)
+
+    for given in (["experiment=kept"], ["search.sampler=largest_kept"]):
+        found = completed(*given, "quality.max_perplexity_ratio=1.3")
+        assert found.search.limits == {WORST: 1.3}
+        assert found.search.objectives == ["params_pruned_pct:maximize"]
+        assert found.tracking.best == "size_if_maintained"
+    own = ["tracking.best=quality", "search.objectives=[file_mib]"]
+    found = completed("experiment=kept", f"search.constraints=[{WORST}:1.2]", *own)
+    assert found.search.limits == {WORST: 1.2}
+    assert found.search.objectives == ["file_mib"]
+    assert found.tracking.best == "quality"
+    assert WORST in metric_keys(speed=False, quality=True)
+    assert not completed().search.limits

@@ -12,6 +12,7 @@ from prune_exp.settings.command_schemas import ShipSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.shipping import dense_pair
+from prune_exp.shipping.comparison import ShippingError
 from prune_exp.shipping.ship import ship_model, show_kl
 from support.cli import command
 from support.store import Store
@@ -82,6 +83,22 @@ def test_without_the_dense_model_files_are_shipped_all_the_same(
     monkeypatch.setattr(dense_pair, "find_dense_model", miss)
     assert ship(store, tmp_path / "out", rounds=2) == 0
     assert "not timed beside the dense model: it is not here" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "hf.json").read_text())["beside_dense"] is None
+
+
+def test_a_dense_model_that_cannot_be_timed_costs_only_the_comparison(
+    store: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ShippingError("hf cannot be timed: its process was killed")
+
+    monkeypatch.setattr(dense_pair, "time_files", fail)
+    assert ship(store, tmp_path / "out", rounds=2) == 0
+    said = capsys.readouterr().out
+    assert "not timed beside the dense model: hf cannot be timed: its process was killed" in said
     assert json.loads((tmp_path / "out" / "hf.json").read_text())["beside_dense"] is None
 
 

@@ -60,6 +60,21 @@ def make_bpe_tokenizer(size: int = 300) -> Any:
     )
 
 
+def make_unigram_tokenizer(text: str) -> Any:
+    """A tokenizer from which no tokens can be taken: pieces by their probability, no bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = sorted({*text.replace(" ", "\u2581"), *(f"\u2581{word}" for word in WORDS)})
+    vocab = [("<unk>", 0.0), ("<end>", 0.0), *((piece, -float(len(piece))) for piece in pieces)]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>", bos_token="<end>"
+    )
+
+
 def make_fallback_tokenizer(kind: str = "gemma", size: int = 700) -> Any:
     """A BPE tokenizer of characters that falls back on bytes, as SentencePiece makes them.
 

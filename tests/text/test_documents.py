@@ -180,3 +180,15 @@ def test_a_file_of_the_users_is_not_looked_for_in_a_package(tmp_path: Path) -> N
     settings = DataSettings(package="exllamav2", path=str(tmp_path / "mine.txt"))
     with pytest.raises(SettingError, match=r"is a file of yours; type data=file data\.path="):
         list_calibration_files(settings)
+
+
+def test_half_a_character_becomes_the_mark_for_one(tmp_path: Path) -> None:
+    """JSON spells characters beyond the first 65,536 in halves, and text is cut between them."""
+    file = tmp_path / "cut.jsonl"
+    lines = [
+        r'{"text": "whole \ud83d\ude00"}',
+        r'{"text": "cut \ud83d"}',
+        r'{"text": "\ude00 too"}',
+    ]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    assert read_documents(file) == ["whole \U0001f600", "cut \ufffd", "\ufffd too"]

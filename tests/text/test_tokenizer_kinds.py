@@ -1,5 +1,6 @@
 """Tokenizers as released models have them: bytes survive, and any of their merges can go."""
 
+import json
 import unicodedata
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from prune_exp.model.loading import load_tokenizer
 from prune_exp.text.corpus import opening_tokens
@@ -79,3 +81,20 @@ def test_text_is_judged_in_both_vocabularies(kind: str) -> None:
     own = make_reencoder(dense, trimmed)(ids)
     assert recoder_of(trimmed).bytes_of(own.tolist()) == recoder_of(dense).bytes_of(ids.tolist())
     assert int(first_pieces(dense, trimmed, kept, len(dense)).max()) < len(kept)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_inside_text_gets_no_space_and_has_no_end(kind: str) -> None:
+    """However a tokenizer treats a whole text: some put a space before it, or cut it."""
+    plain = tokenizer_of(kind)
+    spec = json.loads(plain.backend_tokenizer.to_str())
+    changed = json.dumps(spec).replace('"add_prefix_space": false', '"add_prefix_space": true')
+    assert changed != json.dumps(spec)
+    backend = Tokenizer.from_str(changed)
+    backend.enable_truncation(5)
+    other = type(plain)(tokenizer_object=backend)
+    text = "stone over\nthe river"
+    ids = recoder_of(plain).ids_of(text.encode())
+    assert recoder_of(other).ids_of(text.encode()) == ids
+    assert len(ids) > 5
+    assert recoder_of(other).bytes_of(ids) == text.encode()

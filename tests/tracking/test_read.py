@@ -125,6 +125,24 @@ def test_where_nothing_is_timed_the_largest_cut_that_kept_quality_is_best() -> N
     assert "no trial kept it" in best_of([lost]).rule
 
 
+def test_size_is_that_of_the_largest_cut_that_kept_quality() -> None:
+    rule = "size_if_maintained"
+    sure, lucky = judged("sure", 0.001, speedup=1.2), judged("lucky", 0.02, speedup=1.1)
+    lost = [judged(f"lost {number}", 0.9, speedup=2.0) for number in range(3)]
+    for size, one in enumerate([sure, lucky, *lost]):
+        one.metrics["params_pruned_pct"] = 10.0 + size
+    assert best_of([sure, lucky], rule).trial is lucky
+    found = best_of([sure, lucky, *lost], rule)
+    assert (found.trial, found.rule) == (
+        sure,
+        "the largest cut that kept quality (corrected for 5)",
+    )
+    alone = best_of([lucky, *lost], rule)
+    assert alone.trial is lucky
+    assert "though not for certain (corrected for 4)" in alone.rule
+    assert best_of(lost, rule).rule == "the best quality, since no trial kept it"
+
+
 def test_points_are_judged_and_not_attempts() -> None:
     def attempt(status: str, sparsity: str, *, study: str = "a", cut: bool = False) -> TrackedTrial:
         one = trial(f"{status} {sparsity} {study}", 1.0, 1.0, kept=True)

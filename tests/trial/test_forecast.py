@@ -63,6 +63,8 @@ def test_by_sizes_more_work_takes_longer(settings: Settings) -> None:
     assert seconds(data=replace(settings.data, calibration_blocks=10**6)) > plain
     assert seconds(pruning=replace(settings.pruning, refit=False)) < plain
     assert seconds(pruning=replace(settings.pruning, rehearse=[0.2])) > plain
+    assert seconds(pruning=replace(settings.pruning, elect=True)) > plain
+    assert seconds(pruning=replace(settings.pruning, rehearse_vocab=[0.0])) > plain
     voted = replace(settings.pruning, rehearse_layers=False)
     assert seconds(pruning=replace(voted, rehearse=[0.2])) > seconds(pruning=voted)
     assert seconds(pruning=voted) < plain

@@ -17,6 +17,7 @@ from prune_exp.trial.prepare import (
     check_points,
     check_room,
     check_tokens,
+    prepare_trial,
     trial_memory_mib,
 )
 from support.models import make_tiny
@@ -102,3 +103,15 @@ def test_a_trial_takes_more_memory_for_a_larger_model() -> None:
     small = replace(shape, params_total=134_515_008)
     assert 2500 < trial_memory_mib(small) < 3500, "as was seen with SmolLM2-135M"
     assert trial_memory_mib(replace(shape, params_total=10**9)) > 15_000
+
+
+def test_who_looks_for_kept_quality_needs_a_verdict(
+    tiny_folder: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for(tiny_folder, text_file, tmp_path)
+    settings.data.heldout_blocks = 1
+    prepare_trial(settings, write=False)
+    assert "there will be no verdict on quality: 1 held-out blocks" in capsys.readouterr().err
+    settings.search.sampler = "largest_kept"
+    with pytest.raises(SettingError, match=r"largest_kept looks for kept quality, but there will"):
+        prepare_trial(settings, write=False)

@@ -24,9 +24,16 @@ def only(goal: str, value: float) -> Any:
     return {goal: value}
 
 
-def check(folder: Path, *sparsities: float, method: str = "structured", **goals: float) -> None:
+def check(
+    folder: Path,
+    *sparsities: float,
+    method: str = "structured",
+    ballot: str = "adaptive",
+    **goals: float,
+) -> None:
     """Checks the goals of a sweep over some sparsities."""
     made = Settings()
+    made.pruning.ballot = ballot
     made.model.export_dtype = "float32"
     made.pruning.method = method
     made.goal = replace(made.goal, **goals)
@@ -54,6 +61,11 @@ def test_a_model_is_as_many_times_as_fast_as_it_reads_fewer_weights(tiny_folder:
     check(tiny_folder, 0.2, 0.4, speedup=most)
     with pytest.raises(SettingError, match=r"1.00 times as fast at most"):
         check(tiny_folder, 0.5, method="weight_masks", speedup=1.1)
+
+
+def test_what_a_fixed_ballot_will_take_is_not_foretold(tiny_folder: Path) -> None:
+    check(tiny_folder, 0.2, ballot="fixed", file_mib=1e-3)
+    check(tiny_folder, 0.2, ballot="fixed", speedup=100)
 
 
 def test_without_goals_of_size_nothing_is_refused(tiny_folder: Path) -> None:

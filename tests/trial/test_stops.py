@@ -86,6 +86,14 @@ def test_a_rehearsed_plan_is_looked_at_once_it_is_chosen(
     assert found.seconds.keys() >= {"vote", "rehearse"}
 
 
+def test_sizes_that_a_fixed_ballot_need_not_come_to_end_no_trial(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings.pruning.ballot = "fixed"
+    found = run.run_within(settings, tmp_path, {"params_active_pct": 10.0})
+    assert not isinstance(found, StoppedTrial)
+
+
 def test_who_wants_every_trial_whole_gets_it() -> None:
     search = SearchSettings(constraints=["file_mib:5"])
     assert search.stopping_limits == {"file_mib": 5.0}
