@@ -18,7 +18,7 @@ from prune_exp.search.space import SearchRange, Space
 from prune_exp.search.study import INTERRUPTED
 from prune_exp.settings.choices import LARGEST_KEPT
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.goals import WORST
+from prune_exp.settings.goals import FORESEEN
 from prune_exp.settings.schema import Settings
 
 SPARSITY = "sparsity"
@@ -40,7 +40,8 @@ class Measured:
 
     sparsity: float
     rise: float
-    """Upper end of the rise in log-perplexity, in nats; infinite where the trial failed."""
+    """Upper end of the rise in log-perplexity that is foreseen for other documents, in nats;
+    infinite where the trial failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ def measured_in(study: optuna.Study) -> list[Measured]:
     found = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
         failed = trial.state == TrialState.FAIL and INTERRUPTED not in trial.user_attrs
-        ratio = math.inf if failed else trial.user_attrs.get(WORST)
+        ratio = math.inf if failed else trial.user_attrs.get(FORESEEN)
         if SPARSITY in trial.params and ratio is not None:
             found.append(Measured(sparsity=trial.params[SPARSITY], rise=math.log(ratio)))
     return found

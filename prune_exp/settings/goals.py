@@ -20,9 +20,9 @@ LIMITS: dict[str, tuple[str, Callable[[float], float]]] = {
 """The metric that each goal limits, and the most that it may be."""
 TIMED = ("latency_ms", "memory_mib", "speedup")
 QUALITY = "perplexity_ratio"
-WORST = "worst_perplexity_ratio_ci95_high"
-"""The metric that must stay within `quality.max_perplexity_ratio`: the upper end on the text that
-lost most."""
+FORESEEN = "worst_perplexity_ratio_foreseen"
+"""The metric that must stay within `quality.max_perplexity_ratio` where the largest kept cut is
+looked for: what the gates, which judge other documents, will most likely find at most."""
 LEAST = {"perplexity_ratio": 1.0, "speedup": 1.0}
 """Goals below these ask for nothing."""
 
@@ -72,8 +72,8 @@ def look_for_size(settings: Any, typed: Set[str]) -> None:
     search = settings.search
     if search.sampler != LARGEST_KEPT or not settings.quality.enabled:
         return
-    if not any(one.startswith(f"{WORST}:") for one in search.constraints):
-        search.constraints.append(f"{WORST}:{settings.quality.max_perplexity_ratio!r}")
+    if not any(one.startswith(f"{FORESEEN}:") for one in search.constraints):
+        search.constraints.append(f"{FORESEEN}:{settings.quality.max_perplexity_ratio!r}")
     if _is_default(search, "objectives", list(DEFAULT_OBJECTIVES), typed):
         search.objectives = ["params_pruned_pct:maximize"]
     if _is_default(settings.tracking, "best", TrackingSettings().best, typed):

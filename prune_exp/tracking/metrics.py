@@ -190,6 +190,7 @@ def quality_metrics(quality: QualityComparison) -> dict[str, float]:
             "bits_per_byte_increase": quality.pruned.bits_per_byte - quality.dense.bits_per_byte,
             "heldout_tokens": quality.dense.tokens,
             "heldout_documents": quality.documents,
+            "worst_perplexity_ratio_foreseen": quality.foreseen,
             "quality_p_value": quality.p_value,
             "quality_maintained": quality.maintained,
             "max_perplexity_ratio": quality.max_perplexity_ratio,

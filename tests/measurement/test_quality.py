@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from prune_exp.measurement import quality
 from prune_exp.measurement.intervals import ratio_over_documents
-from prune_exp.measurement.records import DomainQuality, Interval, QualityComparison
+from prune_exp.measurement.records import (
+    FOUND_AGAIN,
+    DomainQuality,
+    Interval,
+    QualityComparison,
+)
 from prune_exp.text.corpus import Domain, TokenBlocks
 from prune_exp.tracking.metrics import make_up_result
 from support.models import make_tiny
@@ -190,3 +195,41 @@ def test_a_block_that_is_spelled_longer_than_the_model_reads_is_judged(kind: str
             logits.append(model(input_ids=first[None, start:end]).logits[0, known - start :])
     wanted = torch.nn.functional.cross_entropy(torch.cat(logits)[2:-1], first[3:], reduction="sum")
     assert float(found.losses[0]) == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_the_upper_end_on_other_documents_is_foreseen_in_nine_of_ten_cases() -> None:
+    """Of cuts whose own upper end is at the limit, every other one would fail there."""
+    chance = torch.Generator().manual_seed(4)
+    count = 40
+    found = {"foreseen": 0, "own": 0}
+    for _ in range(2000):
+        rises = 0.08 + 0.05 * torch.randn(2, count, generator=chance)
+        means, errors = rises.mean(1), rises.std(1) / count**0.5
+        first, other = (
+            Interval(
+                value=math.exp(mean), low=math.exp(mean - 2 * s), high=math.exp(mean + 1.96 * s)
+            )
+            for mean, s in zip(means.tolist(), errors.tolist(), strict=True)
+        )
+        found["foreseen"] += other.high <= first.widened(FOUND_AGAIN).high
+        found["own"] += other.high <= first.high
+    assert found["foreseen"] / 2000 == pytest.approx(0.9, abs=0.03)
+    assert found["own"] / 2000 == pytest.approx(0.5, abs=0.04)
+
+
+def test_what_is_foreseen_is_about_the_kept_text_where_it_is_worst() -> None:
+    def ratio(value: float, half: float) -> Interval:
+        return Interval(value=value, low=value / half, high=value * half)
+
+    plain = make_up_result(QualityComparison)
+    domain = make_up_result(DomainQuality)
+    domains = {
+        "sure": replace(domain, perplexity_ratio=ratio(1.09, 1.001), kept=True),
+        "unsure": replace(domain, perplexity_ratio=ratio(1.05, 1.04), kept=True),
+        "other": replace(domain, perplexity_ratio=ratio(3.0, 1.1), kept=False),
+    }
+    found = replace(plain, perplexity_ratio=ratio(1.07, 1.01), domains=domains)
+    assert found.worst == domains["unsure"].perplexity_ratio
+    assert found.foreseen == pytest.approx(1.05 * 1.04**FOUND_AGAIN)
+    none = replace(found, perplexity_ratio=ratio(math.nan, 1.0))
+    assert none.foreseen == math.inf

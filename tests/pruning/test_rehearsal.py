@@ -258,7 +258,7 @@ def test_where_all_choose_alike_nothing_is_rehearsed(tmp_path: Path, text_file: 
 
 
 def test_a_share_that_no_shape_meets_is_left_out(tmp_path: Path, text_file: Path) -> None:
-    """In steps of 16 channels 15 % comes about with a tenth of it from tokens, and not with less."""
+    """In steps of 16 channels 15 % comes about with a tenth of it from tokens, not with others."""
     units = "pruning.units=[layers,mlp,vocab]"
     options = ["pruning=vocab", "sparsity=0.15", units, "pruning.width_multiple=16"]
     shares = ["pruning.vocab_share=0.1", "pruning.rehearse_vocab=[0.0,0.3]"]
@@ -266,8 +266,8 @@ def test_a_share_that_no_shape_meets_is_left_out(tmp_path: Path, text_file: Path
     assert pruned.plan.tokens
     assert {one.tokens for one in pruned.plan.rehearsed} <= {len(pruned.plan.tokens)}
     for share in ("0.0", "0.3"):
+        own = f"pruning.vocab_share={share}"
         with pytest.raises(SettingError, match="is not within"):
-            own = f"pruning.vocab_share={share}"
             prune_small(tmp_path / share, text_file, *options, own)
 
 

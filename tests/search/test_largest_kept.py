@@ -23,7 +23,7 @@ from prune_exp.search.largest_kept import (
 from prune_exp.search.space import SearchChoice, SearchRange, Space
 from prune_exp.search.study import INTERRUPTED
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.goals import WORST
+from prune_exp.settings.goals import FORESEEN
 from prune_exp.settings.schema import Settings
 
 LIMIT = math.log(1.1)
@@ -115,7 +115,7 @@ def test_optuna_asks_it_and_reads_what_trials_found() -> None:
             trial.set_user_attr(INTERRUPTED, True)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
-            trial.set_user_attr(WORST, ratio)
+            trial.set_user_attr(FORESEEN, ratio)
             study.tell(trial, 1.0)
     known = measured_in(study)
     assert [one.rise for one in known] == pytest.approx([math.log(1.03), math.log(1.4)])
@@ -163,7 +163,7 @@ def test_a_study_is_settled_by_this_sampler_alone() -> None:
         study = optuna.create_study(direction="maximize", sampler=sampler)
         assert not explain_settled(study, space)
         trial = study.ask({"sparsity": FloatDistribution(0.02, 0.5)})
-        trial.set_user_attr(WORST, 1.095)
+        trial.set_user_attr(FORESEEN, 1.095)
         study.tell(trial, 1.0)
         assert explain_settled(study, space) == why
 
@@ -179,7 +179,7 @@ def test_a_study_without_a_kept_cut_ends_at_the_least_one(ratio: float | None, e
         if ratio is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
-            trial.set_user_attr(WORST, ratio)
+            trial.set_user_attr(FORESEEN, ratio)
             study.tell(trial, 1.0)
     assert tried == pytest.approx([0.1, 0.04, 0.02]), "the same is not tried again"
     assert why == f"no cut was found that keeps quality: even sparsity=0.02 {ends}"

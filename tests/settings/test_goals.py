@@ -6,7 +6,7 @@ import pytest
 
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.goals import WORST
+from prune_exp.settings.goals import FORESEEN
 from prune_exp.settings.schema import Settings
 from prune_exp.tracking.metrics import metric_keys
 from support.composed import compose_trial
@@ -115,13 +115,13 @@ def test_a_search_for_the_largest_kept_cut_calls_the_others_infeasible() -> None
 
     for given in (["experiment=kept"], ["search.sampler=largest_kept"]):
         found = completed(*given, "quality.max_perplexity_ratio=1.3")
-        assert found.search.limits == {WORST: 1.3}
+        assert found.search.limits == {FORESEEN: 1.3}
         assert found.search.objectives == ["params_pruned_pct:maximize"]
         assert found.tracking.best == "size_if_maintained"
     own = ["tracking.best=quality", "search.objectives=[file_mib]"]
-    found = completed("experiment=kept", f"search.constraints=[{WORST}:1.2]", *own)
-    assert found.search.limits == {WORST: 1.2}
+    found = completed("experiment=kept", f"search.constraints=[{FORESEEN}:1.2]", *own)
+    assert found.search.limits == {FORESEEN: 1.2}
     assert found.search.objectives == ["file_mib"]
     assert found.tracking.best == "quality"
-    assert WORST in metric_keys(speed=False, quality=True)
+    assert FORESEEN in metric_keys(speed=False, quality=True)
     assert not completed().search.limits
