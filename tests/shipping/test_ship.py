@@ -71,34 +71,29 @@ def test_a_file_is_timed_in_turns_with_the_dense_models_of_its_kind(
     assert "the same text" in capsys.readouterr().out
 
 
-def test_without_the_dense_model_files_are_shipped_all_the_same(
-    store: Store,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def miss(*_: Any) -> None:
-        raise SettingError("it is not here")
-
-    monkeypatch.setattr(dense_pair, "find_dense_model", miss)
-    assert ship(store, tmp_path / "out", rounds=2) == 0
-    assert "not timed beside the dense model: it is not here" in capsys.readouterr().err
-    assert json.loads((tmp_path / "out" / "hf.json").read_text())["beside_dense"] is None
-
-
-def test_a_dense_model_that_cannot_be_timed_costs_only_the_comparison(
+@pytest.mark.parametrize(
+    ("step", "error", "stream"),
+    [
+        ("find_dense_model", SettingError("it is not here"), "err"),
+        ("time_files", ShippingError("hf cannot be timed: its process was killed"), "out"),
+    ],
+)
+def test_without_a_dense_model_to_time_files_are_shipped_all_the_same(
+    step: str,
+    error: Exception,
+    stream: str,
     store: Store,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: Any) -> None:
-        raise ShippingError("hf cannot be timed: its process was killed")
+        raise error
 
-    monkeypatch.setattr(dense_pair, "time_files", fail)
+    monkeypatch.setattr(dense_pair, step, fail)
     assert ship(store, tmp_path / "out", rounds=2) == 0
-    said = capsys.readouterr().out
-    assert "not timed beside the dense model: hf cannot be timed: its process was killed" in said
+    said = getattr(capsys.readouterr(), stream)
+    assert f"not timed beside the dense model: {error}" in said
     assert json.loads((tmp_path / "out" / "hf.json").read_text())["beside_dense"] is None
 
 
