@@ -28,18 +28,53 @@ SILENT_S = 300
 ORPHAN_S = 10
 """How long a trial on this machine may take to notice that its driver has gone."""
 PAUSE_S = 0.5
+STARTED = 19
+"""Place of a process's start among the fields of /proc/PID/stat, after its name."""
+FIRST_SINCE_1970_S = 1e9
+"""Starts from here on are by the clock, as earlier versions wrote them: no machine runs so long."""
 LAST_TAGS = (tags.WEIGHTS_SHA256, tags.STOPPED)
 """Written last: whoever finds one of them knows that what the trial found is whole."""
 
 
 def process_tags() -> dict[str, str]:
     """Which process a run belongs to, so that a later one can see whether it still lives."""
-    started = psutil.Process().create_time()
     return {
-        tags.PROCESS: f"{socket.gethostname()} {os.getpid()} {started:.2f}",
+        tags.PROCESS: identify_process(os.getpid()),
         tags.PLACE: process_place(),
         tags.BEAT: f"{time.time():.0f}",
     }
+
+
+def identify_process(pid: int) -> str:
+    """A process of this machine in words that no later one has, and that no clock changes.
+
+    Raises:
+        ProcessLookupError: there is none.
+    """
+    return f"{socket.gethostname()} {pid} {_started_s(pid):.2f}"
+
+
+def _started_s(pid: int) -> float:
+    """When a process began: seconds after the machine did, where the kernel tells, or since 1970.
+
+    What is counted from 1970 changes with the clock, which is set anew over a network and after a
+    machine has slept.
+
+    Raises:
+        ProcessLookupError: there is none.
+    """
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(told.rpartition(")")[2].split()[STARTED]) / os.sysconf("SC_CLK_TCK")
+    except FileNotFoundError:
+        return _started_since_1970_s(pid)
+
+
+def _started_since_1970_s(pid: int) -> float:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        raise ProcessLookupError(pid) from None
 
 
 def process_place() -> str:
@@ -101,8 +136,10 @@ def is_dead(process: str, *, seen_here: bool = False) -> bool:
     if host != socket.gethostname() and not seen_here:
         return False
     try:
-        return abs(psutil.Process(identifier).create_time() - start) > 1
-    except psutil.NoSuchProcess:
+        by_clock = start > FIRST_SINCE_1970_S
+        began = _started_since_1970_s(identifier) if by_clock else _started_s(identifier)
+        return abs(began - start) > 1
+    except ProcessLookupError:
         return True
 
 

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from prune_exp.search import ownership
@@ -14,6 +13,7 @@ from prune_exp.search import study as studies
 from prune_exp.search.ownership import OWNER, own_study
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
+from prune_exp.tracking.reaping import identify_process
 from support.cli import command
 from support.studies import states, study_in
 
@@ -30,8 +30,7 @@ def owner(process: str, *, silent_s: float = 0, here: bool = False) -> dict[str,
 
 def living() -> str:
     """The name of a living process that is not this one."""
-    parent = psutil.Process(os.getppid())
-    return f"{socket.gethostname()} {parent.pid} {parent.create_time():.2f}"
+    return identify_process(os.getppid())
 
 
 DEAD = f"{socket.gethostname()} 999999999 0.00"

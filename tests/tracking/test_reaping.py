@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import tags
-from prune_exp.tracking.reaping import is_dead, process_tags, reap_dead_runs, settle_trials
+from prune_exp.tracking.reaping import (
+    FIRST_SINCE_1970_S,
+    is_dead,
+    process_tags,
+    reap_dead_runs,
+    settle_trials,
+)
 from prune_exp.tracking.store import open_store
 
 DEAD = f"{socket.gethostname()} 999999999 0.00"
@@ -103,6 +110,25 @@ def test_a_tag_that_is_none_of_ours_is_left_alone(process: str, tracking: Tracki
     run_id = left_running(tracking, PROCESS=process)
     reap_dead_runs(tracking)
     assert run_of(run_id).info.status == "RUNNING"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the kernel tells no start")
+def test_a_clock_that_is_set_anew_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slept, or heard the right time, says that it began at another time."""
+    before = process_tags()[tags.PROCESS]
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: 5.0)
+    assert psutil.Process().create_time() < FIRST_SINCE_1970_S
+    assert process_tags()[tags.PROCESS] == before
+    assert not is_dead(before)
+
+
+def test_processes_are_known_by_their_start() -> None:
+    """As this version writes it, and by the clock as earlier ones did."""
+    host, pid, started = process_tags()[tags.PROCESS].split(" ")
+    by_clock = psutil.Process().create_time()
+    assert not is_dead(f"{host} {pid} {by_clock:.2f}")
+    assert is_dead(f"{host} {pid} {by_clock - 60:.2f}")
+    assert is_dead(f"{host} {pid} {float(started) + 60:.2f}")
 
 
 def test_a_living_process_is_not_reaped(tracking: TrackingSettings) -> None:
