@@ -11,7 +11,7 @@ from prune_exp.machine.cache import digest_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, QualitySettings
 from prune_exp.text.documents import TextFile, deal_documents, list_calibration_files
-from prune_exp.text.domains import JudgedFile, list_judged_files
+from prune_exp.text.domains import FURTHER, JudgedFile, list_judged_files, name_setting
 from prune_exp.text.records import FEWEST_DOCUMENTS
 
 SEPARATOR = "\n\n"
@@ -184,7 +184,14 @@ def cut_calibration(
     """
     counts = share_out(data.calibration_blocks, [part.share for part in parts])
     cut = [
-        _cut_blocks(part.documents, tokenizer, count, data.context_tokens, part.source)
+        _cut_blocks(
+            part.documents,
+            tokenizer,
+            count,
+            data.context_tokens,
+            part.source,
+            setting=name_setting(data),
+        )
         for part, count in zip(parts, counts, strict=True)
     ]
     order = spread_evenly(counts)
@@ -215,6 +222,7 @@ def _cut_domain(
         data.context_tokens,
         file.path.name,
         counts=counts,
+        setting=judged.setting,
         fewest=FEWEST_BLOCKS if judged.may_be_short else wanted,
     )
     domain = Domain(
@@ -352,6 +360,7 @@ def _cut_blocks(
     source: str,
     *,
     counts: str = "data.calibration_blocks",
+    setting: str = "data.path",
     fewest: int | None = None,
 ) -> TokenBlocks:
     """Tokenizes just enough documents for `wanted` blocks of `context` tokens.
@@ -374,10 +383,11 @@ def _cut_blocks(
     if len(used) < min(wanted, wanted if fewest is None else fewest):
         few = len(documents) < WELL_PARTED
         advice = f"put blank lines between documents (here {len(documents)} serve this end)"
+        leave_out = f", or leave it out of {FURTHER}" if setting == FURTHER else ""
         raise SettingError(
-            f"data.path={source} gives {len(used)} of the {wanted} blocks of {context} tokens asked"
+            f"{setting}={source} gives {len(used)} of the {wanted} blocks of {context} tokens asked"
             f" for; {advice if few else 'use a longer text'}, a smaller data.context_tokens, or"
-            f" fewer {counts}"
+            f" fewer {counts}{leave_out}"
         )
     nothing = [0] * len(start)
     scored = as_blocks(sizes, nothing, context)[: len(used), 1:].sum()

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +24,9 @@ LONG_DOCUMENT = 4000
 """Characters of a document that is cut from a longer line."""
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+|[。！？।]")
 SPACE = re.compile(r"\s+")
+STRANGE = re.compile(r"[^\w.\- ]")
+"""What names of metrics do not have in MLflow."""
+LONGEST_NAME = 100
 HELD_OUT_EVERY = 5
 RESERVED = 1
 
@@ -42,7 +46,13 @@ class TextFile:
     @property
     def name(self) -> str:
         """What its kind of text is called: the file's name without the ending."""
-        return self.called or self.path.stem
+        return self.called or plain_name(self.path.stem)
+
+
+def plain_name(name: str) -> str:
+    """A name as metrics can have it: letters, digits, points, dashes, spaces, _ for all else."""
+    plain = STRANGE.sub("_", unicodedata.normalize("NFC", name))[:LONGEST_NAME]
+    return plain if plain.strip(". ") else "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +151,12 @@ def deal_documents(file: TextFile, *, seed: int = 0) -> DealtDocuments:
         heldout=tuple(parts[::HELD_OUT_EVERY]),
         reserved=tuple(parts[RESERVED::HELD_OUT_EVERY]),
     )
+
+
+def number_heldout(place: int) -> int:
+    """The number that a held-out document has among those that `read_documents` finds in its file,
+    counted from 1; `place` counts held-out ones from 0."""
+    return HELD_OUT_EVERY * place + 1
 
 
 def read_documents(file: Path, *, stretch: int | None = None) -> list[str]:

@@ -12,8 +12,10 @@ from prune_exp.text.documents import (
     find_text_file,
     list_calibration_files,
     package_of,
+    plain_name,
 )
 
+FURTHER = "quality.domains"
 STRETCH_CHARACTERS = 2000
 """How long the documents of a further domain are at least, where only blank lines part them."""
 
@@ -27,6 +29,8 @@ class JudgedFile:
     """Whether a model that loses this text has not kept its quality."""
     may_be_short: bool
     """Whether it may give fewer blocks than are asked for; the one file of `data.path` may not."""
+    setting: str
+    """What names it: data.path, data.mix or quality.domains."""
 
 
 def list_judged_files(data: DataSettings, quality: QualitySettings) -> list[JudgedFile]:
@@ -45,22 +49,29 @@ def list_judged_files(data: DataSettings, quality: QualitySettings) -> list[Judg
             continue
         path = find_text_file(entry, None, "quality.domains")
         if path.resolve() not in known:
-            taken = package and path.stem in [file.name for file in files]
-            called = f"{path.stem}-{package}" if taken else None  # a user's own file has its name
+            own = plain_name(path.stem)
+            taken = package and own in [file.name for file in files]
+            called = f"{own}-{package}" if taken else None  # a user's own file has its name
             files.append(TextFile(path=path, stretch=STRETCH_CHARACTERS, called=called))
             known.add(path.resolve())
     names = [file.name for file in files]
     _check_names(names, quality)
     _check_contents(files)
-    kept = quality.keep_on or calibrating
+    kept = [plain_name(name) for name in quality.keep_on] or calibrating
     return [
         JudgedFile(
             file=file,
             kept=file.name in kept,
             may_be_short=bool(data.mix) or file.name != calibrating[0],
+            setting=name_setting(data) if file.name in calibrating else FURTHER,
         )
         for file in files
     ]
+
+
+def name_setting(data: DataSettings) -> str:
+    """Which setting names the files that calibrate."""
+    return "data.mix" if data.mix else "data.path"
 
 
 def _check_names(names: list[str], quality: QualitySettings) -> None:
@@ -71,7 +82,7 @@ def _check_names(names: list[str], quality: QualitySettings) -> None:
             " name; rename one, or leave it out of quality.domains"
         )
     for name in quality.keep_on:
-        if name not in names:
+        if plain_name(name) not in names:
             raise SettingError(
                 f"quality.keep_on={name} is no text that is judged; use some of {', '.join(names)},"
                 " or add its file to quality.domains"

@@ -1,8 +1,10 @@
 """Quality is judged on several kinds of text, each with documents of its own."""
 
 import random
+import re
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from hypothesis import given
@@ -20,6 +22,7 @@ from prune_exp.text.corpus import (
     spread_evenly,
     token_frequency,
 )
+from prune_exp.text.documents import plain_name
 from prune_exp.text.domains import list_judged_files
 from support.tokenizers import WORDS
 
@@ -102,6 +105,36 @@ def test_kept_domains_can_be_named_and_only_they_are_reserved(
     assert not {*map(tuple, reserved.ids.tolist())} & {*map(tuple, heldout.ids.tolist())}
 
 
+NAMES = ["novel (1)", "d'été", "R&D, 2.0 + more", "cafe\u0301", "हिन्दी", "a:b", "日本語", "..."]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_may_have_any_name(name: str, tiny_folder: Path, tmp_path: Path) -> None:
+    """A kind of text is called so that MLflow takes its figures; `keep_on` knows both names."""
+    path = write_text(tmp_path / f"{name}.txt", seed=1)
+    other = write_text(tmp_path / "other.txt", seed=2)
+    data = settings_of([path, other], mix=[], path=str(other))
+    quality = QualitySettings(domains=[str(path)], keep_on=[path.stem])
+    judged = list_judged_files(data, quality)
+    assert [one.kept for one in judged] == [False, True]
+    metrics = {f"domain/{one.file.name}/perplexity_ratio": 1.0 for one in judged}
+    assert len(metrics) == 2
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    with mlflow.start_run():
+        mlflow.log_metrics(metrics)
+    called = QualitySettings(domains=[str(path)], keep_on=[judged[1].file.name])
+    assert list_judged_files(data, called) == judged
+    assert load(tiny_folder, data, domains=[str(path)]).heldout.domains[1].name == plain_name(name)
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1))
+def test_every_name_becomes_one_that_stays(name: str) -> None:
+    plain = plain_name(name)
+    assert re.fullmatch(r"[\w.\- ]{1,100}", plain)
+    assert plain.strip(". ")
+    assert plain_name(plain) == plain
+
+
 def test_domains_that_cannot_be_are_refused(tiny_folder: Path, three: list[Path]) -> None:
     data = settings_of(three)
     twin = three[0].with_name("twin.txt")
@@ -118,6 +151,10 @@ def test_domains_that_cannot_be_are_refused(tiny_folder: Path, three: list[Path]
         ({"domains": ["nowhere.txt"]}, "quality.domains=nowhere.txt is not a file"),
         ({"keep_on": ["d"]}, "keep_on=d is no text that is judged; use some of a, b"),
         ({"domains": [str(short)]}, "short.txt gives . of the 14 blocks"),
+        (
+            {"domains": [str(short)]},
+            "^quality.domains=short.txt .* leave it out of quality.domains",
+        ),
         ({"domains": [str(empty)]}, "empty.txt holds no text"),
     ):
         with pytest.raises(SettingError, match=said):
