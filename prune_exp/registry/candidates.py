@@ -183,10 +183,18 @@ def _latest_candidate(tracking: TrackingSettings) -> tuple[str, str] | None:
     ours = [
         one
         for one in found
-        if one.run_id and client.get_run(one.run_id).info.experiment_id == known.experiment_id
+        if one.run_id and _experiment_of(client, one.run_id) == known.experiment_id
     ]
     newest = max(ours, key=lambda one: one.creation_timestamp, default=None)
     return None if newest is None else (newest.name, str(newest.version))
+
+
+def _experiment_of(client: MlflowClient, run_id: str) -> str | None:
+    """The experiment of a run; None where the run is gone, or is not ours to read."""
+    try:
+        return client.get_run(run_id).info.experiment_id
+    except MlflowException:
+        return None
 
 
 def _latest_sweep(tracking: TrackingSettings) -> str:

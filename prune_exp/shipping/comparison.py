@@ -34,6 +34,13 @@ ROOM_TOKENS = 512
 SENTENCE = 400
 """Characters of each document that both tokenizers encode."""
 TIMEOUT_S = 3600
+PLAINLY: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
+"""The most likely token, always, as runtimes are asked for it, whatever a checkpoint prefers."""
 
 
 class ShippingError(RuntimeError):
@@ -65,19 +72,33 @@ class Reference:
 
     @cached_property
     def texts(self) -> torch.Tensor:
-        """As many texts as give the places that are asked for [texts, tokens].
+        """As many texts as give the places that are asked for [texts, tokens], of as many
+        documents as there are.
 
         Raises:
             SettingError: there are too few documents.
         """
         wanted = -(-self.positions // len(self.places))
-        found = all_blocks(self.documents, self.tokenizer, CONTEXT_TOKENS)[:wanted]
+        found = self._cut_from_each(wanted)
+        if len(found) < wanted:  # short documents, which give more together
+            found = all_blocks(self.documents, self.tokenizer, CONTEXT_TOKENS)[:wanted]
         if len(found) < wanted:
             raise SettingError(
                 f"positions={self.positions} needs {wanted} texts of {CONTEXT_TOKENS} tokens and"
                 f" there are {len(found)}; give fewer positions or a longer text=FILE"
             )
         return found
+
+    def _cut_from_each(self, wanted: int) -> torch.Tensor:
+        """The beginnings of documents that are long enough, or more of each where they are few."""
+        cut: list[torch.Tensor] = []
+        for document in self.documents:
+            if sum(len(blocks) > 0 for blocks in cut) == wanted:
+                break
+            cut.append(all_blocks([document], self.tokenizer, CONTEXT_TOKENS))
+        rows = [(place, at) for at, blocks in enumerate(cut) for place in range(len(blocks))]
+        chosen = [cut[at][place] for place, at in sorted(rows)[:wanted]]
+        return torch.stack(chosen) if chosen else torch.zeros(0, CONTEXT_TOKENS, dtype=torch.long)
 
     @cached_property
     def written(self) -> list[str]:
@@ -120,9 +141,9 @@ class Reference:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=NEW_TOKENS,
-                do_sample=False,
                 use_cache=True,
                 pad_token_id=0,
+                **PLAINLY,
             )
         return str(self.tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
 
@@ -292,14 +313,17 @@ def _start_probe(request: Path, target: Path, threads: int) -> tuple[ProbeAnswer
     """
     import numpy as np
 
-    done = subprocess.run(
-        [sys.executable, "-m", "prune_exp.shipping.probe", str(request), str(target)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"},
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "prune_exp.shipping.probe", str(request), str(target)],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ShippingError(f"its runtime gave no answer within {TIMEOUT_S} s") from None
     told = target.with_suffix(".json")
     answer = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
     if done.returncode:

@@ -5,15 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.model import loading
+from prune_exp.settings.errors import SettingError
 from prune_exp.shipping.gguf_model import ARCHITECTURES, check_config, tensors_of, write_sizes
 from prune_exp.shipping.gguf_vocabulary import name_split, write_vocabulary
 from prune_exp.shipping.quantization import CHOICES, encode
+from prune_exp.shipping.runtimes import list_end_tokens
 
 
 def check_gguf(checkpoint: Path) -> None:
     """Raises SettingError for a model or a tokenizer that llama.cpp has no words for."""
     check_config(loading.load_skeleton(checkpoint).config)
-    name_split(loading.load_tokenizer(checkpoint))
+    tokenizer = loading.load_tokenizer(checkpoint)
+    name_split(tokenizer)
+    if tokenizer.eos_token_id is None and not list_end_tokens(checkpoint):
+        raise SettingError(
+            "GGUF cannot hold this tokenizer: no token ends a text, and llama.cpp would take any"
+            " other one for that; name one in the model's generation_config.json"
+        )
 
 
 def write_gguf(checkpoint: Path, path: Path, kind: str, name: str) -> None:
@@ -29,7 +37,9 @@ def write_gguf(checkpoint: Path, path: Path, kind: str, name: str) -> None:
     writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     write_sizes(writer, model)
-    write_vocabulary(writer, loading.load_tokenizer(checkpoint), config.vocab_size)
+    ends = list_end_tokens(checkpoint)
+    end = ends[0] if ends else None
+    write_vocabulary(writer, loading.load_tokenizer(checkpoint), config.vocab_size, end)
     tied = config.tie_word_embeddings
     for own, array in tensors_of(model):
         chosen = choose(own, array.shape, config.num_hidden_layers, tied)

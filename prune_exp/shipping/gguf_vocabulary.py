@@ -56,8 +56,10 @@ def name_split(tokenizer: Any) -> str:
     )
 
 
-def write_vocabulary(writer: Any, tokenizer: Any, rows: int) -> None:
+def write_vocabulary(writer: Any, tokenizer: Any, rows: int, end_token: int | None = None) -> None:
     """Tells a `GGUFWriter` a tokenizer: a token for each of the embedding's rows, merges, template.
+
+    `end_token` ends a text where the tokenizer names none.
 
     Raises:
         SettingError: llama.cpp has no such tokenizer.
@@ -77,9 +79,16 @@ def write_vocabulary(writer: Any, tokenizer: Any, rows: int) -> None:
     else:
         writer.add_token_merges([_join_merge(one) for one in spec["model"]["merges"]])
         writer.add_add_space_prefix(any(one.get("add_prefix_space") for one in _splits_of(spec)))
-    _write_special(writer, tokenizer)
+    _write_special(writer, tokenizer, end_token)
     if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
+        writer.add_chat_template(_templates_of(tokenizer.chat_template))
+
+
+def _templates_of(template: str | dict[str, str]) -> str | list[dict[str, str]]:
+    """One template, or several by name, as some tokenizers have one for tools."""
+    if isinstance(template, str):
+        return template
+    return [{"name": name, "template": text} for name, text in template.items()]
 
 
 def _splits_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -129,11 +138,12 @@ def _join_merge(merge: str | list[str]) -> str:
     return merge if isinstance(merge, str) else " ".join(merge)
 
 
-def _write_special(writer: Any, tokenizer: Any) -> None:
+def _write_special(writer: Any, tokenizer: Any, end_token: int | None) -> None:
     """The tokens with a task, and which of them is put before every text."""
+    end = end_token if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     for add, token in (
         (writer.add_bos_token_id, tokenizer.bos_token_id),
-        (writer.add_eos_token_id, tokenizer.eos_token_id),
+        (writer.add_eos_token_id, end),
         (writer.add_unk_token_id, tokenizer.unk_token_id),
         (writer.add_pad_token_id, tokenizer.pad_token_id),
     ):

@@ -169,7 +169,7 @@ def _opened_by_steps(
     """Greedy decoding by a step from ids [1, new] and a past to logits [new, vocab] and a past."""
     import numpy as np
 
-    ends = _end_tokens(folder)
+    ends = list_end_tokens(folder)
 
     def score(ids: list[int], places: list[int]) -> Any:
         logits, _ = step(np.array([ids], dtype=np.int64), empty())
@@ -188,11 +188,14 @@ def _opened_by_steps(
     return Opened(encode=encode, score=score, complete=complete)
 
 
-def _end_tokens(folder: Path) -> set[int]:
-    path = folder / "generation_config.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    ends = found.get("eos_token_id")
-    return set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+def list_end_tokens(folder: Path) -> list[int]:
+    """The tokens that end a text, by a checkpoint's generation config or else by its config."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if (ends := found.get("eos_token_id")) is not None:
+            return ends if isinstance(ends, list) else [ends]
+    return []
 
 
 def start_llamacpp() -> Open:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prune_exp.machine.display import last_words
 from prune_exp.machine.staging import stage_beside
+from prune_exp.measurement.worker_client import MeasurementError
 from prune_exp.model.loading import silence_transformers
 from prune_exp.registry.candidates import Candidate
 from prune_exp.registry.origin import data_of, judged_on
@@ -20,6 +21,7 @@ from prune_exp.shipping.dense_pair import NEW_TOKENS, find_dense, pair_with_dens
 from prune_exp.shipping.hub import check_login, list_files, push_files
 from prune_exp.shipping.rounds import Rounds
 from prune_exp.shipping.targets import Target, choose_repositories, choose_targets, file_name
+from prune_exp.text.corpus import spread_evenly
 from prune_exp.text.documents import deal_documents, read_documents
 from prune_exp.text.domains import list_judged_files
 
@@ -63,23 +65,33 @@ def ship_model(settings: ShipSettings) -> int:
 
 
 def check_output(wanted: str) -> Path:
-    """The folder that is to be written.
+    """The folder that is to be written; where a link is given, the one that it shows.
 
     Raises:
-        SettingError: it holds something.
+        SettingError: it holds something, or cannot be replaced.
     """
-    output = Path(wanted).expanduser().absolute()
+    given = Path(wanted).expanduser().absolute()
+    output = given.resolve()
+    if output.is_mount():
+        raise SettingError(
+            f"output={output} is the top of a volume, which cannot be replaced by what is made"
+            f" beside it; give a folder in it, as output={output / 'shipped'}"
+        )
+    above = next(folder for folder in output.parents if folder.is_dir())
+    if not os.access(above, os.W_OK):
+        raise SettingError(f"output={output} cannot be made: {above} is not yours to write in")
     if output.is_dir() and not any(output.iterdir()):
         return output
-    if output.exists() or output.is_symlink():
+    if output.exists() or given.is_symlink():
         raise SettingError(
-            f"output={output} is not empty; give an empty folder, or one that does not exist"
+            f"output={given} is not empty; give an empty folder, or one that does not exist"
         )
     return output
 
 
 def _heldout_documents(settings: ShipSettings, candidate: Candidate) -> tuple[str, ...]:
-    """Text that did not calibrate: the user's own, or what the trial held out to judge on."""
+    """Text that did not calibrate: the user's own, or what the trial held out to judge on, of all
+    texts to be kept in turns."""
     if settings.text is not None:
         path = Path(settings.text).expanduser()
         if not path.is_file():
@@ -88,7 +100,8 @@ def _heldout_documents(settings: ShipSettings, candidate: Candidate) -> tuple[st
     trial = candidate.trial
     judged = list_judged_files(data_of(trial), judged_on(trial))
     kept = [deal_documents(one.file).heldout for one in judged if one.kept]
-    return tuple(text for documents in kept for text in documents)
+    order = spread_evenly([len(documents) for documents in kept])
+    return tuple(kept[at][place] for at, place in order)
 
 
 def _show_plan(
@@ -176,6 +189,8 @@ def _ship_target(
         )
     except ShippingError as error:
         return _drop(name, path, last_words(error))
+    except Exception as error:  # whatever an exporter raises, other targets are as good as before
+        return _drop(name, path, f"{type(error).__name__}: {last_words(error)}")
     found = replace(found, note=target.describe(path))
     trial_ratio = candidate.trial.metrics.get("perplexity_ratio")
     if trial_ratio is not None:
@@ -204,7 +219,7 @@ def _time_beside(
     try:
         with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
             pair = pair_with_dense(path, dense, found.target, target, reference, how, Path(scratch))
-    except (ShippingError, SettingError) as error:
+    except (ShippingError, SettingError, MeasurementError, OSError) as error:
         print(f"  {'':12} not timed beside the dense model: {last_words(error)}", flush=True)
         return found
     speed, memory = pair.text_speedup, pair.memory_ratio

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from mlflow.tracking._tracking_service.utils import _get_store
 
 from prune_exp.registry import candidates
 from prune_exp.registry.base_model import check_base_model
@@ -79,6 +80,14 @@ def test_the_newest_candidate_of_the_experiment_counts(tmp_path: Path) -> None:
     settings.tracking.experiment = "another"
     with pytest.raises(SettingError, match="has no sweep"):
         choose_candidate(settings, tmp_path)
+
+
+def test_a_candidate_whose_run_is_gone_is_passed_over(tmp_path: Path) -> None:
+    _, (first, second) = a_sweep(tmp_path, "speedup", [1.1, 1.3])
+    register(first, "older")
+    register(second, "newer")
+    _get_store()._hard_delete_run(second)
+    assert choose_candidate(asked(tmp_path), tmp_path).name == "older"
 
 
 def test_a_named_model_without_a_candidate_is_not_taken_from_another_sweep(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A shipped file is compared with the checkpoint, and kept only where it says the same."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,21 @@ import torch
 
 from prune_exp.settings.errors import SettingError
 from prune_exp.shipping import comparison
-from prune_exp.shipping.comparison import Reference, Shipment, ShippingError, compare_file
+from prune_exp.shipping.comparison import (
+    CONTEXT_TOKENS,
+    Reference,
+    Shipment,
+    ShippingError,
+    compare_file,
+)
 from prune_exp.shipping.probe import ProbeRequest, answer_request
+from prune_exp.text.corpus import all_blocks
 from support.shipping import TEXT, reference_of, save_tiny
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe's process is this one."""
-    import json
 
     def run(request: Path, _target: Path, _threads: int) -> Any:
         asked = ProbeRequest(**json.loads(request.read_text(encoding="utf-8")))
@@ -29,6 +36,37 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def compare(path: Path, reference: Reference, **how: Any) -> Shipment:
     asked = {"threads": 1, "limit": 1e-4} | how
     return compare_file("hf", path, "transformers", reference, **asked)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_a_checkpoint_prefers_does_not_make_texts_differ(tmp_path: Path) -> None:
+    """Runtimes are asked for the most likely token; so is the checkpoint."""
+    checkpoint = save_tiny(tmp_path / "model")
+    prefers = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "num_beams": 3}
+    (checkpoint / "generation_config.json").write_text(json.dumps(prefers), encoding="utf-8")
+    assert compare(checkpoint, reference_of(checkpoint)).same_texts == 5
+
+
+def test_texts_are_of_as_many_documents_as_there_are(tmp_path: Path) -> None:
+    checkpoint = save_tiny(tmp_path / "model")
+    documents = tuple(f"{word} " * 300 for word in ("one", "two", "three"))
+    for positions, owners in ((15, [0]), (45, [0, 1, 2]), (75, [0, 1, 2, 0, 1])):
+        found = Reference(checkpoint=checkpoint, documents=documents, positions=positions)
+        own = [all_blocks([one], found.tokenizer, CONTEXT_TOKENS) for one in documents]
+        expected = [own[at][place // 3] for place, at in enumerate(owners)]
+        assert torch.equal(found.texts, torch.stack(expected))
+    short = Reference(checkpoint=checkpoint, documents=("a b c",) * 200, positions=30)
+    together = all_blocks(short.documents, short.tokenizer, CONTEXT_TOKENS)
+    assert torch.equal(short.texts, together[:2])
+
+
+def test_a_runtime_that_never_answers_is_a_file_that_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "TIMEOUT_S", 0.01)
+    checkpoint = save_tiny(tmp_path / "model")
+    with pytest.raises(ShippingError, match="gave no answer within"):
+        compare(checkpoint, reference_of(checkpoint))
 
 
 @pytest.mark.usefixtures("in_process")

@@ -1,6 +1,7 @@
 """Tokenizers in llama.cpp's words."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +57,35 @@ def test_bpe_of_bytes_with_its_merges() -> None:
     assert told["eos_token_id"] == told["bos_token_id"] == 0
     assert told["add_bos_token"] is False
     assert told["chat_template"] == "{{ messages[0].content }}"
+
+
+def test_several_templates_are_told_by_name(tmp_path: Path) -> None:
+    """With the real writer, which takes one text or a list of named ones."""
+    import gguf
+
+    tokenizer = make_bpe_tokenizer(300)
+    tokenizer.chat_template = {"default": "{{ a }}", "tool_use": "{{ b }}"}
+    path = tmp_path / "x.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    write_vocabulary(writer, tokenizer, 302)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    fields = gguf.GGUFReader(path).fields
+    assert fields["tokenizer.chat_template"].contents() == "{{ a }}"
+    assert fields["tokenizer.chat_template.tool_use"].contents() == "{{ b }}"
+
+
+def test_a_text_ends_as_the_model_says_where_its_tokenizer_does_not() -> None:
+    tokenizer = make_bpe_tokenizer(300)
+    tokenizer.eos_token = None
+    writer = Notes()
+    write_vocabulary(writer, tokenizer, 302, 7)
+    assert writer.told["eos_token_id"] == 7
+    tokenizer.eos_token = "<end>"
+    write_vocabulary(writer, tokenizer, 302, 7)
+    assert writer.told["eos_token_id"] == 0
 
 
 def merge_by_scores(text: str, told: dict[str, Any]) -> list[int]:

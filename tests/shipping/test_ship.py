@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from prune_exp.settings.groups import TrackingSettings
 from prune_exp.shipping import dense_pair
 from prune_exp.shipping.comparison import ShippingError
 from prune_exp.shipping.ship import ship_model, show_kl
+from prune_exp.shipping.targets import TARGETS
 from support.cli import command
 from support.store import Store
 
@@ -148,6 +150,24 @@ def test_what_fails_its_check_is_not_kept(
     assert not list((tmp_path / "out").iterdir())
     version = store.client.get_model_version_by_alias("pruned-tiny", "candidate")
     assert "shipped.hf" not in version.tags
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), AssertionError(), OSError(28, "full")])
+def test_a_target_that_cannot_be_written_costs_no_other(
+    error: Exception,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def break_down(*_args: object) -> None:
+        raise error
+
+    broken = replace(TARGETS["hf"], write=break_down)
+    monkeypatch.setitem(TARGETS, "gguf:q8_0", broken)
+    assert ship(store, tmp_path / "out", to=["gguf:q8_0", "hf"]) == 1
+    assert f"not kept: {type(error).__name__}" in capsys.readouterr().out
+    assert {"hf", "hf.json"} <= {one.name for one in (tmp_path / "out").iterdir()}
 
 
 def test_a_text_of_ones_own_and_the_command(

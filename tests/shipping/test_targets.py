@@ -1,5 +1,6 @@
 """What can be asked for, and how the rest is refused."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from prune_exp.settings.command_schemas import ShipSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.shipping import targets
-from prune_exp.shipping.ship import ship_model
+from prune_exp.shipping.ship import check_output, move_into_place, ship_model
 from prune_exp.shipping.targets import choose_targets, file_name
 
 
@@ -47,6 +48,29 @@ def test_files_are_called_by_the_model_and_folders_by_the_target() -> None:
     assert file_name("hf", targets.TARGETS["hf"], "pruned-tiny") == "hf"
     gguf = file_name("gguf:q8_0", targets.TARGETS["gguf:q8_0"], "pruned-tiny")
     assert gguf == "pruned-tiny-q8_0.gguf"
+
+
+def test_a_link_to_an_empty_folder_stands_for_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    output = check_output(str(tmp_path / "link"))
+    assert output == tmp_path / "real"
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "file").touch()
+    move_into_place(tmp_path / "made", output)
+    assert [one.name for one in (tmp_path / "link").iterdir()] == ["file"]
+
+
+def test_an_output_that_cannot_be_replaced_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda _path: True)
+    with pytest.raises(SettingError, match=r"top of a volume.*output=.*/out/shipped$"):
+        check_output(str(tmp_path / "out"))
+    monkeypatch.setattr(Path, "is_mount", lambda _path: False)
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    with pytest.raises(SettingError, match=rf"{tmp_path} is not yours to write in"):
+        check_output(str(tmp_path / "deep" / "out"))
 
 
 @pytest.mark.parametrize("kind", ["full", "file", "link"])
