@@ -14,7 +14,12 @@ from prune_exp.machine.cache import cached_folder, digest_of
 from prune_exp.machine.device import cache_key
 from prune_exp.measurement.early_looks import EarlyLooks, watch_limits
 from prune_exp.measurement.intervals import LARGEST_LOG, ratio_over_documents, token_ratio
-from prune_exp.measurement.records import DomainQuality, Quality, QualityComparison
+from prune_exp.measurement.records import (
+    DocumentQuality,
+    DomainQuality,
+    Quality,
+    QualityComparison,
+)
 from prune_exp.model.architectures import decoder_of, head_of
 from prune_exp.model.next_tokens import NextTokens, divergence, split_tokens, token_losses
 from prune_exp.model.offload import is_on_disk
@@ -134,6 +139,13 @@ def compare_quality(
             )
             for domain, rows in spans
         },
+        by_document=tuple(
+            one
+            for domain, rows in spans
+            for one in both.tell_documents(
+                domain.name, text.documents_in(rows), first=int(text.owners[rows[0]].min())
+            )
+        ),
     )
 
 
@@ -169,6 +181,19 @@ class _BothModels:
             documents=found.documents,
             kept=kept,
         )
+
+    def tell_documents(
+        self, domain: str, documents: list[int], *, first: int
+    ) -> Iterator[DocumentQuality]:
+        """Both models on each of a domain's documents, of which `first` is the first one."""
+        for number in documents:
+            yield DocumentQuality(
+                domain=domain,
+                place=number - first,
+                tokens=int(self.tokens[number]),
+                dense_loss_nats=float(self.dense[number]),
+                pruned_loss_nats=float(self.pruned.losses[number]),
+            )
 
 
 def _judge_blocks(

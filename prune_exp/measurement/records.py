@@ -23,6 +23,10 @@ many documents, to lie within it in nine of ten cases: two estimates differ by t
 the error of one."""
 
 
+UNKNOWN_FACTOR = 1e6
+"""Between both ends of a ratio of which nothing is known."""
+
+
 def nan_to_inf(value: float) -> float:
     """A figure that is no number counts as beyond all limits."""
     return math.inf if math.isnan(value) else value
@@ -66,6 +70,11 @@ class Interval:
         sign = 100 if gain else -100
         return Interval(value=sign * (self.value - 1), low=sign * (low - 1), high=sign * (high - 1))
 
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether the ends of a ratio are as far apart as where one document judged."""
+        return not self.high < UNKNOWN_FACTOR * self.low
+
     def widened(self, factor: float) -> "Interval":
         """The interval of a ratio, its logarithm's distances to both ends times a factor."""
         low, high = (self.value * (end / self.value) ** factor for end in (self.low, self.high))
@@ -85,7 +94,7 @@ class Machine:
     copy_bandwidth_gb_per_s: float
     """Bytes a second read and written by a copy."""
     peak_gflop_per_s: float
-    """Floating-point operations a second of a large fp32 matrix product."""
+    """Floating-point operations a second of a large matrix product, in the weights' type."""
     last_level_cache_mib: float
     """The caches that are nearest to the memory, of the cores that may be used."""
     load_average_start: float
@@ -334,6 +343,25 @@ class DomainQuality:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DocumentQuality:
+    """Both models on what is predicted of one document."""
+
+    domain: str
+    place: int
+    """Among the documents of its domain, from 0, in the order of their file."""
+    tokens: int
+    """Of the dense model's tokenizer."""
+    dense_loss_nats: float
+    """Summed over the tokens, as the next."""
+    pruned_loss_nats: float
+
+    @property
+    def rise_nats(self) -> float:
+        """What the pruned model loses on it, all tokens together."""
+        return self.pruned_loss_nats - self.dense_loss_nats
+
+
+@dataclass(frozen=True, kw_only=True)
 class QualityComparison:
     """Both models on the same held-out blocks, those of all domains that are to be kept."""
 
@@ -352,6 +380,8 @@ class QualityComparison:
     max_perplexity_ratio: float
     domains: dict[str, DomainQuality] = field(default_factory=dict)
     """By the name of the text, those that need not be kept included."""
+    by_document: tuple[DocumentQuality, ...] = ()
+    """Every document that tokens were predicted of, domain by domain."""
 
     @property
     def worst(self) -> Interval:

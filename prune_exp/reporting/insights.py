@@ -6,6 +6,7 @@ from prune_exp.measurement.records import Interval
 from prune_exp.pruning.plan import UNIT_NAMES
 from prune_exp.tracking.domains import join_words, list_losses, list_too_few, read_domains
 from prune_exp.tracking.figures import read_tasks
+from prune_exp.tracking.read import spells_otherwise
 
 Metrics = dict[str, float]
 Rule = Callable[[Metrics], str | None]
@@ -37,7 +38,7 @@ def tell_speed(m: Metrics) -> str | None:
 
 def tell_text_speed(m: Metrics) -> str | None:
     """What a smaller vocabulary costs: more tokens for the same text."""
-    if "text_speedup" not in m or m["dense/bytes_per_token"] == m["pruned/bytes_per_token"]:
+    if not spells_otherwise(m):
         return None
     fewer = 100 * (1 - m["pruned/bytes_per_token"] / m["dense/bytes_per_token"])
     return (
@@ -273,11 +274,12 @@ def _conclude_on_speed(m: Metrics) -> str:
     smaller = "not smaller, its zeros are stored" if m.get("weights_zeroed_pct") else "smaller"
     if "speedup" not in m:
         return f"The model is {smaller}; whether it is faster was not measured."
-    if Interval.read(m, "speedup").low > 1:
-        return f"The pruned model is faster ({m['speedup']:.2f}x) and {smaller}."
-    if Interval.read(m, "speedup").high < 1:
-        return f"The pruned model is {smaller}, and slower ({m['speedup']:.2f}x)."
-    return f"The pruned model is {smaller}, but no speedup was shown."
+    key, on = ("text_speedup", " for equal text") if spells_otherwise(m) else ("speedup", "")
+    if Interval.read(m, key).low > 1:
+        return f"The pruned model is faster{on} ({m[key]:.2f}x) and {smaller}."
+    if Interval.read(m, key).high < 1:
+        return f"The pruned model is {smaller}, and slower{on} ({m[key]:.2f}x)."
+    return f"The pruned model is {smaller}, but no speedup{on} was shown."
 
 
 def _conclude_on_quality(m: Metrics) -> str:

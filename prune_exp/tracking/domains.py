@@ -86,10 +86,17 @@ def join_words(words: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
+def _show_loss(found: Interval, limit: float) -> str:
+    """The ratio, and the upper end where that alone is beyond the limit."""
+    if found.value <= limit < found.high:
+        return f"{found.value:.2f}x, and up to {found.high:.2f}x is possible"
+    return f"{found.value:.2f}x"
+
+
 def list_losses(domains: list[TrackedDomain], limit: float) -> str | None:
     """A sentence about the texts on which quality is lost; None where there is none."""
     lost = [one for one in domains if one.is_lost(limit)]
     if not lost:
         return None
-    each = join_words([f"{one.name} ({one.perplexity_ratio.value:.2f}x)" for one in lost])
+    each = join_words([f"{one.name} ({_show_loss(one.perplexity_ratio, limit)})" for one in lost])
     return f"It is lost on {each}, beyond {limit:g} times the dense model's perplexity."

@@ -59,6 +59,8 @@ class Figure:
 
     def show_ends(self, interval: Interval) -> str:
         """Both ends of an interval."""
+        if self.nothing == 1 and interval.tells_nothing:
+            return "not known"
         return f"{interval.low:{self.form}} to {interval.high:{self.form}}"
 
 

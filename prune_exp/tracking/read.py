@@ -256,6 +256,12 @@ def speed_key(metrics: Mapping[str, float]) -> str:
     return "text_speedup" if Interval.is_among(metrics, "text_speedup") else "speedup"
 
 
+def spells_otherwise(metrics: Mapping[str, float]) -> bool:
+    """Whether equal text takes another number of tokens than the dense model's, as far as known."""
+    sides = [metrics.get(f"{side}/bytes_per_token") for side in ("dense", "pruned")]
+    return "text_speedup" in metrics and sides[0] != sides[1]
+
+
 def kept_after_correction(trials: Sequence[TrackedTrial]) -> set[str]:
     """Ids of the runs whose quality is maintained among all that a sweep has judged.
 

@@ -23,6 +23,7 @@ from prune_exp.settings.redaction import redact
 from prune_exp.tracking import tags
 from prune_exp.tracking.answers import FLIPPED, TABLE, tabulate_answers, tabulate_flipped
 from prune_exp.tracking.attempts import try_again
+from prune_exp.tracking.document_losses import DOCUMENTS, tabulate_documents
 from prune_exp.tracking.linked import log_linked, make_dataset
 from prune_exp.tracking.metrics import describe_stop, flatten_result, flatten_stopped
 from prune_exp.tracking.naming import remember_overrides
@@ -274,9 +275,14 @@ def log_stopped(stopped: StoppedTrial, limits: Mapping[str, float]) -> dict[str,
 
 
 def _log_tables(result: TrialResult) -> None:
-    """Answers side by side as tables; MLflow's own call would append to an earlier try's."""
+    """Answers and documents as tables; MLflow's own call would append to an earlier try's."""
     samples = () if result.speed is None else result.speed.samples
-    tables = {TABLE: tabulate_answers(samples), FLIPPED: tabulate_flipped(result.tasks)}
+    judged = () if result.quality is None else result.quality.by_document
+    tables = {
+        TABLE: tabulate_answers(samples),
+        FLIPPED: tabulate_flipped(result.tasks),
+        DOCUMENTS: tabulate_documents(judged),
+    }
     known = {name: table for name, table in tables.items() if table is not None}
     for name, table in known.items():
         rows = list(zip(*table.values(), strict=True))

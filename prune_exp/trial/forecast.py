@@ -1,13 +1,17 @@
 """How long a trial may take and what memory it needs, before it is started.
 
 By runs of this store that did the same work on the same model; where there are none, by sizes and
-by what processors usually do, which is only roughly right.
+by how fast this machine computes and reads, which is only roughly right.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
-from prune_exp.machine.limits import available_threads
+from prune_exp.machine.device import choose_device, wait_for_device
+from prune_exp.machine.limits import fit_threads
+from prune_exp.measurement.bandwidth import ROW, SQUARES, best_rate
 from prune_exp.model.shape import ModelShape
 from prune_exp.pruning.allocation import NOTHING, allocate_budget, rehearses_layers, shape_after
 from prune_exp.pruning.plan import Allocation
@@ -32,10 +36,10 @@ OTHERWISE = ("quality.max_perplexity_ratio", "model.name", "model.license", "mod
 """Settings that begin so and change no work."""
 NEWEST = 10
 """Runs that are asked."""
-FLOP_PER_S = 25e9
-"""Of a core in matrix products."""
-BYTES_PER_S = 8e9
-"""Weights that a processor reads in decoding."""
+REACHED = 0.5
+"""Share of a machine's rates that whole models reach, in computing as in reading."""
+READ_MIB = 512
+LOOKS = 3
 PROCESS_S = 10.0
 """To start a process and load a model."""
 REFIT_PASSES = 3
@@ -53,6 +57,20 @@ BATCH_COSTS = 2.0
 """A step of a batch, in steps of a single sequence."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What whole models reach on a machine."""
+
+    flop_per_s: float
+    """In matrix products."""
+    bytes_per_s: float
+    """Of weights that decoding reads."""
+
+
+NO_RATES = Rates(flop_per_s=math.nan, bytes_per_s=math.nan)
+"""Where earlier runs say all."""
+
+
 def forecast_points(points: Sequence[Settings]) -> list[Forecast]:
     """A forecast for each point.
 
@@ -61,7 +79,35 @@ def forecast_points(points: Sequence[Settings]) -> list[Forecast]:
     """
     past = _past_trials(points[0].tracking)
     inputs = prepare_points(points)
-    return [forecast_trial(one, found, past) for one, found in zip(points, inputs, strict=True)]
+    rates = NO_RATES
+    if not all(_runs_alike(one, past) for one in points):
+        rates = measure_reached(choose_device(points[0].device))
+    return [
+        forecast_trial(one, found, past, rates) for one, found in zip(points, inputs, strict=True)
+    ]
+
+
+def measure_reached(device: str) -> Rates:
+    """What a model may reach on a device, by a product and by reading.
+
+    So briefly that it disturbs no measurement of another command, whose turn it may be.
+    """
+    import torch
+
+    fit_threads()
+    side = SQUARES[device]
+    square = torch.rand(side, side, device=device)
+    matrix = torch.ones(READ_MIB * 2**20 // 4 // ROW, ROW, device=device)
+    vector = torch.ones(ROW, device=device)
+
+    def rate(work: Callable[[], object], amount: float) -> float:
+        return REACHED * best_rate(lambda: (work(), wait_for_device(device)), amount, LOOKS)
+
+    with torch.inference_mode():
+        return Rates(
+            flop_per_s=rate(lambda: torch.mm(square, square), 2 * side**3),
+            bytes_per_s=rate(lambda: torch.mv(matrix, vector), 4 * matrix.numel()),
+        )
 
 
 def _past_trials(tracking: TrackingSettings) -> list[TrackedTrial]:
@@ -73,20 +119,24 @@ def _past_trials(tracking: TrackingSettings) -> list[TrackedTrial]:
 
 
 def forecast_trial(
-    settings: Settings, inputs: TrialInputs, past: Sequence[TrackedTrial]
+    settings: Settings, inputs: TrialInputs, past: Sequence[TrackedTrial], rates: Rates
 ) -> Forecast:
-    """By the newest of the past trials that did the same work, else by sizes."""
-    wanted = _work_of(flatten_settings(settings))
-    alike = [one for one in past if _work_of(one.params) == wanted][:NEWEST]
+    """By the newest of the past trials that did the same work, else by sizes and the rates."""
+    alike = _runs_alike(settings, past)
     steps = describe_steps(settings, inputs)
     if not alike:
-        return _forecast_by_sizes(settings, inputs, steps)
+        return _forecast_by_sizes(settings, inputs, steps, rates)
     return Forecast(
         steps=steps,
         seconds=PROCESS_S + median(_seconds_of(one.metrics) for one in alike),
         memory_mib=max(_memory_of(one.metrics) for one in alike),
         runs=len(alike),
     )
+
+
+def _runs_alike(settings: Settings, past: Sequence[TrackedTrial]) -> list[TrackedTrial]:
+    wanted = _work_of(flatten_settings(settings))
+    return [one for one in past if _work_of(one.params) == wanted][:NEWEST]
 
 
 def _work_of(params: Mapping[str, str]) -> dict[str, str]:
@@ -132,10 +182,12 @@ def describe_steps(settings: Settings, inputs: TrialInputs) -> tuple[str, ...]:
     return tuple(steps)
 
 
-def _forecast_by_sizes(settings: Settings, inputs: TrialInputs, steps: tuple[str, ...]) -> Forecast:
+def _forecast_by_sizes(
+    settings: Settings, inputs: TrialInputs, steps: tuple[str, ...], rates: Rates
+) -> Forecast:
     dense = inputs.dense.shape
     left = shape_after(dense, _allocate(settings, dense))
-    speed = 2 / (FLOP_PER_S * available_threads())
+    speed = 2 / rates.flop_per_s
     data = settings.data
     read = data.calibration_blocks * data.context_tokens
     judged = inputs.dense.corpus.heldout.ids.numel() if settings.quality.enabled else 0
@@ -151,7 +203,7 @@ def _forecast_by_sizes(settings: Settings, inputs: TrialInputs, steps: tuple[str
         + seconds
         + _reconstruction_s(settings, dense, left, speed * read)
         + _training_s(settings, left, speed)
-        + _clocks_s(settings, dense, left),
+        + _clocks_s(settings, dense, left, rates),
         memory_mib=trial_memory_mib(dense),
         shared_s=speed * dense.params_total * (read + backward + judged),
     )
@@ -206,11 +258,11 @@ def _training_s(settings: Settings, left: ModelShape, speed: float) -> float:
     return min(one for one in (by_tokens, by_minutes) if one is not None)
 
 
-def _clocks_s(settings: Settings, dense: ModelShape, left: ModelShape) -> float:
+def _clocks_s(settings: Settings, dense: ModelShape, left: ModelShape, rates: Rates) -> float:
     benchmark = settings.benchmark
     if not benchmark.enabled:
         return 0.0
-    token = 4 * (dense.params_total + left.params_total) / BYTES_PER_S
+    token = 4 * (dense.params_total + left.params_total) / rates.bytes_per_s
     request = token * benchmark.new_tokens
     asked = request * (benchmark.prompts * benchmark.max_rounds + benchmark.warmup_requests)
     if benchmark.budget_s is not None:

@@ -109,7 +109,7 @@ def test_a_sweep_tracks_reports_and_registers(tiny_args: list[str], tmp_path: Pa
     names = {item.path for item in client.list_artifacts(str(version.run_id))}
     wanted = {"report.md", "report.html", "report.json", "figures", "hydra"}
     kept = {"samples.json", "voter_agreement.json", "plan.json", "answers.json", "machine.json"}
-    assert wanted | kept <= names
+    assert wanted | kept | {"documents.json"} <= names
     drawn = {item.path for item in client.list_artifacts(str(version.run_id), "figures")}
     plots = ("pareto", "votes", "roofline", "dashboard_overview", "detailed_comparison")
     assert drawn == {f"figures/{name}.png" for name in plots}

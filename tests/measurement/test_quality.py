@@ -155,6 +155,32 @@ def test_a_document_is_what_the_interval_counts(tmp_path: Path) -> None:
     assert across.perplexity_ratio.ends == pytest.approx(expected.ratio.ends, rel=1e-4)
 
 
+def test_documents_are_told_one_by_one_and_add_up_to_their_text(tmp_path: Path) -> None:
+    """Places begin at 0 in every text, wherever a document begins and ends."""
+    model, other = make_tiny("llama"), make_tiny("llama", seed=1)
+    owners = torch.arange(14 * 20).view(14, 20) // 23
+    owners[8:] = owners[8:] + 2  # the second text begins with a document of its own
+    domains = tuple(
+        Domain(name=name, blocks=blocks, bytes_scored=1, kept=True)
+        for name, blocks in (("a", 8), ("b", 6))
+    )
+    text = replace(blocks_of(IDS), documents=owners, domains=domains)
+    base = quality.dense_baseline(model, "m", text, cache_dir=tmp_path)
+    found = quality.compare_quality(other, base, text, max_perplexity_ratio=1.1)
+    for name, rows in (("a", range(8)), ("b", range(8, 14))):
+        first, domain = int(owners[rows[0], 0]), found.domains[name]
+        each = [one for one in found.by_document if one.domain == name]
+        assert [one.place + first for one in each] == owners[list(rows), 1:].unique().tolist()
+        assert each[0].place == {"a": 0, "b": 1}[name]  # nothing is predicted of the one before
+        assert sum(one.tokens for one in each) == domain.dense.tokens
+        for side, losses in (
+            (domain.dense, [one.dense_loss_nats for one in each]),
+            (domain.pruned, [one.pruned_loss_nats for one in each]),
+        ):
+            mean = sum(losses) / domain.dense.tokens
+            assert math.exp(mean) == pytest.approx(side.perplexity, rel=1e-6)
+
+
 def test_too_few_documents_get_no_verdict(tmp_path: Path) -> None:
     """A model that is the dense one is not called maintained on eleven documents."""
     model = make_tiny("llama")

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,40 @@ def test_too_few_documents_are_said_in_place_of_a_verdict() -> None:
     assert "not shown to be maintained" in section(found, "Executive summary")
     assert "no verdict: 9 documents" in section(found, "Quality by kind of text")
     assert "no verdict: too few documents" in section(found, "All trials")
+
+
+HOW = "How it was measured"
+
+
+def document_row(text: str, document: int, dense: float | None, pruned: float | None) -> dict:
+    return {
+        "text": text,
+        "document": document,
+        "tokens": 100,
+        "dense_loss_nats": dense,
+        "pruned_loss_nats": pruned,
+        "perplexity_ratio": 1.5,
+    }
+
+
+def test_the_documents_that_a_loss_rests_on_are_named() -> None:
+    one = trial()
+    one.metrics.update(made_up.on_text("wiki", 1.2, kept=True))
+    one.metrics.update(made_up.on_text("code", 3.0, kept=False))
+    rows = [
+        document_row("wiki", 1, 100, 101),
+        document_row("wiki", 6, 100, 106),
+        document_row("wiki", 11, 100, 90),
+        document_row("wiki", 16, 100, 103),
+        document_row("wiki", 21, None, 5),
+        document_row("code", 26, 100, 300),
+    ]
+    shown = section(replace(findings([one]), documents=rows), "Quality by kind of text")
+    table = shown.partition("documents.json has all")[2]
+    found = re.findall(r"\| wiki \| no\. (\d+) \| 100 \| 1\.50x \| (\d+) % \|", table)
+    assert found == [("6", "60"), ("16", "30")]
+    assert "code" not in table
+    assert "documents.json" not in section(findings([one]), "Quality by kind of text")
 
 
 def test_plots_that_are_missing_are_said_to_be() -> None:
@@ -295,6 +330,51 @@ def test_more_limits() -> None:
     asked = findings(two)
     object.__setattr__(asked, "best", Choice(trial=two[0], rule="asked for by its id"))
     assert "whoever picks one by the figures" in section(asked, "Limits of validity")
+
+
+def test_what_was_not_done_is_not_described() -> None:
+    bare = trial(0, metrics=made_up.figures(speed=False))
+    told = section(findings([bare]), "How it was measured")
+    assert "Speed and memory | not measured" in told
+    assert "in turns" not in told
+    assert "Served by" not in told
+    assert "Student's t over documents" in told
+    fast = section(findings([trial(0, metrics=made_up.figures(quality=False))]), HOW)
+    assert "in turns" in fast
+    assert "over documents" not in fast
+    asked = made_up.figures() | {
+        "task/facts/questions": 50.0,
+        "task/facts/dense_accuracy_pct": 70.0,
+        "task/facts/pruned_accuracy_pct": 60.0,
+        **made_up.interval("task/facts/accuracy_change_points", -10, 5),
+    }
+    found = findings([trial(0, metrics=asked)])
+    assert "of two paired shares" in section(found, HOW)
+    assert "No task but facts, no instruction" in section(found, "Limits of validity")
+    assert "No task, no instruction" in section(findings(), "Limits of validity")
+
+
+def test_the_text_that_judged_is_named_and_not_the_one_that_calibrated() -> None:
+    one = trial(0)
+    one.params["quality.keep_on"] = "['code']"
+    one.params["data.path"] = "mine.txt"
+    one.metrics.update(made_up.on_text("mine", 1.2, kept=False))
+    one.metrics.update(made_up.on_text("code", 1.2, kept=True))
+    told = section(findings([one]), "Limits of validity")
+    assert re.search(r"held-out tokens of code in blocks .* mine were judged too", told)
+    assert "other documents, of mine.txt" in told.replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "trained", "same"),
+    [("15.0", True, "the plan"), ("None", True, "the weights"), ("15.0", False, "the weights")],
+)
+def test_only_what_comes_out_the_same_is_promised(minutes: str, trained: bool, same: str) -> None:
+    one = trial(0, metrics=made_up.figures(recovery=trained))
+    one.params["recovery.minutes"] = minutes
+    told = section(findings([one]), "How to reproduce")
+    assert f"the same model and text, {same} come" in told.replace("plan comes", "plan come")
+    assert ("Neither do weights" in told) == (same == "the plan")
 
 
 def commands(found: Any) -> list[list[str]]:

@@ -37,6 +37,7 @@ CACHED = {
     "dense/mib_read_per_token": 500.0,
     "pruned/mib_read_per_token": 150.0,
 }
+OTHER_TOKENS = {"dense/bytes_per_token": 4.0, "pruned/bytes_per_token": 3.6}
 CHANGE = "task/facts/accuracy_change_points"
 ANSWERS = {
     "dense/repeated_runs_pct": 0.0,
@@ -151,7 +152,8 @@ OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
         | made_up.on_text("code", 1.3, kept=False)
         | made_up.on_text("poems", 1.07, kept=False, spread=0.04),
         "Quality on c4 and wiki is maintained: held-out perplexity is 1.05x the dense model's"
-        " (95 % interval 1.04 to 1.06). It is lost on code (1.30x) and poems (1.07x), beyond 1.1",
+        " (95 % interval 1.04 to 1.06). It is lost on code (1.30x) and poems (1.07x, and up to"
+        " 1.11x is possible), beyond 1.1",
     ),
     ("tell_agreement", {}, None),
     ("tell_agreement", {"top1_agreement": 0.625}, "first at 62.5 % of held-out positions"),
@@ -262,6 +264,18 @@ def test_no_rule_is_left_untested() -> None:
             "is faster (1.20x) and smaller. Its quality on held-out text is m",
         ),
         (figures(0.9, 1.0, 1.1), "smaller, but no speedup was shown"),
+        (
+            figures(1.1, 1.2, 1.3) | OTHER_TOKENS | made_up.interval("text_speedup", 0.97, 0.04),
+            "smaller, but no speedup for equal text was shown",
+        ),
+        (
+            figures(1.1, 1.2, 1.3) | OTHER_TOKENS | made_up.interval("text_speedup", 1.15, 0.04),
+            "is faster for equal text (1.15x) and smaller",
+        ),
+        (
+            figures(1.1, 1.2, 1.3) | OTHER_TOKENS | made_up.interval("text_speedup", 0.9, 0.04),
+            "smaller, and slower for equal text (0.90x)",
+        ),
         (figures(0.7, 0.8, 0.9), "smaller, and slower (0.80x)"),
         (figures(1.1, 1.2, 1.3) | {"weights_zeroed_pct": 50.0}, "faster (1.20x) and not smaller"),
         (figures(0.9, 1.0, 1.1) | {"weights_zeroed_pct": 50.0}, "is not smaller, its zeros are"),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,35 @@ def test_size_stands_in_for_speed_where_nothing_was_timed() -> None:
     assert [one.chosen for one in points] == [False, True]
     points, gain = points_of([*bare, trial(3, 0.7)], "")
     assert (gain, len(points)) == ("speedup", 1)
+
+
+def test_the_gain_is_speed_for_equal_text_where_tokens_differ() -> None:
+    plain = trial(0, metrics=made_up.figures(0.3))
+    trimmed = trial(1, metrics=made_up.figures(0.5) | made_up.interval("text_speedup", 1.2, 0.1))
+    plain.metrics.update(made_up.interval("text_speedup", plain.metrics["speedup"], 0.05))
+    assert points_of([plain], "")[1] == "speedup"
+    trimmed.metrics.update({"dense/bytes_per_token": 4.0, "pruned/bytes_per_token": 3.6})
+    points, gain = points_of([plain, trimmed], "")
+    assert gain == "text_speedup"
+    assert [one.gain for one in points] == [plain.metrics["speedup"], 1.2]
+
+
+@pytest.mark.parametrize("cost", [math.nan, math.inf])
+def test_a_trial_whose_quality_is_no_number_is_left_out(cost: float, tmp_path: Path) -> None:
+    sound, broken = trial(0, 0.3), trial(1, 0.5)
+    broken.metrics.update(dict.fromkeys(made_up.interval("perplexity_ratio", 1, 0), cost))
+    assert len(points_of([sound, broken], "")[0]) == 1
+    assert not drawn(sound, tmp_path, [broken])
+    why = "no finished trial has its quality measured"
+    (alone := tmp_path / "alone").mkdir()
+    assert drawn(broken, alone)["pareto.png"] == why
+
+
+def test_an_interval_that_tells_nothing_is_not_drawn() -> None:
+    one = trial(0, 0.3)
+    one.metrics.update({"perplexity_ratio_ci95_low": 1e-6, "perplexity_ratio_ci95_high": 1e6})
+    (point,) = points_of([one], "")[0]
+    assert point.cost_ends == (point.cost, point.cost)
 
 
 def many_points(count: int) -> list[Point]:

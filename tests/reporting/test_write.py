@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from prune_exp.reporting.document.findings import look_up_findings
@@ -14,7 +15,7 @@ from prune_exp.settings.command_schemas import ReportSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import tags as keys
-from prune_exp.tracking.store import use_store
+from prune_exp.tracking.store import open_store, use_store
 from support import made_up_runs as made_up
 from support.made_up_runs import findings, store_sweep, trial
 from support.pages import DRAWN, section
@@ -91,10 +92,18 @@ def test_what_cannot_be_reported_is_one_line(
     root, _, children = swept
     file = tmp_path / "file"
     file.touch()
+    experiment = open_store(TrackingSettings(root=str(root)))
+    others = {}
+    for role in ("dense", ""):
+        given = {keys.ROLE: role} if role else {}
+        with mlflow.start_run(experiment_id=experiment, tags=given) as run:
+            others[role] = run.info.run_id
     for run_id, output, said in (
         ("f" * 32, tmp_path / "x", "is not in this store"),
         (children[1], tmp_path / "x", "is FAILED and has no result: MeasurementError"),
         (children[0], file / "below", "cannot be written"),
+        (others["dense"], tmp_path / "x", "is the row of the dense model; give that of a trial"),
+        (others[""], tmp_path / "x", "is no run of a trial; give that of a trial or of a sweep"),
     ):
         with pytest.raises(SettingError, match=said):
             report_run(wanted(root, run_id, output))

@@ -9,10 +9,18 @@ from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.params import flatten_settings
 from prune_exp.settings.schema import Settings
 from prune_exp.tracking.read import TrackedTrial
-from prune_exp.trial.forecast import PROCESS_S, forecast_points, forecast_trial
+from prune_exp.trial.forecast import (
+    PROCESS_S,
+    Rates,
+    forecast_points,
+    forecast_trial,
+    measure_reached,
+)
 from prune_exp.trial.prepare import prepare_trial
 from support.made_up_runs import store_sweep, trial
 from support.settings import settings_for
+
+RATES = Rates(flop_per_s=50e9, bytes_per_s=8e9)
 
 
 @pytest.fixture
@@ -30,18 +38,18 @@ def test_runs_that_did_the_same_work_say_how_long_it_takes(settings: Settings) -
     other = replace(settings, quality=replace(settings.quality, enabled=False))
     denser = replace(settings, sparsity=0.2, seed=3)
     past = [ran(denser, 30), ran(other, 9000), ran(settings, 50, 700.0), ran(settings, 400)]
-    found = forecast_trial(settings, inputs, past)
+    found = forecast_trial(settings, inputs, past, RATES)
     assert found.runs == 3
     assert found.seconds == PROCESS_S + 50
     assert found.memory_mib == 700
-    assert forecast_trial(settings, inputs, [ran(other, 9000)]).runs == 0
+    assert forecast_trial(settings, inputs, [ran(other, 9000)], RATES).runs == 0
     before = ran(settings, 20)
     for name, without in (("reconstruct_epochs", 0), ("rehearse_layers", False)):
         older = replace(before, params={**before.params})
         del older.params[f"pruning.{name}"]
-        assert forecast_trial(settings, inputs, [older]).runs == 0, name
+        assert forecast_trial(settings, inputs, [older], RATES).runs == 0, name
         pruning = replace(settings.pruning, **{name: without})  # pyright: ignore[reportArgumentType]
-        assert forecast_trial(replace(settings, pruning=pruning), inputs, [older]).runs == 1
+        assert forecast_trial(replace(settings, pruning=pruning), inputs, [older], RATES).runs == 1
 
 
 def test_by_sizes_more_work_takes_longer(settings: Settings) -> None:
@@ -49,7 +57,7 @@ def test_by_sizes_more_work_takes_longer(settings: Settings) -> None:
 
     def seconds(**changes: object) -> float:
         changed = replace(settings, **changes)  # pyright: ignore[reportArgumentType]
-        return forecast_trial(changed, inputs, []).seconds
+        return forecast_trial(changed, inputs, [], RATES).seconds
 
     plain = seconds()
     benchmark = replace(settings.benchmark, enabled=True)
@@ -76,12 +84,27 @@ def test_by_sizes_more_work_takes_longer(settings: Settings) -> None:
     assert seconds(pruning=trained, sparsity=0.05) == seconds(pruning=wide, sparsity=0.05)
 
 
+def test_a_machine_that_is_twice_as_fast_takes_half_as_long(settings: Settings) -> None:
+    """All but starting processes, of which there are two."""
+    inputs = prepare_trial(settings, write=False)
+    fast = Rates(flop_per_s=2 * RATES.flop_per_s, bytes_per_s=2 * RATES.bytes_per_s)
+    slow, half = (forecast_trial(settings, inputs, [], rates) for rates in (RATES, fast))
+    assert slow.seconds - 2 * PROCESS_S == pytest.approx(2 * (half.seconds - 2 * PROCESS_S))
+    assert slow.shared_s == pytest.approx(2 * half.shared_s)
+
+
+def test_this_machine_reaches_something() -> None:
+    found = measure_reached("cpu")
+    assert 1e6 < found.flop_per_s < 1e15
+    assert 1e6 < found.bytes_per_s < 1e15
+
+
 def test_what_is_said_is_what_will_be_done(settings: Settings) -> None:
     inputs = prepare_trial(settings, write=False)
     settings.benchmark.enabled = True
     settings.pruning.rehearse = [0.2]
     settings.recovery = replace(settings.recovery, name="distill", tokens=1000)
-    found = forecast_trial(settings, inputs, [])
+    found = forecast_trial(settings, inputs, [], RATES)
     assert found.steps == (
         "rehearse plans",
         "prune",

@@ -1,6 +1,6 @@
 """The report's sections in order."""
 
-from prune_exp.reporting.document import outputs, provenance, removal, sections, tasks
+from prune_exp.reporting.document import domains, outputs, provenance, removal, sections, tasks
 from prune_exp.reporting.document.elements import Document, Element, Section
 from prune_exp.reporting.document.findings import Findings
 from prune_exp.reporting.document.rivals import RIVALS, show_rivals
@@ -19,7 +19,7 @@ def compose_document(found: Findings, drawn: dict[str, str]) -> Document:
         "Key performance indicators": sections.show_indicators(found),
         "Detailed metrics": sections.show_details(found),
         "Improvements": sections.show_improvements(found),
-        "Quality by kind of text": [*sections.show_domains(found), *tasks.show_tasks(found)],
+        "Quality by kind of text": [*domains.show_domains(found), *tasks.show_tasks(found)],
         "Visual dashboard": dashboard,
         "Where memory goes": sections.show_memory(found),
         "The limit": sections.show_limits(found, drawn),

@@ -34,6 +34,8 @@ class Findings:
     plan: PruningPlan | None = None
     flipped: list[dict[str, str]] = field(default_factory=list)
     """Questions that one of both models answers right."""
+    documents: list[dict[str, Any]] = field(default_factory=list)
+    """Both models' losses on each held-out document; none in runs that did not record them."""
     rivals: dict[str, Any] = field(default_factory=dict)
     """Files of this model and of its dense one at equal size, where they were compared."""
 
@@ -58,7 +60,7 @@ def gather_findings(root: TrackedTrial, trials: list[TrackedTrial], best: Choice
     with tempfile.TemporaryDirectory() as scratch:
         found = {
             name: read_artifact(best.trial.run_id, f"{name}.json", Path(scratch))
-            for name in ("samples", "machine", "plan", "flipped", "rivals/rivals")
+            for name in ("samples", "machine", "plan", "flipped", "documents", "rivals/rivals")
         }
     return Findings(
         root=root,
@@ -68,11 +70,12 @@ def gather_findings(root: TrackedTrial, trials: list[TrackedTrial], best: Choice
         machine=found["machine"] or {},
         plan=PruningPlan.from_json(found["plan"]) if found["plan"] else None,
         flipped=_rows_of(found["flipped"]),
+        documents=_rows_of(found["documents"]),
         rivals=found["rivals/rivals"] or {},
     )
 
 
-def _rows_of(table: Any) -> list[dict[str, str]]:
+def _rows_of(table: Any) -> list[dict[str, Any]]:
     """A table as MLflow keeps it, row by row."""
     if not table:
         return []
@@ -95,6 +98,9 @@ def look_up_findings(run_id: str) -> Findings:
                 " there is nothing to report; the MLflow UI shows the tag prune_exp.error of each"
             )
         return gather_findings(asked, trials, best)
+    if (role := asked.tags.get(tags.ROLE)) != "trial":
+        what = "the row of the dense model" if role == tags.DENSE else "no run of a trial"
+        raise SettingError(f"run_id={run_id} is {what}; give that of a trial or of a sweep")
     if not asked.has_result:
         why = asked.error or asked.stopped
         status = "stopped" if asked.stopped else asked.status

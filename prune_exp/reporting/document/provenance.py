@@ -10,10 +10,20 @@ from prune_exp.reporting.document.trials import show_value
 from prune_exp.settings.groups import DataSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.tracking import tags
+from prune_exp.tracking.figures import read_tasks
 from prune_exp.tracking.naming import overrides_of, recall_overrides, shell_command
 from prune_exp.tracking.read import TrackedTrial
 
 UNKNOWN = "not recorded"
+HOW_QUALITY = (
+    "The perplexity ratio is exp of the mean loss that was added per token of the dense model's"
+    " tokenizer. Its interval is Student's t over documents (the jackknife, a document weighing as"
+    " many tokens as it has), and speaks of other documents of the same kind."
+)
+HOW_TASKS = (
+    "Intervals of accuracy are those of the difference of two paired shares, and speak of other"
+    " questions of the same kind."
+)
 
 
 def describe_methods(found: Findings) -> list[Element]:
@@ -30,13 +40,7 @@ def describe_methods(found: Findings) -> list[Element]:
         ["Cores, threads", f"{machine.get('cores', '?')}, {machine.get('threads', '?')}"],
         ["Frequency governor", str(machine.get("governor", UNKNOWN))],
         ["Versions", ", ".join(f"{k} {v}" for k, v in versions.items()) or _list_versions(trial)],
-        ["Served by", served_by(params)],
-        ["Type of weights and cache", str(machine.get("dtype", UNKNOWN))],
-        ["Test prompts", show_value(m, "test_prompts", ".0f")],
-        ["New tokens per prompt", params.get("benchmark.new_tokens", UNKNOWN)],
-        ["Pairs of requests", show_value(m, "test_pairs", ".0f")],
-        ["Stopped by", str(machine.get("stopped_by", UNKNOWN))],
-        ["Batches", ", ".join(map(batch_name, batch_labels(m))) or "not measured"],
+        *_list_clock_facts(found),
         ["Seed", params.get("seed", UNKNOWN)],
         ["Calibration text", _describe_calibration(params)],
         ["Held-out tokens", show_value(m, "heldout_tokens", ",.0f")],
@@ -47,7 +51,25 @@ def describe_methods(found: Findings) -> list[Element]:
     load = [machine.get("load_average_start"), machine.get("load_average_end")]
     if None not in load:
         rows.append(["Load average before and after", f"{load[0]:.2f}, {load[1]:.2f}"])
-    return [Table(["Fact", "Value"], rows, figures=False), Paragraph(_explain_measurement(params))]
+    said = [_explain_clocks(params)] if "test_prompts" in m else []
+    said += [HOW_QUALITY] if "perplexity_ratio" in m else []
+    said += [HOW_TASKS] if read_tasks(m) else []
+    return [Table(["Fact", "Value"], rows, figures=False), *map(Paragraph, said)]
+
+
+def _list_clock_facts(found: Findings) -> list[list[str]]:
+    m, params, machine = found.metrics, found.params, found.machine
+    if "test_prompts" not in m:
+        return [["Speed and memory", "not measured"]]
+    return [
+        ["Served by", served_by(params)],
+        ["Type of weights and cache", str(machine.get("dtype", UNKNOWN))],
+        ["Test prompts", show_value(m, "test_prompts", ".0f")],
+        ["New tokens per prompt", params.get("benchmark.new_tokens", UNKNOWN)],
+        ["Pairs of requests", show_value(m, "test_pairs", ".0f")],
+        ["Stopped by", str(machine.get("stopped_by", UNKNOWN))],
+        ["Batches", ", ".join(map(batch_name, batch_labels(m))) or "not measured"],
+    ]
 
 
 def served_by(params: dict[str, str]) -> str:
@@ -66,15 +88,15 @@ def _list_versions(trial: TrackedTrial) -> str:
     return ", ".join(f"{name} {version}" for name, version in found) or UNKNOWN
 
 
-def _explain_measurement(params: dict[str, str]) -> str:
+def _explain_clocks(params: dict[str, str]) -> str:
     return (
         "Both models run in fresh processes and answer every prompt in turns (by"
         f" {params.get('benchmark.turns', 'request')}), the order alternating. Ratios of times are"
         " interquartile means over pairs of the log ratios; throughput at batch 1 counts tokens"
         " after the first. Memory is the process's peak above its level before the model loads."
-        " Intervals are percentile bootstraps over pairs, expanded as Student's t is, and Student's"
-        f" t where there are fewer than {FEW_PAIRS}, and speak of these prompts; a percentile such"
-        " as p99 is that of as many requests as there were pairs."
+        " Their intervals are percentile bootstraps over pairs, expanded as Student's t is, and"
+        f" Student's t where there are fewer than {FEW_PAIRS}, and speak of these prompts; a"
+        " percentile such as p99 is that of as many requests as there were pairs."
     )
 
 
@@ -112,12 +134,16 @@ def describe_reproduction(found: Findings) -> list[Element]:
     lines += ["# this report, from the store", _from_store("report", trial, "report")]
     if "recovery/steps" not in trial.metrics:
         lines += ["# its model, from the plan", _from_store("rebuild", trial, "model")]
+    by_clock = "recovery/steps" in trial.metrics and trial.params.get("recovery.minutes") != "None"
+    same = "the plan comes out the same" if by_clock else "the weights come out the same"
     commit = trial.tags.get(tags.GIT_COMMIT, "none")
     where = f"At commit {commit}" if commit != "none" else "With the version given above"
     text = (
-        f"{where}, on the same machine, with as many threads, the same model and text, the weights"
-        " come out the same; times never do exactly."
+        f"{where}, on the same machine, with as many threads, the same model and text, {same};"
+        " times never do exactly."
     )
+    if by_clock:
+        text += " Neither do weights that were trained for so many minutes."
     if "***" in "\n".join(lines):
         text += " What looked like a secret was not kept: *** stands in its place."
     if any("search.study_name=" in line for line in lines):

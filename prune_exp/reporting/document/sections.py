@@ -23,7 +23,6 @@ from prune_exp.reporting.document.trials import (
     trial_rows,
 )
 from prune_exp.reporting.insights import SUMMARY, conclude, list_insights, show_percent
-from prune_exp.tracking.domains import read_domains
 from prune_exp.tracking.figures import HEADLINE, KEY_FIGURES, Figure, key_figures
 from prune_exp.tracking.read import describe_correction
 
@@ -149,36 +148,6 @@ def show_improvements(found: Findings) -> list[Element]:
             )
         )
     return shown
-
-
-def show_domains(found: Findings) -> list[Element]:
-    """Both models on each kind of text, with the interval, and where quality had to be kept."""
-    domains = read_domains(found.metrics)
-    if not domains:
-        return [Paragraph("Quality was not measured by kind of text.")]
-    (ratio,) = key_figures("perplexity_ratio")
-    rows = [
-        [
-            one.name,
-            "yes" if one.kept else "no",
-            f"{one.dense_bits_per_byte:.3f}",
-            f"{one.pruned_bits_per_byte:.3f}",
-            f"{one.perplexity_ratio.value:.2f}x",
-            "-" if one.documents == 1 else ratio.show_ends(one.perplexity_ratio),
-            one.describe_verdict(found.metrics["max_perplexity_ratio"]),
-        ]
-        for one in domains
-    ]
-    head = [
-        "Text",
-        "To be kept",
-        "Bits per byte, dense",
-        "Bits per byte, pruned",
-        "Perplexity ratio",
-        "95 % interval",
-        "Quality",
-    ]
-    return [Table(head, rows)]
 
 
 def show_picture(drawn: dict[str, str], name: str) -> Element:

@@ -10,6 +10,7 @@ from prune_exp.reporting.document.provenance import UNKNOWN, served_by
 from prune_exp.settings.groups import DataSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.tracking.domains import join_words, read_domains
+from prune_exp.tracking.figures import read_tasks
 
 Rule = Callable[[Findings], str | None]
 FEW_FOR_P99 = 100
@@ -92,17 +93,29 @@ def tell_text(found: Findings) -> str | None:
         return "Quality was not measured, so nothing is said about it."
     params = found.params
     source = restore_settings(DataSettings, params, "data").text_name
-    others = [one.name for one in read_domains(found.metrics) if not one.kept]
+    domains = read_domains(found.metrics)
+    others = [one.name for one in domains if not one.kept]
     unseen = f" {join_words(others)} were judged too and need not be kept." if others else ""
     calibration = "Calibration read other documents of the same source"
+    judged = source
+    if params.get("quality.keep_on", "[]") not in ("[]", "None"):
+        judged = join_words([one.name for one in domains if one.kept])
+        calibration = f"Calibration read other documents, of {source}"
     if params.get("data.calibration") == "generated":
         calibration = "Calibration read text that the dense model wrote"
     return (
         f"Quality is that of predicting {found.metrics['heldout_tokens']:,.0f} held-out tokens of"
-        f" {source} in blocks of {params.get('data.context_tokens', '?')}.{unseen} {calibration},"
-        " so text of another domain or language may have suffered more. No task, no instruction and"
-        " nothing about safety was tested."
+        f" {judged} in blocks of {params.get('data.context_tokens', '?')}.{unseen} {calibration},"
+        " so text of another domain or language may have suffered more."
+        f" {_name_untested(found)} was tested."
     )
+
+
+def _name_untested(found: Findings) -> str:
+    tasks = [one.name for one in read_tasks(found.metrics)]
+    if not tasks:
+        return "No task, no instruction and nothing about safety"
+    return f"No task but {join_words(tasks)}, no instruction and nothing about safety"
 
 
 def tell_seeds(found: Findings) -> str | None:

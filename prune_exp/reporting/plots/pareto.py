@@ -1,5 +1,6 @@
 """All finished trials: what was gained against what it cost in quality."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,10 +23,16 @@ from prune_exp.reporting.plots.style import (
     save_figure,
 )
 from prune_exp.tracking.domains import read_domains
-from prune_exp.tracking.read import TrackedTrial
+from prune_exp.tracking.read import TrackedTrial, spells_otherwise
 
 WIDE = 4.0
 """Ratio of the largest to the smallest cost from which on the axis is logarithmic."""
+COST = "perplexity_ratio"
+GAINS = {
+    "speedup": "speedup, x",
+    "text_speedup": "speedup for equal text, x",
+    "params_pruned_pct": "parameters removed, % (not timed)",
+}
 LONGEST_LABEL = 40
 OFFSETS = [
     (x * far, y * far) for far in (1, 2, 3.5) for x, y in ((1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -75,24 +82,35 @@ def points_of(trials: Sequence[TrackedTrial], chosen: str) -> tuple[list[Point],
 
     Where nothing was timed, the share of the parameters that went stands in.
     """
-    judged = [t for t in trials if t.status == "FINISHED" and "perplexity_ratio" in t.metrics]
-    timed = [trial for trial in judged if "speedup" in trial.metrics]
-    key = "speedup" if timed else "params_pruned_pct"
+    judged = [
+        trial
+        for trial in trials
+        if trial.status == "FINISHED" and math.isfinite(trial.metrics.get(COST, math.nan))
+    ]
+    key = _choose_gain(judged)
     shown = [trial for trial in judged if key in trial.metrics]
     names = short_labels([trial.name for trial in shown])
     return [
         Point(
-            cost=trial.metrics["perplexity_ratio"],
+            cost=trial.metrics[COST],
             gain=trial.metrics[key],
             label=name,
             maintained=trial.maintained,
             chosen=trial.run_id == chosen,
-            cost_ends=_ends_of(trial.metrics, "perplexity_ratio"),
+            cost_ends=_ends_of(trial.metrics, COST),
             gain_ends=_ends_of(trial.metrics, key),
             by_text=_costs_by_text(trial.metrics),
         )
         for trial, name in zip(shown, names, strict=True)
     ], key
+
+
+def _choose_gain(trials: Sequence[TrackedTrial]) -> str:
+    """Speed for equal text where some trial's is another than that of a request."""
+    timed = [trial.metrics for trial in trials if "speedup" in trial.metrics]
+    if not timed:
+        return "params_pruned_pct"
+    return "text_speedup" if any(map(spells_otherwise, timed)) else "speedup"
 
 
 def _costs_by_text(metrics: dict[str, float]) -> tuple[float, ...]:
@@ -101,8 +119,11 @@ def _costs_by_text(metrics: dict[str, float]) -> tuple[float, ...]:
 
 
 def _ends_of(metrics: dict[str, float], key: str) -> tuple[float, float]:
+    """Both ends; the value alone where nothing is known of how far off it may be."""
     if Interval.is_among(metrics, key):
-        return Interval.read(metrics, key).ends
+        found = Interval.read(metrics, key)
+        if not (key == COST and found.tells_nothing):
+            return found.ends
     return metrics[key], metrics[key]
 
 
@@ -118,7 +139,7 @@ def draw_pareto(points: list[Point], gain: str, limit: float | None, path: Path)
     for one in points:
         axis.plot(one.cost_ends, [one.gain] * 2, color=DENSE, linewidth=0.9, zorder=1)
         axis.plot([one.cost] * 2, one.gain_ends, color=DENSE, linewidth=0.9, zorder=1)
-    _draw_markers(axis, points, (1.0, 1.0 if gain == "speedup" else 0.0))
+    _draw_markers(axis, points, (1.0, 0.0 if gain == "params_pruned_pct" else 1.0))
     axis.margins(0.12)
     left, right = axis.get_xlim()
     if limit is not None:
@@ -127,7 +148,7 @@ def draw_pareto(points: list[Point], gain: str, limit: float | None, path: Path)
         )
     axis.set_xlim(left, right)
     axis.set_xlabel("perplexity, as a multiple of the dense model's (less is better)")
-    axis.set_ylabel("speedup, x" if gain == "speedup" else "parameters removed, % (not timed)")
+    axis.set_ylabel(GAINS[gain])
     axis.grid(visible=True, color="#ececec", linewidth=0.7)
     axis.set_axisbelow(True)
     remove_spines(axis)

@@ -65,7 +65,7 @@ def _draw_roof(axis: Any, metrics: Metrics, intensities: list[float]) -> None:
         transform_rotates_text=True,
     )
     axis.annotate(
-        f"arithmetic: {ceiling:.0f} GFLOP/s, fp32",
+        f"arithmetic: {ceiling:.0f} GFLOP/s",
         (right, ceiling),
         (-4, 6),
         textcoords="offset points",
