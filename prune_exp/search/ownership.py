@@ -15,7 +15,7 @@ import optuna
 
 from prune_exp.settings.errors import SettingError
 from prune_exp.tracking import tags
-from prune_exp.tracking.reaping import SILENT_S, is_dead, process_place, process_tags
+from prune_exp.tracking.processes import SILENT_S, is_dead, process_place, process_tags
 
 OWNER = "owner"
 BEAT_S = 30

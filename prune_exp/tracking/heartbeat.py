@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mlflow.tracking import MlflowClient
 
 from prune_exp.tracking import tags
-from prune_exp.tracking.reaping import SILENT_S, is_dead, process_place, process_tags
+from prune_exp.tracking.processes import SILENT_S, is_dead, process_place, process_tags
 
 BEAT_S = 30
 """Between two beats in the store, and two looks at a driver elsewhere."""

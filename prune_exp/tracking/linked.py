@@ -13,8 +13,8 @@ from mlflow.tracking import MlflowClient
 from prune_exp.text.records import TextUsed
 from prune_exp.tracking import tags
 from prune_exp.tracking.figures import KEY_FIGURES
+from prune_exp.tracking.processes import process_tags
 from prune_exp.tracking.read import TrackedTrial
-from prune_exp.tracking.reaping import process_tags
 
 JUDGED_BY = "heldout"
 """The role of the text that quality is measured on."""

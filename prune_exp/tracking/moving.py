@@ -13,6 +13,8 @@ from pathlib import Path
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
+from prune_exp.tracking import tags
+from prune_exp.tracking.processes import has_gone, is_seen_here
 from prune_exp.tracking.read import DATABASE
 
 DATABASE_TIMEOUT_S = 30
@@ -30,16 +32,21 @@ OURS = re.compile(r"(.*?)/artifacts((?:/[0-9a-f]{32}|/models/m-[0-9a-f]{32})/art
 """A place of the kind made here: a store's folder, and what of a run or a model lies below it."""
 
 
-def follow_store(root: Path) -> None:
+def follow_store(root: Path) -> str | None:
     """Rewrites places of files that lie beside the database now, and says so in a line.
 
     Only places of the kind made here are changed, and only those of a folder that is gone, or
     that belongs to another store, of which this one is a copy. What is there stays as it is.
+
+    Nothing is rewritten while a process uses the store that sees it at its other place, as one in a
+    container does, and would write there; returns that place then.
     """
     with closing(sqlite3.connect(root / DATABASE, timeout=DATABASE_TIMEOUT_S)) as database:
         left = [base for base in _find_bases(database) if _was_left(base, root, database)]
         if not left:
-            return
+            return None
+        if _is_used_elsewhere(database):
+            return str(left[0])
         for table, column, uri, base, rest in _list_places(database):
             if base in left:
                 # the names are those in PLACES
@@ -52,6 +59,22 @@ def follow_store(root: Path) -> None:
         f"note: {root} was elsewhere before ({', '.join(map(str, left))}); its runs and models are"
         " found here now",
         file=sys.stderr,
+    )
+    return None
+
+
+def _is_used_elsewhere(database: sqlite3.Connection) -> bool:
+    """Whether a process that cannot be seen from here says that it still runs."""
+    rows = database.execute(
+        "select runs.run_uuid, tags.key, tags.value from runs join tags using (run_uuid)"
+        " where runs.status = 'RUNNING'"
+    )
+    running: dict[str, dict[str, str]] = {}
+    for run_id, key, value in rows:
+        running.setdefault(run_id, {})[key] = value
+    return any(
+        tags.BEAT in found and not is_seen_here(found) and not has_gone(found)
+        for found in running.values()
     )
 
 

@@ -1,15 +1,13 @@
 """Runs that nothing would ever end: their process was killed, or their launcher lost them."""
 
 import math
-import os
-import socket
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import psutil
 from mlflow.tracking import MlflowClient
 
 from prune_exp.machine.cache import remove_below
@@ -20,83 +18,17 @@ from prune_exp.tracking import tags
 from prune_exp.tracking.attempts import try_again
 from prune_exp.tracking.notes import end_note
 from prune_exp.tracking.places import full_place
+from prune_exp.tracking.processes import has_gone, is_seen_here, process_tags
 from prune_exp.tracking.read import read_trials
 from prune_exp.tracking.store import open_store
 
-SILENT_S = 300
-"""A process elsewhere that was not heard of for so long is taken for dead."""
 ORPHAN_S = 10
 """How long a trial on this machine may take to notice that its driver has gone."""
+LISTEN_S = 45
+"""How long a process elsewhere has to say that it lives, which it does every 30 s."""
 PAUSE_S = 0.5
-STARTED = 19
-"""Place of a process's start among the fields of /proc/PID/stat, after its name."""
-FIRST_SINCE_1970_S = 1e9
-"""Starts from here on are by the clock, as earlier versions wrote them: no machine runs so long."""
 LAST_TAGS = (tags.WEIGHTS_SHA256, tags.STOPPED)
 """Written last: whoever finds one of them knows that what the trial found is whole."""
-
-
-def process_tags() -> dict[str, str]:
-    """Which process a run belongs to, so that a later one can see whether it still lives."""
-    return {
-        tags.PROCESS: identify_process(os.getpid()),
-        tags.PLACE: process_place(),
-        tags.BEAT: f"{time.time():.0f}",
-    }
-
-
-def identify_process(pid: int) -> str:
-    """A process of this machine in words that no later one has, and that no clock changes.
-
-    Raises:
-        ProcessLookupError: there is none.
-    """
-    return f"{socket.gethostname()} {pid} {_started_s(pid):.2f}"
-
-
-def _started_s(pid: int) -> float:
-    """When a process began: seconds after the machine did, where the kernel tells, or since 1970.
-
-    What is counted from 1970 changes with the clock, which is set anew over a network and after a
-    machine has slept.
-
-    Raises:
-        ProcessLookupError: there is none.
-    """
-    try:
-        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return int(told.rpartition(")")[2].split()[STARTED]) / os.sysconf("SC_CLK_TCK")
-    except FileNotFoundError:
-        return _started_since_1970_s(pid)
-
-
-def _started_since_1970_s(pid: int) -> float:
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        raise ProcessLookupError(pid) from None
-
-
-def process_place() -> str:
-    """Where process ids mean the same: this start of the machine and this container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def has_gone(found: Mapping[str, str]) -> bool:
-    """Whether the process of a run has gone, from the run's tags.
-
-    By its process where that can be seen from here, else when nothing was heard of it for long.
-    Runs that note no place are told by the name of their machine.
-    """
-    place = found.get(tags.PLACE)
-    if not place or place == process_place():
-        return is_dead(found.get(tags.PROCESS, ""), seen_here=bool(place))
-    beat = found.get(tags.BEAT, "")
-    return beat.isdigit() and time.time() - int(beat) > SILENT_S
 
 
 def await_trials(
@@ -121,28 +53,6 @@ def await_trials(
         time.sleep(PAUSE_S)
 
 
-def is_dead(process: str, *, seen_here: bool = False) -> bool:
-    """Whether the process of a run has gone.
-
-    False for what another machine runs, by its name, and for a tag that is not one of ours.
-    `seen_here` is for a process whose place is this one: then the name may have changed since.
-    """
-    try:
-        host, pid, started = process.split(" ")
-        identifier = int(pid)
-        start = float(started)
-    except ValueError:
-        return False
-    if host != socket.gethostname() and not seen_here:
-        return False
-    try:
-        by_clock = start > FIRST_SINCE_1970_S
-        began = _started_since_1970_s(identifier) if by_clock else _started_s(identifier)
-        return abs(began - start) > 1
-    except ProcessLookupError:
-        return True
-
-
 def reap_dead_runs(tracking: TrackingSettings) -> None:
     """Ends runs whose process was killed: nothing else would ever do so.
 
@@ -157,10 +67,8 @@ def reap_dead_runs(tracking: TrackingSettings) -> None:
     client = MlflowClient()
     asked = "attributes.status = 'RUNNING'"
     ended: list[str] = []
-    for run in client.search_runs([experiment_id], asked, max_results=1000):
+    for run in _find_dead(client.search_runs([experiment_id], asked, max_results=1000)):
         found = run.data.tags
-        if not has_gone(found):
-            continue
         whole = not found.keys().isdisjoint(LAST_TAGS)
         ended.append(f"{run.info.run_name} ({'it has its result' if whole else 'interrupted'})")
         if whole:
@@ -175,6 +83,31 @@ def reap_dead_runs(tracking: TrackingSettings) -> None:
         print(
             f"note: ended what a killed process left running: {', '.join(ended)}", file=sys.stderr
         )
+
+
+def _find_dead(running: Sequence[Any]) -> list[Any]:
+    """The runs whose process has gone.
+
+    Those elsewhere are heard once more: the store may have been silent and not they, and clocks of
+    two machines may differ.
+    """
+    gone = [run for run in running if has_gone(run.data.tags)]
+    elsewhere = [run for run in gone if not is_seen_here(run.data.tags)]
+    if not elsewhere:
+        return gone
+    names = ", ".join(run.info.run_name for run in elsewhere)
+    print(
+        f"note: waiting {LISTEN_S:g} s to hear whether another machine still runs {names}",
+        file=sys.stderr,
+    )
+    time.sleep(LISTEN_S)
+    client = MlflowClient()
+    alive = {
+        run.info.run_id
+        for run in elsewhere
+        if client.get_run(run.info.run_id).data.tags.get(tags.BEAT) != run.data.tags[tags.BEAT]
+    }
+    return [run for run in gone if run.info.run_id not in alive]
 
 
 def fail_run(run_id: str, reason: str, *, interrupted: bool = False) -> None:

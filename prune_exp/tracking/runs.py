@@ -30,8 +30,8 @@ from prune_exp.tracking.naming import remember_overrides
 from prune_exp.tracking.notes import describe_start, end_note, plain_words
 from prune_exp.tracking.outcome import OF_THE_BEST, sweep_outcome
 from prune_exp.tracking.places import shorten_place
+from prune_exp.tracking.processes import process_tags
 from prune_exp.tracking.read import Choice, TrackedTrial, choose_best, read_trials
-from prune_exp.tracking.reaping import process_tags
 from prune_exp.tracking.result import StoppedTrial, TrialResult
 from prune_exp.tracking.store import open_store
 from prune_exp.tracking.views import page_of_report

@@ -51,8 +51,11 @@ def open_store(tracking: TrackingSettings) -> str:
         with FileLock(root / ".store.lock"):
             (root / ARTIFACTS).mkdir(exist_ok=True)
             experiment_id = _experiment_id(tracking.experiment, (root / ARTIFACTS).as_uri())
-            if uri == f"{SQLITE}{root / DATABASE}":
-                follow_store(root)
+            if uri == f"{SQLITE}{root / DATABASE}" and (other := follow_store(root)):
+                raise SettingError(
+                    f"tracking.root={root} is used by a process that sees it as {other}, as one in"
+                    " a container does; wait until that has ended, or work there too"
+                )
             return experiment_id
     except OSError as error:
         raise SettingError(

@@ -13,7 +13,7 @@ from prune_exp.search import study as studies
 from prune_exp.search.ownership import OWNER, own_study
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings
-from prune_exp.tracking.reaping import identify_process
+from prune_exp.tracking.processes import identify_process
 from support.cli import command
 from support.studies import states, study_in
 

@@ -10,16 +10,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.groups import TrackingSettings
-from prune_exp.tracking import heartbeat, tags
+from prune_exp.tracking import heartbeat, reaping, tags
 from prune_exp.tracking.heartbeat import SweepDriver, Watch, start_beating, stop_beating
-from prune_exp.tracking.reaping import (
-    SILENT_S,
-    await_trials,
-    has_gone,
-    process_place,
-    process_tags,
-    reap_dead_runs,
-)
+from prune_exp.tracking.processes import SILENT_S, has_gone, process_place, process_tags
+from prune_exp.tracking.reaping import await_trials, reap_dead_runs
 from prune_exp.tracking.store import open_store
 
 DEAD = f"{socket.gethostname()} 999999999 0.00"
@@ -59,9 +53,25 @@ def test_who_has_gone(found: dict[str, Any], gone: bool) -> None:
     assert not has_gone(process_tags())
 
 
-def test_the_run_of_a_dead_machine_is_ended(tmp_path: Path, sweep: str) -> None:
+def test_the_run_of_a_dead_machine_is_ended(
+    tmp_path: Path, sweep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaping, "LISTEN_S", 0)
     reap_dead_runs(TrackingSettings(root=str(tmp_path)))
     assert MlflowClient().get_run(sweep).info.status == "FAILED"
+
+
+def test_a_run_elsewhere_that_is_heard_of_again_lives(
+    tmp_path: Path, sweep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server was down for longer than a process may be silent, or clocks differ."""
+
+    def beat_meanwhile(_seconds: float) -> None:
+        MlflowClient().set_tag(sweep, tags.BEAT, "31")
+
+    monkeypatch.setattr(reaping.time, "sleep", beat_meanwhile)
+    reap_dead_runs(TrackingSettings(root=str(tmp_path)))
+    assert MlflowClient().get_run(sweep).info.status == "RUNNING"
 
 
 def test_a_run_beats_until_it_is_stopped(sweep: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from mlflow.artifacts import download_artifacts, load_text
 from mlflow.tracking import MlflowClient
 
+from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
+from prune_exp.tracking import tags
 from prune_exp.tracking.moving import PLACES
 from prune_exp.tracking.store import open_store, use_store
 
@@ -51,6 +54,26 @@ def check_kept(kept: Kept) -> None:
 def places_in(root: Path) -> str:
     with closing(sqlite3.connect(root / "mlflow.db")) as database:
         return str([database.execute(f"select {one} from {t}").fetchall() for t, one in PLACES])
+
+
+def test_a_store_is_not_taken_from_a_process_that_sees_it_elsewhere(tmp_path: Path) -> None:
+    """A trial in a container writes to where it found the store."""
+    inside, outside = tmp_path / "inside" / "mlruns", tmp_path / "outside"
+    kept = fill_store(inside)
+    client = MlflowClient()
+    beat = {tags.PROCESS: "far 12 1.00", tags.PLACE: "a boot", tags.BEAT: f"{time.time():.0f}"}
+    experiment = client.get_run(kept.run_id).info.experiment_id
+    trial = client.create_run(experiment, tags=beat).info.run_id
+    inside.parent.rename(outside)
+    tracking = TrackingSettings(root=str(outside / "mlruns"))
+    before = places_in(outside / "mlruns")
+    with pytest.raises(SettingError, match=rf"by a process that sees it as {inside}"):
+        open_store(tracking)
+    use_store(tracking)
+    assert places_in(outside / "mlruns") == before
+    MlflowClient().set_terminated(trial)
+    open_store(tracking)
+    check_kept(kept)
 
 
 @pytest.mark.parametrize("use", [open_store, use_store])

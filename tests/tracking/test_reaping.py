@@ -11,13 +11,8 @@ from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import tags
-from prune_exp.tracking.reaping import (
-    FIRST_SINCE_1970_S,
-    is_dead,
-    process_tags,
-    reap_dead_runs,
-    settle_trials,
-)
+from prune_exp.tracking.processes import FIRST_SINCE_1970_S, is_dead, process_tags
+from prune_exp.tracking.reaping import reap_dead_runs, settle_trials
 from prune_exp.tracking.store import open_store
 
 DEAD = f"{socket.gethostname()} 999999999 0.00"
