@@ -1,5 +1,6 @@
 """Write a pruned model, whole or not at all."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,9 @@ from prune_exp.machine.staging import make_partial
 from prune_exp.model import loading
 from prune_exp.model.offload import whole_state
 from prune_exp.settings.choices import EXPORT_DTYPES
+
+OLDER_ROPE = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
+"""Families that have names of their own for the base and for the share of a head that turns."""
 
 
 class ExportError(RuntimeError):
@@ -34,6 +38,7 @@ def export_model(model: Any, tokenizer: Any, target: Path, dtype: str = "float32
     try:
         _convert_weights(model, dtype)
         loading.save_model(model, tokenizer, scratch / target.name, whole_state(model))
+        _tell_older_readers(scratch / target.name / "config.json")
         os.replace(scratch / target.name, target)
     except Exception as error:
         raise ExportError(f"could not write the pruned model to {target}: {error}") from error
@@ -42,6 +47,38 @@ def export_model(model: Any, tokenizer: Any, target: Path, dtype: str = "float32
         for weight in model.parameters():
             weight.data = weight.data.float()
     return target
+
+
+def _tell_older_readers(path: Path) -> None:
+    """Adds a config's rotary settings under the names that they had before transformers 5.
+
+    Readers that know only those would not complain, but turn by the default base.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    told = json.dumps(older_rope(config) | config, indent=2, sort_keys=True)
+    path.write_text(f"{told}\n", encoding="utf-8")
+
+
+def older_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """What `rope_parameters` of a config is called in transformers 4."""
+    rope = config.get("rope_parameters")
+    if not rope:
+        return {}
+    found: dict[str, Any] = {}
+    if "full_attention" in rope:
+        found["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    base, share = OLDER_ROPE.get(config["model_type"], ("rope_theta", "partial_rotary_factor"))
+    found[base] = rope["rope_theta"]
+    if "partial_rotary_factor" in rope:
+        found[share] = rope["partial_rotary_factor"]
+    if rope.get("rope_type", "default") != "default":
+        apart = ("rope_theta", "partial_rotary_factor")
+        found["rope_scaling"] = {key: rope[key] for key in rope if key not in apart}
+    if rope.get("rope_type") == "longrope" and config["model_type"] == "phi3":
+        factors = {key: rope[key] for key in ("short_factor", "long_factor")}
+        found["rope_scaling"] = {"type": "longrope"} | factors  # no more, or it is refused
+    return found
 
 
 def _convert_weights(model: Any, dtype: str) -> None:

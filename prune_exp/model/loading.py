@@ -38,6 +38,9 @@ ONLY_SAMPLING = (
 )
 ONLY_BEAMS = ("early_stopping", "length_penalty")
 """Settings of generation that count where it samples, or has several beams."""
+CONSTANTS = (".attn.masked_bias",)
+"""How numbers end that transformers wrote as weights of GPT-2 once; they are the same in all."""
+ADAPTER = "adapter_config.json"
 STOCK_FILES = (".safetensors", ".json", ".jinja", ".md", ".txt", ".model")
 
 
@@ -57,6 +60,11 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SettingError(f"{path} is not valid JSON: {error}") from None
     check_variant(config)
+    if (folder / ADAPTER).is_file():
+        raise SettingError(
+            f"model.path={folder} holds an adapter ({ADAPTER}) beside the model, which would be put"
+            " on top of it; merge it, or move its files elsewhere where it is merged already"
+        )
     if not any(folder.glob("*.safetensors")):
         raise SettingError(f"model.path={folder} has no .safetensors file; only those are read")
     return config
@@ -162,8 +170,8 @@ def _check_weights(folder: Path, found: dict[str, Any]) -> None:
             f"the checkpoint in {folder} lacks {len(missing)} weights, among them {missing[0]}; use"
             " a complete one"
         )
-    if found["unexpected_keys"]:
-        other = sorted(found["unexpected_keys"])
+    other = sorted(key for key in found["unexpected_keys"] if not key.endswith(CONSTANTS))
+    if other:
         raise SettingError(
             f"the checkpoint in {folder} has {len(other)} weights that a causal language model has"
             f" no place for, among them {other[0]}, as classifiers and reward models do; they would"

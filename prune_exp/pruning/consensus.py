@@ -238,7 +238,11 @@ def make_plan(
         channels=_indices_by_layer(by_kind["mlp"].gone, kept),
         tokens=_indices_of(by_kind["vocab"].gone[0]) if "vocab" in by_kind else (),
         voters={kind: tuple(sorted(table)) for kind, table in scores.items()},
-        agreement={kind: correlate_voters(table) for kind, table in scores.items()},
+        agreement={
+            kind: correlate_voters(table)
+            for kind, table in scores.items()
+            if all(units.shape[-1] > 1 for units in table.values())
+        },
         votes={kind: one.votes for kind, one in by_kind.items() if one.votes is not None},
     )
 

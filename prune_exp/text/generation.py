@@ -13,7 +13,7 @@ from prune_exp.machine.device import computes_bfloat16
 from prune_exp.model.loading import load_model
 from prune_exp.model.sources import ModelSource
 
-VERSION = 2
+VERSION = 3
 BATCH = 32
 IDS = "ids.safetensors"
 
@@ -58,14 +58,27 @@ def sample_blocks(
     batch = prompts.to(model.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sampled = model.generate(
-            batch,
-            attention_mask=torch.ones_like(batch),
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            top_p=1.0,
-            min_new_tokens=new,
-            max_new_tokens=new,
-        )
+        own = model.generation_config
+        model.generation_config = _plain_config(own)
+        try:
+            sampled = model.generate(
+                batch,
+                attention_mask=torch.ones_like(batch),
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+                top_p=1.0,
+                min_new_tokens=new,
+                max_new_tokens=new,
+            )
+        finally:
+            model.generation_config = own
     return sampled.cpu()
+
+
+def _plain_config(own: Any) -> Any:
+    """A config that asks for nothing but a model's own distribution: no penalty, no cut."""
+    from transformers import GenerationConfig
+
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{name: getattr(own, name) for name in special})

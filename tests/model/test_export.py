@@ -1,10 +1,13 @@
 """A checkpoint is written whole or not at all."""
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from prune_exp.model import loading
 from prune_exp.model.export import (
@@ -31,6 +34,63 @@ def test_a_full_disk_leaves_no_partial_checkpoint(
     with pytest.raises(ExportError, match="No space left"):
         export_model(model, make_tokenizer(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4,
+    "original_max_position_embeddings": 64,
+}
+GEMMA = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rope", "older"),
+    [
+        ("llama", LLAMA3, {"rope_theta": 5e5, "factor": 8.0}),
+        ("qwen2", {"rope_type": "default", "rope_theta": 1e6}, {"rope_theta": 1e6}),
+        ("qwen3", {"rope_type": "linear", "rope_theta": 1e6, "factor": 2.0}, {"factor": 2.0}),
+        ("gemma3_text", GEMMA, {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "factor": 8.0}),
+        ("phi3", LONG, {"rope_theta": 1e4, "type": "longrope"}),
+        (
+            "gpt_neox",
+            {"rope_type": "default", "rope_theta": 5e4, "partial_rotary_factor": 0.5},
+            {"rotary_emb_base": 5e4, "rotary_pct": 0.5},
+        ),
+        ("gpt2", None, {}),
+    ],
+)
+def test_readers_of_older_configs_turn_by_the_same_base(
+    kind: str, rope: dict[str, Any] | None, older: dict[str, Any], tmp_path: Path
+) -> None:
+    """They do not know `rope_parameters`, and would say nothing; the library still knows both."""
+    given: dict[str, Any] = {} if rope is None else {"rope_parameters": rope}
+    model = make_tiny(kind, **given)  # pyright: ignore[reportArgumentType]
+    folder = export_model(model, make_tokenizer(), tmp_path / "model")
+    written = json.loads((folder / "config.json").read_text())
+    told = written | written.get("rope_scaling", {})
+    assert {name: told[name] for name in older} == older
+    assert ("rope_scaling" in written) == ("factor" in older or kind == "phi3")
+    ids = torch.arange(1, 200)[None]
+    stock = AutoModelForCausalLM.from_pretrained(folder)
+    assert torch.equal(stock(ids).logits, model(ids).logits)
+    written.pop("rope_parameters", None)
+    (folder / "config.json").write_text(json.dumps(written))
+    as_before = AutoModelForCausalLM.from_pretrained(folder)
+    assert torch.equal(as_before(ids).logits, model(ids).logits)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])

@@ -100,6 +100,22 @@ def test_weights_that_old_checkpoints_have_besides_are_no_reason(tmp_path: Path)
     assert shape_of(loading.load_skeleton(folder)) == shape_of(loading.load_model(folder))
 
 
+def test_a_constant_that_old_gpt2_checkpoints_have_is_no_reason(tmp_path: Path) -> None:
+    def add_constant(weights: Weights) -> None:
+        weights["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+
+    folder = save_changed(tmp_path, add_constant, "gpt2")
+    assert shape_of(loading.load_skeleton(folder)) == shape_of(loading.load_model(folder))
+
+
+def test_an_adapter_beside_a_model_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    """It would be put on top of weights that may have it already."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(SettingError, match=r"adapter_config\.json\) beside the model.*merge it"):
+        loading.read_model_config(folder)
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8"])
 def test_quantized_checkpoints_are_refused(method: str, tiny_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))

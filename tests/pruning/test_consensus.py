@@ -1,11 +1,14 @@
 """What votes must and must not do."""
 
 import math
+from dataclasses import replace
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prune_exp.model.architectures import shape_of
+from prune_exp.pruning.allocation import NOTHING
 from prune_exp.pruning.consensus import (
     Ballot,
     agreed_units,
@@ -14,11 +17,13 @@ from prune_exp.pruning.consensus import (
     correlate_voters,
     count_nominations,
     count_votes,
+    make_plan,
     needed_votes,
     redundant_pairs,
     removal_order,
 )
 from prune_exp.pruning.plan import Votes
+from support.models import make_tiny
 
 UNITS = 7
 
@@ -34,6 +39,29 @@ def score_tables(draw: st.DrawFn) -> dict[str, torch.Tensor]:
 
 
 thresholds = st.floats(0.05, 1.0)
+
+
+def test_voters_agree_on_nothing_where_there_is_one_unit() -> None:
+    """A model with one key/value head: its voters are not said to hold one opinion on heads."""
+    shape = shape_of(make_tiny("llama", num_key_value_heads=1))
+    chance = torch.Generator().manual_seed(0)
+    units = {"layers": (1, 4), "heads": (4, 1), "mlp": (4, 48)}
+    scores = {
+        kind: {name: torch.rand(size, generator=chance) for name in ("a", "b")}
+        for kind, size in units.items()
+    }
+    ballot = Ballot(kind="adaptive", vote_threshold=0.5)
+    allocation = replace(NOTHING, channels=8)
+    plan = make_plan(
+        scores,
+        shape,
+        allocation,
+        sparsity=0.1,
+        ballot=ballot,
+        token_ballot=ballot,
+        head_unit="group",
+    )
+    assert set(plan.agreement) == {"layers", "mlp"}
 
 
 def test_k_of_n_by_hand() -> None:

@@ -22,11 +22,11 @@ EXTRA: dict[str, dict[str, Any]] = {
 
 
 def make_tiny(
-    model_type: str, *, tie: bool = True, seed: int = 0, vocab: int = 300, **larger: int
+    model_type: str, *, tie: bool = True, seed: int = 0, vocab: int = 300, **larger: Any
 ) -> Any:
     """A randomly initialised decoder: 4 layers, 4 query heads on 2 key/value heads.
 
-    `larger` are sizes by the config's names.
+    `larger` are sizes and the like by the config's names.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

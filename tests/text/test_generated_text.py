@@ -14,7 +14,7 @@ from prune_exp.text.generated_text import first_tokens
 from prune_exp.text.generation import IDS, generate_blocks
 from prune_exp.trial.prepare import check_points, prepare_trial
 from support.cli import command, runs_in
-from support.models import count_loads
+from support.models import count_loads, make_tiny
 from support.settings import settings_for
 from support.tokenizers import make_fallback_tokenizer, make_tokenizer
 
@@ -144,6 +144,17 @@ def test_a_trial_on_the_models_own_text(
     }
     report = next((tmp_path / "mlruns").rglob("report.md")).read_text(encoding="utf-8")
     assert "written by the dense model at temperature 1.0, 6 blocks" in report
+
+
+def test_text_is_sampled_from_the_model_alone_whatever_its_checkpoint_prefers() -> None:
+    prompts = torch.randint(1, 257, (3, 4), generator=torch.Generator().manual_seed(0))
+    model = make_tiny("llama")
+    plain = generation.sample_blocks(model, prompts, 40, 1.0, 0)
+    prefers = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_p": 0.5, "top_k": 2}
+    for name, value in prefers.items():
+        setattr(model.generation_config, name, value)
+    assert torch.equal(generation.sample_blocks(model, prompts, 40, 1.0, 0), plain)
+    assert {name: getattr(model.generation_config, name) for name in prefers} == prefers
 
 
 def test_generated_text_is_seeded_and_starts_from_its_prompts(
