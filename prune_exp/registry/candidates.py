@@ -20,6 +20,7 @@ from prune_exp.settings.groups import ModelSettings, TrackingSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.tracking import tags
 from prune_exp.tracking.read import (
+    ABSENT,
     CANDIDATE,
     LATEST,
     TrackedTrial,
@@ -193,7 +194,9 @@ def _experiment_of(client: MlflowClient, run_id: str) -> str | None:
     """The experiment of a run; None where the run is gone, or is not ours to read."""
     try:
         return client.get_run(run_id).info.experiment_id
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in (*ABSENT, "PERMISSION_DENIED"):
+            raise
         return None
 
 

@@ -49,7 +49,7 @@ def write_card(trial: TrackedTrial, plan: PruningPlan | None, folder: Path) -> A
 def model_card(trial: TrackedTrial, plan: PruningPlan | None) -> Any:
     """The card (a `huggingface_hub.ModelCard`), all of it from what was tracked."""
     model = _model_of(trial)
-    text = data_of(trial).text_name
+    text = _judged_text(trial)
     name = f"{model.name}-pruned"
     found = _evaluation_results(trial, text)
     data = ModelCardData(
@@ -58,7 +58,7 @@ def model_card(trial: TrackedTrial, plan: PruningPlan | None) -> Any:
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["pruned", "prune_exp", _pruning_of(trial).method],
-        datasets=[text],
+        datasets=[data_of(trial).text_name],
         metrics=[one.metric_type for one in found] or None,
         model_name=name if found else None,
         eval_results=found or None,
@@ -113,8 +113,9 @@ def summarize_trial(trial: TrackedTrial) -> str:
     lost = list_losses(domains, limit)
     return text + (
         f" Quality{' on ' if kept else ''}{kept} is {verdict}: held-out perplexity is"
-        f" {ratio.value:.3f} times the dense model's, with an upper end of {ratio.high:.3f} against"
-        f" a limit of {limit:g}.{_join_sentences(list_too_few(metrics), lost)}"
+        f" {ratio.value:.3f} times the dense model's, with an upper end of"
+        f" {'unknown height' if ratio.tells_nothing else f'{ratio.high:.3f}'} against a limit of"
+        f" {limit:g}.{_join_sentences(list_too_few(metrics), lost)}"
     )
 
 
@@ -139,6 +140,12 @@ def license_note(model: ModelSettings) -> str:
 def _calibration_text(data: DataSettings) -> str:
     written = data.calibration == "generated"
     return "that the dense model wrote" if written else f"of {data.text_name}"
+
+
+def _judged_text(trial: TrackedTrial) -> str:
+    """The text on which quality had to be kept."""
+    chosen = restore_settings(QualitySettings, trial.params, "quality").keep_on
+    return " + ".join(chosen) or data_of(trial).text_name
 
 
 def _evaluation_results(trial: TrackedTrial, text: str) -> list[Any]:
@@ -170,7 +177,8 @@ def _describe_procedure(trial: TrackedTrial, plan: PruningPlan | None) -> str:
         f"refit by least squares: {'yes' if pruning.refit else 'no'};"
         f" training afterwards: {params.get('recovery.name', 'none')}",
         f"calibration on {data.calibration_blocks} blocks of {data.context_tokens} tokens"
-        f" {_calibration_text(data)}, judged on {data.heldout_blocks} others of {data.text_name}",
+        f" {_calibration_text(data)}, judged on {data.heldout_blocks} others of"
+        f" {_judged_text(trial)}",
         f"MLflow run {trial.run_id}; prune_exp {__version__},"
         f" torch {version('torch')}, transformers {version('transformers')}",
     ]
@@ -199,6 +207,12 @@ def _describe_plan(plan: PruningPlan | None) -> list[str]:
     return lines
 
 
+def _show_ends(found: Interval, *, ratio: bool) -> str:
+    if ratio and found.tells_nothing:
+        return "not known"
+    return f"{found.low:.3f} to {found.high:.3f}"
+
+
 def _results_table(trial: TrackedTrial) -> str:
     metrics = trial.metrics
     rows = ["| Against the dense model | Value | 95 % interval |", "| --- | --- | --- |"]
@@ -207,13 +221,13 @@ def _results_table(trial: TrackedTrial) -> str:
             found = Interval.read(metrics, figure.key)
             rows.append(
                 f"| {figure.name} | {found.value:.3f}{figure.unit} |"
-                f" {found.low:.3f} to {found.high:.3f} |"
+                f" {_show_ends(found, ratio=figure.nothing == 1)} |"
             )
     for one in read_domains(metrics):
         found = one.perplexity_ratio
         rows.append(
             f"| Perplexity ratio on {one.name} | {found.value:.3f}x |"
-            f" {found.low:.3f} to {found.high:.3f} |"
+            f" {_show_ends(found, ratio=True)} |"
         )
     for task in read_tasks(metrics):
         change = task.change_points

@@ -16,6 +16,8 @@ BUSY_PCT = 25.0
 
 def _show_interval(m: Metrics, key: str, form: str) -> str:
     found = Interval.read(m, key)
+    if key == "perplexity_ratio" and found.tells_nothing:
+        return "of one document, so how far off that is cannot be known"
     return f"95 % interval {found.low:{form}} to {found.high:{form}}"
 
 

@@ -118,10 +118,9 @@ def _describe_best(best: Choice) -> list[str]:
 
 
 def _with_interval(figure: Figure, found: Interval) -> str:
-    return (
-        f"{figure.short_name} {figure.show_value(found.value)},"
-        f" {figure.show_ends(found)}{figure.unit}"
-    )
+    ends = figure.show_ends(found)
+    unit = "" if figure.knows_nothing_of(found) else figure.unit
+    return f"{figure.short_name} {figure.show_value(found.value)}, {ends}{unit}"
 
 
 def _list_next_steps(

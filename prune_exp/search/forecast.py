@@ -78,9 +78,9 @@ def _describe_total(forecasts: Sequence[Forecast], at_a_time: int) -> list[str]:
     if not by_sizes:
         known = f"by {max(one.runs for one in forecasts)} runs of this store that were alike"
     elif by_sizes == len(forecasts):
-        known = "by sizes alone, so it may well be half or twice that"
+        known = "by sizes and this machine's speed, so it may well be half or twice that"
     else:
-        known = f"by runs of this store, {by_sizes} of them by sizes alone"
+        known = f"by runs of this store, {by_sizes} of them by sizes and this machine's speed"
     return [
         f"{trials}: about {show_duration(seconds)} and {sum(memory):,.0f} MiB of memory, {known}."
     ]

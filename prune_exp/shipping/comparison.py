@@ -31,6 +31,8 @@ EVERY = 4
 """Between the places of a text whose distributions are compared, in tokens."""
 ROOM_TOKENS = 512
 """Of a prompt or a text, and what follows it."""
+MOST_DOCUMENTS = 1000
+"""That are looked at for some that are long enough."""
 SENTENCE = 400
 """Characters of each document that both tokenizers encode."""
 TIMEOUT_S = 3600
@@ -92,10 +94,11 @@ class Reference:
     def _cut_from_each(self, wanted: int) -> torch.Tensor:
         """The beginnings of documents that are long enough, or more of each where they are few."""
         cut: list[torch.Tensor] = []
-        for document in self.documents:
-            if sum(len(blocks) > 0 for blocks in cut) == wanted:
+        for document in self.documents[:MOST_DOCUMENTS]:
+            if len(cut) == wanted:
                 break
-            cut.append(all_blocks([document], self.tokenizer, CONTEXT_TOKENS))
+            blocks = all_blocks([document], self.tokenizer, CONTEXT_TOKENS)
+            cut += [blocks] if len(blocks) else []
         rows = [(place, at) for at, blocks in enumerate(cut) for place in range(len(blocks))]
         chosen = [cut[at][place] for place, at in sorted(rows)[:wanted]]
         return torch.stack(chosen) if chosen else torch.zeros(0, CONTEXT_TOKENS, dtype=torch.long)

@@ -20,7 +20,8 @@ def check_gguf(checkpoint: Path) -> None:
     if tokenizer.eos_token_id is None and not list_end_tokens(checkpoint):
         raise SettingError(
             "GGUF cannot hold this tokenizer: no token ends a text, and llama.cpp would take any"
-            " other one for that; name one in the model's generation_config.json"
+            " other one for that; name one in the dense model's generation_config.json and prune it"
+            " again"
         )
 
 

@@ -189,13 +189,11 @@ def _opened_by_steps(
 
 
 def list_end_tokens(folder: Path) -> list[int]:
-    """The tokens that end a text, by a checkpoint's generation config or else by its config."""
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if (ends := found.get("eos_token_id")) is not None:
-            return ends if isinstance(ends, list) else [ends]
-    return []
+    """The tokens that end a text, by a checkpoint's generation config; by its config if none."""
+    path = folder / "generation_config.json"
+    path = path if path.is_file() else folder / "config.json"
+    ends = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 def start_llamacpp() -> Open:

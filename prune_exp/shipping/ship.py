@@ -65,7 +65,7 @@ def ship_model(settings: ShipSettings) -> int:
 
 
 def check_output(wanted: str) -> Path:
-    """The folder that is to be written; where a link is given, the one that it shows.
+    """The folder that is to be written; where a link is given, the one that it points to.
 
     Raises:
         SettingError: it holds something, or cannot be replaced.
@@ -79,7 +79,7 @@ def check_output(wanted: str) -> Path:
         )
     above = next(folder for folder in output.parents if folder.is_dir())
     if not os.access(above, os.W_OK):
-        raise SettingError(f"output={output} cannot be made: {above} is not yours to write in")
+        raise SettingError(f"output={output} cannot be made: {above} cannot be written to")
     if output.is_dir() and not any(output.iterdir()):
         return output
     if output.exists() or given.is_symlink():
@@ -187,11 +187,9 @@ def _ship_target(
             threads=settings.threads,
             limit=target.limit(settings),
         )
-    except ShippingError as error:
-        return _drop(name, path, last_words(error))
+        found = replace(found, note=target.describe(path))
     except Exception as error:  # whatever an exporter raises, other targets are as good as before
-        return _drop(name, path, f"{type(error).__name__}: {last_words(error)}")
-    found = replace(found, note=target.describe(path))
+        return _drop(name, path, _say_why(error))
     trial_ratio = candidate.trial.metrics.get("perplexity_ratio")
     if trial_ratio is not None:
         whole = trial_ratio * found.perplexity_ratio_to_checkpoint
@@ -219,8 +217,8 @@ def _time_beside(
     try:
         with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
             pair = pair_with_dense(path, dense, found.target, target, reference, how, Path(scratch))
-    except (ShippingError, SettingError, MeasurementError, OSError) as error:
-        print(f"  {'':12} not timed beside the dense model: {last_words(error)}", flush=True)
+    except Exception as error:  # the file itself is sound
+        print(f"  {'':12} not timed beside the dense model: {_say_why(error)}", flush=True)
         return found
     speed, memory = pair.text_speedup, pair.memory_ratio
     print(
@@ -230,6 +228,13 @@ def _time_beside(
         flush=True,
     )
     return replace(found, beside_dense=pair)
+
+
+def _say_why(error: Exception) -> str:
+    """An error's words, and its kind where it was not raised for users to read."""
+    meant = isinstance(error, ShippingError | SettingError | MeasurementError)
+    words = last_words(error)
+    return words if meant else ": ".join(filter(None, [type(error).__name__, words]))
 
 
 def _drop(name: str, path: Path, reason: str) -> None:

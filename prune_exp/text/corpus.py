@@ -11,7 +11,7 @@ from prune_exp.machine.cache import digest_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, QualitySettings
 from prune_exp.text.documents import TextFile, deal_documents, list_calibration_files
-from prune_exp.text.domains import FURTHER, JudgedFile, list_judged_files, name_setting
+from prune_exp.text.domains import FURTHER, JudgedFile, list_judged_files
 from prune_exp.text.records import FEWEST_DOCUMENTS
 
 SEPARATOR = "\n\n"
@@ -190,7 +190,7 @@ def cut_calibration(
             count,
             data.context_tokens,
             part.source,
-            setting=name_setting(data),
+            setting="data.mix" if data.mix else "data.path",
         )
         for part, count in zip(parts, counts, strict=True)
     ]
@@ -222,7 +222,8 @@ def _cut_domain(
         data.context_tokens,
         file.path.name,
         counts=counts,
-        setting=judged.setting,
+        setting=file.setting,
+        can_be_left_out=role == "heldout" and file.setting == FURTHER,
         fewest=FEWEST_BLOCKS if judged.may_be_short else wanted,
     )
     domain = Domain(
@@ -361,6 +362,7 @@ def _cut_blocks(
     *,
     counts: str = "data.calibration_blocks",
     setting: str = "data.path",
+    can_be_left_out: bool = False,
     fewest: int | None = None,
 ) -> TokenBlocks:
     """Tokenizes just enough documents for `wanted` blocks of `context` tokens.
@@ -383,7 +385,7 @@ def _cut_blocks(
     if len(used) < min(wanted, wanted if fewest is None else fewest):
         few = len(documents) < WELL_PARTED
         advice = f"put blank lines between documents (here {len(documents)} serve this end)"
-        leave_out = f", or leave it out of {FURTHER}" if setting == FURTHER else ""
+        leave_out = f", or leave it out of {FURTHER}" if can_be_left_out else ""
         raise SettingError(
             f"{setting}={source} gives {len(used)} of the {wanted} blocks of {context} tokens asked"
             f" for; {advice if few else 'use a longer text'}, a smaller data.context_tokens, or"

@@ -16,7 +16,7 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings
 from prune_exp.settings.surroundings import IN_PACKAGE, note_once
 
-ARTICLE = re.compile(r"<doc [^>]*>\n?(.*?)</doc>", re.DOTALL)
+ARTICLE = re.compile(r"<doc(?:\s[^>]*)?>\n?(.*?)</doc>", re.DOTALL)
 END_OF_TEXT = "<|endoftext|>"
 """What parts documents in text that was made for training."""
 SHORTEST_PARAGRAPH = 80
@@ -24,9 +24,9 @@ LONG_DOCUMENT = 4000
 """Characters of a document that is cut from a longer line."""
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+|[。！？।]")
 SPACE = re.compile(r"\s+")
-STRANGE = re.compile(r"[^\w.\- ]")
-"""What names of metrics do not have in MLflow."""
-LONGEST_NAME = 100
+STRANGE = re.compile(r"[^\w.\-: ]")
+"""What MLflow takes in no name of a metric."""
+LONGEST_NAME = 200
 HELD_OUT_EVERY = 5
 RESERVED = 1
 
@@ -42,6 +42,8 @@ class TextFile:
     """As `data.stretch_characters`, of this file."""
     called: str | None = None
     """Another name than the file's own, which was taken."""
+    setting: str = "data.path"
+    """What names it: data.path, data.mix or quality.domains."""
 
     @property
     def name(self) -> str:
@@ -50,7 +52,7 @@ class TextFile:
 
 
 def plain_name(name: str) -> str:
-    """A name as metrics can have it: letters, digits, points, dashes, spaces, _ for all else."""
+    """A name as metrics can have it: letters, digits, spaces, any of .:-, _ for all else."""
     plain = STRANGE.sub("_", unicodedata.normalize("NFC", name))[:LONGEST_NAME]
     return plain if plain.strip(". ") else "text"
 
@@ -80,6 +82,7 @@ def list_calibration_files(settings: DataSettings) -> list[TextFile]:
     return [
         TextFile(
             path=find_text_file(path, settings.package, "data.mix"),
+            setting="data.mix",
             share=share / total,
             stretch=settings.stretch_characters,
         )
@@ -143,7 +146,7 @@ def deal_documents(file: TextFile, *, seed: int = 0) -> DealtDocuments:
     Raises:
         SettingError: the file is empty or not UTF-8.
     """
-    parts = read_documents(file.path, stretch=file.stretch)
+    parts = read_documents(file.path, stretch=file.stretch, setting=file.setting)
     rest = [p for i, p in enumerate(parts) if i % HELD_OUT_EVERY not in (0, RESERVED)]
     random.Random(seed).shuffle(rest)
     return DealtDocuments(
@@ -159,8 +162,10 @@ def number_heldout(place: int) -> int:
     return HELD_OUT_EVERY * place + 1
 
 
-def read_documents(file: Path, *, stretch: int | None = None) -> list[str]:
-    """A file's documents, in order.
+def read_documents(
+    file: Path, *, stretch: int | None = None, setting: str = "data.path"
+) -> list[str]:
+    """A file's documents, in order; errors name the setting that named it.
 
     Raises:
         SettingError: the file is empty or not UTF-8.
@@ -168,7 +173,7 @@ def read_documents(file: Path, *, stretch: int | None = None) -> list[str]:
     if file.suffix == ".parquet":
         parts = read_parquet(file)
     else:
-        text = read_text(file, setting="data.path")
+        text = read_text(file, setting=setting)
         parts = split_into_documents(text, stretch=stretch)
         if len(parts) > 1 and "\n" not in text.strip():
             note_once(
@@ -176,7 +181,7 @@ def read_documents(file: Path, *, stretch: int | None = None) -> list[str]:
                 " so text of one origin both calibrates and judges"
             )
     if not parts:
-        raise SettingError(f"data.path={file} holds no text; give a file with text in it")
+        raise SettingError(f"{setting}={file} holds no text; give a file with text in it")
     return parts
 
 

@@ -29,8 +29,6 @@ class JudgedFile:
     """Whether a model that loses this text has not kept its quality."""
     may_be_short: bool
     """Whether it may give fewer blocks than are asked for; the one file of `data.path` may not."""
-    setting: str
-    """What names it: data.path, data.mix or quality.domains."""
 
 
 def list_judged_files(data: DataSettings, quality: QualitySettings) -> list[JudgedFile]:
@@ -52,10 +50,11 @@ def list_judged_files(data: DataSettings, quality: QualitySettings) -> list[Judg
             own = plain_name(path.stem)
             taken = package and own in [file.name for file in files]
             called = f"{own}-{package}" if taken else None  # a user's own file has its name
-            files.append(TextFile(path=path, stretch=STRETCH_CHARACTERS, called=called))
+            files.append(
+                TextFile(path=path, stretch=STRETCH_CHARACTERS, called=called, setting=FURTHER)
+            )
             known.add(path.resolve())
-    names = [file.name for file in files]
-    _check_names(names, quality)
+    _check_names(files, quality)
     _check_contents(files)
     kept = [plain_name(name) for name in quality.keep_on] or calibrating
     return [
@@ -63,23 +62,19 @@ def list_judged_files(data: DataSettings, quality: QualitySettings) -> list[Judg
             file=file,
             kept=file.name in kept,
             may_be_short=bool(data.mix) or file.name != calibrating[0],
-            setting=name_setting(data) if file.name in calibrating else FURTHER,
         )
         for file in files
     ]
 
 
-def name_setting(data: DataSettings) -> str:
-    """Which setting names the files that calibrate."""
-    return "data.mix" if data.mix else "data.path"
-
-
-def _check_names(names: list[str], quality: QualitySettings) -> None:
+def _check_names(files: list[TextFile], quality: QualitySettings) -> None:
+    names = [file.name for file in files]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
+        own = sorted({file.path.stem for file in files if file.name == twice[0]})
         raise SettingError(
-            f"two different files are called {twice[0]}, and a kind of text is called by its file's"
-            " name; rename one, or leave it out of quality.domains"
+            f"two different files are called {' and '.join(own)}, and a kind of text is called by"
+            " its file's name; rename one, or leave it out of quality.domains"
         )
     for name in quality.keep_on:
         if plain_name(name) not in names:

@@ -20,8 +20,8 @@ COLUMNS = (
 
 
 def tabulate_documents(documents: Sequence[DocumentQuality]) -> dict[str, list[Any]] | None:
-    """A column each for the kind of text, the document's number among those that are read of its
-    file, counted from 1, and both models' figures; None where nothing was judged.
+    """A column each for the kind of text, the document's place among those of its file, counted
+    from 1, and both models' figures; None where nothing was judged.
 
     Of each text the document comes first that adds most to the pruned model's loss. Losses are sums
     over the document's tokens. The text itself is not told; `text.documents.read_documents` has it.
@@ -43,7 +43,7 @@ def tabulate_documents(documents: Sequence[DocumentQuality]) -> dict[str, list[A
 
 def _ratio_of(one: DocumentQuality) -> float:
     rise = one.rise_nats / one.tokens
-    return rise if math.isnan(rise) else math.exp(min(rise, LARGEST_LOG))
+    return math.exp(min(rise, LARGEST_LOG)) if math.isfinite(rise) else rise
 
 
 def _or_worst(value: float) -> float:

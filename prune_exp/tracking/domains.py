@@ -89,7 +89,7 @@ def join_words(words: list[str]) -> str:
 def _show_loss(found: Interval, limit: float) -> str:
     """The ratio, and the upper end where that alone is beyond the limit."""
     if found.value <= limit < found.high:
-        return f"{found.value:.2f}x, and up to {found.high:.2f}x is possible"
+        return f"{found.value:.2f}x, up to {found.high:.2f}x is possible"
     return f"{found.value:.2f}x"
 
 

@@ -58,10 +58,14 @@ class Figure:
         return f"{value:{self.form}}{self.unit}"
 
     def show_ends(self, interval: Interval) -> str:
-        """Both ends of an interval."""
-        if self.nothing == 1 and interval.tells_nothing:
+        """Both ends of an interval, or that they are not known."""
+        if self.knows_nothing_of(interval):
             return "not known"
         return f"{interval.low:{self.form}} to {interval.high:{self.form}}"
+
+    def knows_nothing_of(self, interval: Interval) -> bool:
+        """Whether it is a ratio that one document or the like judged."""
+        return self.nothing == 1 and interval.tells_nothing
 
 
 KEY_FIGURES = (

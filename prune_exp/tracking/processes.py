@@ -14,8 +14,8 @@ SILENT_S = 300
 """A process elsewhere that was not heard of for so long is taken for dead."""
 STARTED = 19
 """Place of a process's start among the fields of /proc/PID/stat, after its name."""
-FIRST_SINCE_1970_S = 1e9
-"""Starts from here on are by the clock, as earlier versions wrote them: no machine runs so long."""
+AFTER_BOOT = "boot+"
+"""Before starts that are counted from the machine's; others are by the clock, since 1970."""
 
 
 def process_tags() -> dict[str, str]:
@@ -33,26 +33,25 @@ def identify_process(pid: int) -> str:
     Raises:
         ProcessLookupError: there is none.
     """
-    return f"{socket.gethostname()} {pid} {_started_s(pid):.2f}"
+    return f"{socket.gethostname()} {pid} {_tell_start(pid)}"
 
 
-def _started_s(pid: int) -> float:
-    """When a process began: seconds after the machine did, where the kernel tells, or since 1970.
-
-    What is counted from 1970 changes with the clock, which is set anew over a network and after a
-    machine has slept.
-
-    Raises:
-        ProcessLookupError: there is none.
-    """
+def _tell_start(pid: int) -> str:
+    """When a process began: after the machine did, where the kernel tells, or since 1970."""
     try:
-        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return int(told.rpartition(")")[2].split()[STARTED]) / os.sysconf("SC_CLK_TCK")
+        return f"{AFTER_BOOT}{_started_after_boot_s(pid):.2f}"
     except FileNotFoundError:
-        return _started_since_1970_s(pid)
+        return f"{_started_since_1970_s(pid):.2f}"
+
+
+def _started_after_boot_s(pid: int) -> float:
+    """Seconds; raises FileNotFoundError where there is none, or where the kernel does not tell."""
+    told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return int(told.rpartition(")")[2].split()[STARTED]) / os.sysconf("SC_CLK_TCK")
 
 
 def _started_since_1970_s(pid: int) -> float:
+    """Seconds, which change with the clock: it is set over a network, and after a machine slept."""
     try:
         return psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
@@ -93,16 +92,16 @@ def is_dead(process: str, *, seen_here: bool = False) -> bool:
     `seen_here` is for a process whose place is this one: then the name may have changed since.
     """
     try:
-        host, pid, started = process.split(" ")
+        host, pid, told = process.split(" ")
         identifier = int(pid)
-        start = float(started)
+        start = float(told.removeprefix(AFTER_BOOT))
     except ValueError:
         return False
     if host != socket.gethostname() and not seen_here:
         return False
     try:
-        by_clock = start > FIRST_SINCE_1970_S
-        began = _started_since_1970_s(identifier) if by_clock else _started_s(identifier)
+        since_boot = told.startswith(AFTER_BOOT)
+        began = (_started_after_boot_s if since_boot else _started_since_1970_s)(identifier)
         return abs(began - start) > 1
-    except ProcessLookupError:
+    except (ProcessLookupError, FileNotFoundError):
         return True

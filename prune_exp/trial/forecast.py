@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from prune_exp.machine.device import choose_device, wait_for_device
-from prune_exp.machine.limits import fit_threads
+from prune_exp.machine.limits import MIB, available_memory_mib, fit_threads
 from prune_exp.measurement.bandwidth import ROW, SQUARES, best_rate
 from prune_exp.model.shape import ModelShape
 from prune_exp.pruning.allocation import NOTHING, allocate_budget, rehearses_layers, shape_after
@@ -90,14 +90,15 @@ def forecast_points(points: Sequence[Settings]) -> list[Forecast]:
 def measure_reached(device: str) -> Rates:
     """What a model may reach on a device, by a product and by reading.
 
-    So briefly that it disturbs no measurement of another command, whose turn it may be.
+    So briefly that another command's measurement, whose turn it may be, is hardly disturbed.
     """
     import torch
 
     fit_threads()
     side = SQUARES[device]
     square = torch.rand(side, side, device=device)
-    matrix = torch.ones(READ_MIB * 2**20 // 4 // ROW, ROW, device=device)
+    read_mib = min(READ_MIB, available_memory_mib() / 4)
+    matrix = torch.ones(max(1, int(read_mib * MIB) // 4 // ROW), ROW, device=device)
     vector = torch.ones(ROW, device=device)
 
     def rate(work: Callable[[], object], amount: float) -> float:

@@ -130,13 +130,15 @@ def test_the_documents_that_a_loss_rests_on_are_named() -> None:
         document_row("wiki", 6, 100, 106),
         document_row("wiki", 11, 100, 90),
         document_row("wiki", 16, 100, 103),
-        document_row("wiki", 21, None, 5),
         document_row("code", 26, 100, 300),
     ]
     shown = section(replace(findings([one]), documents=rows), "Quality by kind of text")
-    table = shown.partition("documents.json has all")[2]
+    table = shown.partition("documents.json lists all")[2]
     found = re.findall(r"\| wiki \| no\. (\d+) \| 100 \| 1\.50x \| (\d+) % \|", table)
     assert found == [("6", "60"), ("16", "30")]
+    broken = [*rows, document_row("wiki", 21, None, 5) | {"perplexity_ratio": None}]
+    worst = section(replace(findings([one]), documents=broken), "Quality by kind of text")
+    assert "| wiki | no. 21 | 100 | - | - |" in worst
     assert "code" not in table
     assert "documents.json" not in section(findings([one]), "Quality by kind of text")
 
@@ -366,15 +368,25 @@ def test_the_text_that_judged_is_named_and_not_the_one_that_calibrated() -> None
 
 
 @pytest.mark.parametrize(
-    ("minutes", "trained", "same"),
-    [("15.0", True, "the plan"), ("None", True, "the weights"), ("15.0", False, "the weights")],
+    ("minutes", "tokens", "trained", "same"),
+    [
+        ("15.0", "None", True, "the plan"),
+        ("15.0", "1000", True, "the plan"),
+        ("15.0", "512", True, "the weights"),
+        ("None", "512", True, "the weights"),
+        ("15.0", "None", False, "the weights"),
+    ],
 )
-def test_only_what_comes_out_the_same_is_promised(minutes: str, trained: bool, same: str) -> None:
+def test_only_what_comes_out_the_same_is_promised(
+    minutes: str, tokens: str, trained: bool, same: str
+) -> None:
     one = trial(0, metrics=made_up.figures(recovery=trained))
-    one.params["recovery.minutes"] = minutes
+    one.params.update({"recovery.minutes": minutes, "recovery.tokens": tokens})
+    if trained:
+        one.metrics["recovery/tokens"] = 512.0
     told = section(findings([one]), "How to reproduce")
     assert f"the same model and text, {same} come" in told.replace("plan comes", "plan come")
-    assert ("Neither do weights" in told) == (same == "the plan")
+    assert ("weights that were trained by the clock" in told) == (same == "the plan")
 
 
 def commands(found: Any) -> list[list[str]]:

@@ -152,7 +152,7 @@ OUTCOMES: list[tuple[str, dict[str, float], str | None]] = [
         | made_up.on_text("code", 1.3, kept=False)
         | made_up.on_text("poems", 1.07, kept=False, spread=0.04),
         "Quality on c4 and wiki is maintained: held-out perplexity is 1.05x the dense model's"
-        " (95 % interval 1.04 to 1.06). It is lost on code (1.30x) and poems (1.07x, and up to"
+        " (95 % interval 1.04 to 1.06). It is lost on code (1.30x) and poems (1.07x, up to"
         " 1.11x is possible), beyond 1.1",
     ),
     ("tell_agreement", {}, None),

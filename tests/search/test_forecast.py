@@ -37,7 +37,7 @@ def test_durations_are_as_long_as_they_are_known(seconds: float, shown: str) -> 
     [
         ((0, 0), "2 trials, one after the other: about 10 min and 1,000 MiB of memory, by sizes"),
         ((3, 2), "by 3 runs of this store that were alike."),
-        ((3, 0), "by runs of this store, 1 of them by sizes alone."),
+        ((3, 0), "by runs of this store, 1 of them by sizes and this machine's speed."),
     ],
 )
 def test_every_trial_is_shown_and_their_sum(

@@ -69,7 +69,7 @@ def test_an_output_that_cannot_be_replaced_is_refused_at_once(
         check_output(str(tmp_path / "out"))
     monkeypatch.setattr(Path, "is_mount", lambda _path: False)
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)
-    with pytest.raises(SettingError, match=rf"{tmp_path} is not yours to write in"):
+    with pytest.raises(SettingError, match=rf"{tmp_path} cannot be written to"):
         check_output(str(tmp_path / "deep" / "out"))
 
 

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import tags
-from prune_exp.tracking.processes import FIRST_SINCE_1970_S, is_dead, process_tags
+from prune_exp.tracking.processes import AFTER_BOOT, is_dead, process_tags
 from prune_exp.tracking.reaping import reap_dead_runs, settle_trials
 from prune_exp.tracking.store import open_store
 
@@ -99,7 +99,9 @@ def test_a_link_out_of_the_root_is_not_followed(tracking: TrackingSettings, tmp_
     assert model.is_dir()
 
 
-@pytest.mark.parametrize("process", ["x", "", "host 1", "host one 2.0", "host 1 noon", "a b c d"])
+@pytest.mark.parametrize(
+    "process", ["x", "", "host 1", "host one 2.0", "host 1 noon", "a b c d", "host 1 boot+x"]
+)
 def test_a_tag_that_is_none_of_ours_is_left_alone(process: str, tracking: TrackingSettings) -> None:
     assert not is_dead(process)
     run_id = left_running(tracking, PROCESS=process)
@@ -112,7 +114,7 @@ def test_a_clock_that_is_set_anew_kills_nobody(monkeypatch: pytest.MonkeyPatch) 
     """A machine that slept, or heard the right time, says that it began at another time."""
     before = process_tags()[tags.PROCESS]
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: 5.0)
-    assert psutil.Process().create_time() < FIRST_SINCE_1970_S
+    assert psutil.Process().create_time() < 1e9
     assert process_tags()[tags.PROCESS] == before
     assert not is_dead(before)
 
@@ -123,7 +125,10 @@ def test_processes_are_known_by_their_start() -> None:
     by_clock = psutil.Process().create_time()
     assert not is_dead(f"{host} {pid} {by_clock:.2f}")
     assert is_dead(f"{host} {pid} {by_clock - 60:.2f}")
-    assert is_dead(f"{host} {pid} {float(started) + 60:.2f}")
+    assert started.startswith(AFTER_BOOT)
+    later = float(started.removeprefix(AFTER_BOOT)) + 60
+    assert is_dead(f"{host} {pid} {AFTER_BOOT}{later:.2f}")
+    assert is_dead(f"{host} 999999999 {started}")
 
 
 def test_a_living_process_is_not_reaped(tracking: TrackingSettings) -> None:

@@ -1,9 +1,11 @@
 """What the report shows of quality on each kind of text, and of the documents it rests on."""
 
+import math
 from typing import Any
 
 from prune_exp.reporting.document.elements import Element, Paragraph, Table
 from prune_exp.reporting.document.findings import Findings
+from prune_exp.reporting.document.trials import NO_FIGURE
 from prune_exp.tracking.domains import TrackedDomain, read_domains
 from prune_exp.tracking.figures import key_figures
 
@@ -53,15 +55,15 @@ def _show_documents(found: Findings, domains: list[TrackedDomain]) -> list[Eleme
         return []
     head = ["Text", "Document", "Tokens", "Perplexity ratio", "Share"]
     sentence = (
-        "The documents that lost most, of each text to be kept. Shares are of what was lost on all"
-        " documents that lost something. Documents are numbered as they are read of their file,"
-        " from 1; documents.json has all."
+        "On each text to be kept, the documents on which the pruned model loses most. Share: of the"
+        " loss on all its documents that got worse. Documents are numbered in the order of their"
+        " file, from 1; documents.json lists all."
     )
     return [Paragraph(sentence), Table(head, rows)]
 
 
 def _rows_of(documents: list[dict[str, Any]]) -> list[list[str]]:
-    """Of one text; shares are of what all its documents lost that lost something."""
+    """Of one text, the worst first; a loss that is no number has neither ratio nor share."""
     rises = [(_rise_of(one), one) for one in documents]
     lost = sorted((one for one in rises if one[0] > 0), key=lambda one: -one[0])
     total = sum(rise for rise, _ in lost)
@@ -70,14 +72,14 @@ def _rows_of(documents: list[dict[str, Any]]) -> list[list[str]]:
             one["text"],
             f"no. {one['document']}",
             str(one["tokens"]),
-            f"{one['perplexity_ratio']:.2f}x",
-            f"{100 * rise / total:.0f} %",
+            f"{one['perplexity_ratio']:.2f}x" if math.isfinite(rise) else NO_FIGURE,
+            f"{100 * rise / total:.0f} %" if math.isfinite(total) else NO_FIGURE,
         ]
         for rise, one in lost[:SHOWN]
     ]
 
 
 def _rise_of(document: dict[str, Any]) -> float:
-    """Nats that are lost on it; 0 where one of the losses is no number."""
+    """Nats that are lost on it; without end where one of the losses is no number."""
     dense, pruned = document["dense_loss_nats"], document["pruned_loss_nats"]
-    return 0.0 if dense is None or pruned is None else pruned - dense
+    return math.inf if dense is None or pruned is None else pruned - dense

@@ -52,7 +52,7 @@ def describe_methods(found: Findings) -> list[Element]:
     if None not in load:
         rows.append(["Load average before and after", f"{load[0]:.2f}, {load[1]:.2f}"])
     said = [_explain_clocks(params)] if "test_prompts" in m else []
-    said += [HOW_QUALITY] if "perplexity_ratio" in m else []
+    said += [HOW_QUALITY] if "heldout_documents" in m else []
     said += [HOW_TASKS] if read_tasks(m) else []
     return [Table(["Fact", "Value"], rows, figures=False), *map(Paragraph, said)]
 
@@ -134,22 +134,29 @@ def describe_reproduction(found: Findings) -> list[Element]:
     lines += ["# this report, from the store", _from_store("report", trial, "report")]
     if "recovery/steps" not in trial.metrics:
         lines += ["# its model, from the plan", _from_store("rebuild", trial, "model")]
-    by_clock = "recovery/steps" in trial.metrics and trial.params.get("recovery.minutes") != "None"
+    by_clock = ended_by_clock(trial)
     same = "the plan comes out the same" if by_clock else "the weights come out the same"
     commit = trial.tags.get(tags.GIT_COMMIT, "none")
     where = f"At commit {commit}" if commit != "none" else "With the version given above"
     text = (
         f"{where}, on the same machine, with as many threads, the same model and text, {same};"
-        " times never do exactly."
+        f" times{' and weights that were trained by the clock' if by_clock else ''} never do"
+        " exactly."
     )
-    if by_clock:
-        text += " Neither do weights that were trained for so many minutes."
     if "***" in "\n".join(lines):
         text += " What looked like a secret was not kept: *** stands in its place."
     if any("search.study_name=" in line for line in lines):
         text += " With the same search.study_name the sweep goes on where it stopped; another one"
         text += " starts it anew."
     return [Paragraph(text), Code("\n".join(lines))]
+
+
+def ended_by_clock(trial: TrackedTrial) -> bool:
+    """Whether training after pruning ended when its minutes were over."""
+    if "recovery/steps" not in trial.metrics or trial.params.get("recovery.minutes") == "None":
+        return False
+    tokens = trial.params.get("recovery.tokens", "None")
+    return tokens == "None" or trial.metrics["recovery/tokens"] < float(tokens)
 
 
 def _from_store(command: str, trial: TrackedTrial, output: str) -> str:

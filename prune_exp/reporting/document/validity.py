@@ -6,7 +6,7 @@ from prune_exp.measurement.records import FEW_PAIRS
 from prune_exp.reporting.batches import batch_labels, batch_name
 from prune_exp.reporting.document.elements import Bullets, Element
 from prune_exp.reporting.document.findings import ASKED_FOR, Findings
-from prune_exp.reporting.document.provenance import UNKNOWN, served_by
+from prune_exp.reporting.document.provenance import UNKNOWN, ended_by_clock, served_by
 from prune_exp.settings.groups import DataSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.tracking.domains import join_words, read_domains
@@ -134,7 +134,7 @@ def tell_seeds(found: Findings) -> str | None:
 
 def tell_training(found: Findings) -> str | None:
     """Training by the clock depends on the machine."""
-    if "recovery/steps" not in found.metrics or found.params.get("recovery.minutes") == "None":
+    if not ended_by_clock(found.best.trial):
         return None
     return (
         "Training after pruning had a budget in minutes, so a faster or quieter machine comes to"
