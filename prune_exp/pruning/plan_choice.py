@@ -1,8 +1,9 @@
 """Which plans are rehearsed, and which of them is carried out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def choose_rehearsed(
     """The plan that loses least of the voted one and the others that are to be rehearsed.
 
     First every depth share with every choice of layers, then the best of these with every
-    vocabulary share. How many tokens should go is judged by documents in which none were counted.
+    vocabulary share, and with those halfway from the best share to its neighbours. How many tokens
+    should go is judged by documents in which none were counted.
     """
     pruning = request.pruning
     texts = TextChoice(request=request, inputs=inputs, model=model, calibration=calibration)
@@ -76,16 +78,36 @@ def choose_rehearsed(
     rehearsal = _Rehearsal(texts=texts, plans=[], tried=[])
     rehearsal.try_plans([(tuple(one.by), one.plan) for one in plans])
     best = plans[rehearsal.best_place()]
-    for share in shares:
-        own = texts.ask_for(vocab_share=share, depth_share=best.depth_share)
-        if own is None:
-            continue
-        one = partial(vote, own)
-        plan = one()
-        if best.by[0] != THE_VOTE and plan.layers:
-            plan = one(layers=list_layer_choices(texts, plan, one)[best.by[0]]())
-        rehearsal.try_plans([((best.by[0],), plan)])
+    lost = {pruning.vocab_share: rehearsal.loss_of(best.plan)}
+    for between in (False, True):
+        for share in halfway(lost) if between else shares:
+            plan = _with_vocab_share(texts, best, share, vote)
+            if plan is not None:
+                rehearsal.try_plans([((best.by[0],), plan)])
+                lost[share] = rehearsal.loss_of(plan)
     return replace(rehearsal.plans[rehearsal.best_place()], rehearsed=tuple(rehearsal.tried))
+
+
+def _with_vocab_share(
+    texts: "TextChoice", best: "_Proposal", share: float, vote: Callable[..., PruningPlan]
+) -> PruningPlan | None:
+    """The best proposal's like with another vocabulary share; None where no shape meets it."""
+    own = texts.ask_for(vocab_share=share, depth_share=best.depth_share)
+    if own is None:
+        return None
+    one = partial(vote, own)
+    plan = one()
+    if best.by[0] == THE_VOTE or not plan.layers:
+        return plan
+    return one(layers=list_layer_choices(texts, plan, one)[best.by[0]]())
+
+
+def halfway(lost: Mapping[float, float]) -> list[float]:
+    """Between the share that lost least and its neighbours on either side, as far as it has any."""
+    shares = sorted(lost)
+    place = shares.index(min(shares, key=lambda share: as_cost(lost[share])))
+    near = shares[max(place - 1, 0) : place + 2]
+    return [(low + high) / 2 for low, high in pairwise(near)]
 
 
 def _propose_depths(
@@ -313,6 +335,10 @@ class _Rehearsal:
         found = rehearse_plans(model, blind, lambda plan: texts[plan.tokens], how)
         self.plans += [plan for _, plan in new]
         self.tried += [replace(one, by=by) for one, (by, _) in zip(found, new, strict=True)]
+
+    def loss_of(self, plan: PruningPlan) -> float:
+        """What a plan lost that was tried."""
+        return self.tried[self.plans.index(plan)].loss_nats
 
     def best_place(self) -> int:
         """The place of the plan that lost least."""

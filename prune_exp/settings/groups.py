@@ -122,7 +122,8 @@ class PruningSettings:
     changes the residual stream least. The plan whose refit on a few blocks has the least loss on a
     few others is carried out. Empty: `depth_share` it is."""
     rehearse_vocab: list[float] = field(default_factory=list)
-    """Vocabulary shares to rehearse besides `vocab_share`, at the depth share that lost least."""
+    """Vocabulary shares to rehearse besides `vocab_share`, at the depth share that lost least; then
+    those halfway from the best one to its neighbours."""
     rehearse_layers: bool = True
     """Rehearse who chooses the whole layers that go: the vote, each of its voters alone, the run of
     layers that changes the residual stream least, and a search that settles contested layers one

@@ -232,7 +232,7 @@ def _rehearsals(settings: Settings, inputs: TrialInputs) -> float:
     """How many plans are refit on a few blocks, a search for layers counted as so many."""
     pruning = settings.pruning
     shares = 1 + len(pruning.rehearse)
-    plans = float(len(pruning.rehearse_vocab))
+    plans = len(pruning.rehearse_vocab) + 2.0 * bool(pruning.rehearse_vocab)
     if _rehearses_layers(settings, inputs):
         gone = _allocate(settings, inputs.dense.shape)
         searched = QUESTIONS * gone.layers * SEARCH_SHARE

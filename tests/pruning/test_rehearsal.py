@@ -16,6 +16,7 @@ from prune_exp.pruning import surgery
 from prune_exp.pruning.inputs import Inputs
 from prune_exp.pruning.layer_stream import LayerStream
 from prune_exp.pruning.plan import PruningPlan
+from prune_exp.pruning.plan_choice import halfway
 from prune_exp.pruning.pruner import Pruned, prune_model
 from prune_exp.pruning.rehearsal import (
     RehearsalText,
@@ -269,6 +270,32 @@ def test_a_share_that_no_shape_meets_is_left_out(tmp_path: Path, text_file: Path
         own = f"pruning.vocab_share={share}"
         with pytest.raises(SettingError, match="is not within"):
             prune_small(tmp_path / share, text_file, *options, own)
+
+
+def test_shares_halfway_from_the_best_one_are_asked_too(tmp_path: Path, text_file: Path) -> None:
+    options = ["pruning=vocab", "sparsity=0.15", "pruning.vocab_share=0.08"]
+    shares = "pruning.rehearse_vocab=[0.0,0.15]"
+    tried = prune_small(tmp_path, text_file, *options, shares)[0].plan.rehearsed
+    counts = [*dict.fromkeys(one.tokens for one in tried)]
+    lost = [min(one.loss_nats for one in tried if one.tokens == count) for count in counts]
+    between = halfway(dict(zip((0.08, 0.0, 0.15), lost, strict=False)))
+    assert len(between) in (1, 2)
+    assert [0.15 * count / counts[2] for count in counts[3:]] == pytest.approx(between, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("lost", "shares"),
+    [
+        ({0.7: 2.0, 0.4: 1.0, 0.0: 3.0, 1.0: 9.0}, [0.2, 0.55]),
+        ({0.7: 2.0, 0.4: 3.0, 0.0: 1.0}, [0.2]),
+        ({0.7: 1.0, 0.4: 3.0, 1.0: math.nan}, [0.55, 0.85]),
+        ({0.7: 1.0}, []),
+    ],
+)
+def test_halfway_is_between_the_best_share_and_its_neighbours(
+    lost: dict[float, float], shares: list[float]
+) -> None:
+    assert halfway(lost) == pytest.approx(shares)
 
 
 def test_a_vocabulary_that_cannot_be_trimmed_is_left_as_it_is(
