@@ -5,7 +5,7 @@ voter's lowest-ranked units; a unit that k of N ballots hold is condemned.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -86,17 +86,21 @@ def agreed_units(scores: Scores, depth: int, vote_threshold: float) -> torch.Ten
     return count_votes(scores, depth) >= needed_votes(vote_threshold, len(scores))
 
 
-def condemn(scores: Scores, count: int, ballot: Ballot) -> torch.Tensor:
+def condemn(
+    scores: Scores, count: int, ballot: Ballot, may_lose: Callable[[int], bool] = lambda _: True
+) -> torch.Tensor:
     """Which units go, as a mask [groups, units] with equally many in every group.
 
     adaptive: `count` of them. fixed: everyone nominates `count`, those with k votes go, cut down
-    to the group that agrees on the fewest, since all layers keep one shape.
+    to the group that agrees on the fewest, since all layers keep one shape, and to a number that a
+    group may lose.
     """
     order = removal_order(scores, ballot.vote_threshold)
     assert 0 <= count < order.shape[-1], "at least one unit of a group stays"
     if ballot.kind == "fixed":
         agreed = agreed_units(scores, count, ballot.vote_threshold)
-        count = min(int(agreed.sum(-1).min()), order.shape[-1] - 1)
+        most = min(int(agreed.sum(-1).min()), order.shape[-1] - 1)
+        count = next(number for number in range(most, -1, -1) if may_lose(number))
         order = _agreed_first(order, agreed)
     mask = torch.zeros_like(order, dtype=torch.bool)
     return mask.scatter(-1, order[:, :count], True)
@@ -190,9 +194,10 @@ def decide_on_kind(
     *,
     groups_per_layer: int = 1,
     given: torch.Tensor | None = None,
+    may_lose: Callable[[int], bool] = lambda _: True,
 ) -> Decision:
     """Condemns `count` units of every group, unless what goes is `given` [groups, units]."""
-    gone = condemn(scores, count, ballot) if given is None else given
+    gone = condemn(scores, count, ballot, may_lose) if given is None else given
     votes = None
     if gone.any():
         votes = count_nominations(kind, scores, gone, count, ballot, groups_per_layer)
@@ -280,13 +285,30 @@ def _decide_heads(
     head_unit: str,
     kept: list[int],
 ) -> Decision:
-    """Heads of the kept layers: groups in each layer, or query heads in each group."""
+    """Heads of the kept layers: groups in each layer, or query heads in each group.
+
+    No ballot leaves a number of them that the model's config refuses.
+    """
+    groups, queries = shape.kv_heads, shape.queries_per_group
     if head_unit == "group":
-        return decide_on_kind("heads", _select_layers(scores, kept), allocation.kv_groups, ballot)
-    groups = shape.kv_heads
-    chosen = _select_layers(scores, kept, groups)
+        return decide_on_kind(
+            "heads",
+            _select_layers(scores, kept),
+            allocation.kv_groups,
+            ballot,
+            may_lose=lambda gone: (
+                gone == 0 or shape.can_have(queries=(groups - gone) * queries, groups=groups - gone)
+            ),
+        )
     return decide_on_kind(
-        "heads", chosen, allocation.queries_per_group, ballot, groups_per_layer=groups
+        "heads",
+        _select_layers(scores, kept, groups),
+        allocation.queries_per_group,
+        ballot,
+        groups_per_layer=groups,
+        may_lose=lambda gone: (
+            gone == 0 or shape.can_have(queries=groups * (queries - gone), groups=groups)
+        ),
     )
 
 

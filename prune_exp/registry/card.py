@@ -1,5 +1,6 @@
 """The model card that travels with a stored model: what it is, what was measured, its limits."""
 
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -185,15 +186,26 @@ def _describe_procedure(trial: TrackedTrial, plan: PruningPlan | None) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def _count_heads(plan: PruningPlan) -> str:
+    """Of an adaptive ballot as asked for; a fixed one takes what its voters agree on."""
+    asked = plan.allocation
+    if plan.ballot == "fixed":
+        return f"{_count_in_a_layer(plan.heads)} query heads"
+    return f"{asked.kv_groups} key/value groups, {asked.queries_per_group} query heads a group"
+
+
+def _count_in_a_layer(gone: Mapping[int, Sequence[int]]) -> int:
+    """Units that every layer loses, all equally many."""
+    return len(next(iter(gone.values()), ()))
+
+
 def _describe_plan(plan: PruningPlan | None) -> list[str]:
     if plan is None:
         return []
-    gone = plan.allocation
     lines = [
-        f"removed: layers {list(plan.layers)}; in every layer that stays {gone.kv_groups}"
-        f" key/value groups, {gone.queries_per_group} query heads a group, {gone.channels} MLP"
-        f" channels; {gone.tokens} tokens; {plan.weights_zeroed} weights set to zero"
-        " (plan.json has the indices)"
+        f"removed: layers {list(plan.layers)}; in every layer that stays {_count_heads(plan)},"
+        f" {_count_in_a_layer(plan.channels)} MLP channels; {len(plan.tokens)} tokens;"
+        f" {plan.weights_zeroed} weights set to zero (plan.json has the indices)"
     ]
     if chosen := next((one for one in plan.elected if one.chosen), None):
         lines.append(

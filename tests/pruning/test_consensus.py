@@ -41,6 +41,17 @@ def score_tables(draw: st.DrawFn) -> dict[str, torch.Tensor]:
 thresholds = st.floats(0.05, 1.0)
 
 
+@given(score_tables(), st.integers(0, UNITS - 1), thresholds)
+def test_a_fixed_ballot_leaves_a_number_that_there_may_be(
+    scores: dict[str, torch.Tensor], count: int, threshold: float
+) -> None:
+    """Head counts that a config refuses would end the trial once it is written."""
+    ballot = Ballot(kind="fixed", vote_threshold=threshold)
+    whole = int(condemn(scores, count, ballot)[0].sum())
+    even = condemn(scores, count, ballot, lambda gone: gone % 2 == 0)
+    assert even.sum(-1).tolist() == [whole - whole % 2] * 2
+
+
 def test_voters_agree_on_nothing_where_there_is_one_unit() -> None:
     """A model with one key/value head: its voters are not said to hold one opinion on heads."""
     shape = shape_of(make_tiny("llama", num_key_value_heads=1))

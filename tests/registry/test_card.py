@@ -121,3 +121,27 @@ def test_only_layers_that_training_changed_are_called_trained() -> None:
     assert "layers trained to do what removed ones after them did: 8, 11\n" in told
     for unchanged in ((), tried[:1]):
         assert "layers trained" not in model_card(trial, made_up.plan(reconstructed=unchanged)).text
+
+
+def test_a_card_tells_what_went_what_judged_and_what_is_not_known() -> None:
+    from prune_exp.registry.card import model_card
+    from prune_exp.tracking.read import TrackedTrial
+    from support import made_up_runs as made_up
+
+    one_document = {"perplexity_ratio_ci95_low": 1e-6, "perplexity_ratio_ci95_high": 1e6}
+    trial = TrackedTrial(
+        run_id="1",
+        name="t",
+        status="FINISHED",
+        number=0,
+        metrics={"sparsity_achieved": 0.5, "perplexity_ratio": 1.1} | one_document,
+        params={"data.path": "mine.txt", "quality.keep_on": '["code", "poems"]'},
+        tags={},
+    )
+    plan = made_up.plan(ballot="fixed", heads=dict.fromkeys((0, 2, 3), (0, 1, 5)))
+    told = model_card(trial, plan)
+    assert "every layer that stays 3 query heads, 2 MLP channels; 0 tokens" in told.text
+    assert "others of code + poems" in told.text
+    assert told.data.datasets == ["mine.txt"]
+    assert "with an upper end of unknown height" in told.text
+    assert "| Perplexity ratio | 1.100x | not known |" in told.text

@@ -358,7 +358,7 @@ def test_what_was_not_done_is_not_described() -> None:
 
 def test_the_text_that_judged_is_named_and_not_the_one_that_calibrated() -> None:
     one = trial(0)
-    one.params["quality.keep_on"] = "['code']"
+    one.params["quality.keep_on"] = '["code"]'
     one.params["data.path"] = "mine.txt"
     one.metrics.update(made_up.on_text("mine", 1.2, kept=False))
     one.metrics.update(made_up.on_text("code", 1.2, kept=True))
