@@ -99,11 +99,18 @@ def shape_after(shape: ModelShape, gone: Allocation) -> ModelShape:
 def _choose_free_width(
     shape: ModelShape, sparsity: float, pruning: PruningSettings
 ) -> tuple[_Option | None, list[float]]:
-    """The best shape whose width can be quantized, if nothing unwanted is the price."""
+    """The best shape whose width can be quantized, if nothing unwanted is the price.
+
+    Where none comes close enough to the request, fewer tokens than asked for make up for more
+    channels.
+    """
     (free, reach), (coarse, _), (finest, _) = (
         _choose_shape(shape, sparsity, replace(pruning, width_multiple=multiple))
         for multiple in (1, QUANTIZED, QUANTIZED_FINELY)
     )
+    if coarse is None:
+        even = replace(pruning, width_multiple=QUANTIZED)
+        coarse, _ = _choose_shape(shape, sparsity, even, tokens_yield=True)
     if free is None or coarse is None or not _costs_less(coarse, free, COSTS):
         return free, reach
     if finest is not None and _costs_less(finest, coarse, FINELY_COSTS):
@@ -118,14 +125,14 @@ def _costs_less(option: _Option, other: _Option, share: float) -> bool:
 
 
 def _choose_shape(
-    shape: ModelShape, sparsity: float, pruning: PruningSettings
+    shape: ModelShape, sparsity: float, pruning: PruningSettings, *, tokens_yield: bool = False
 ) -> tuple[_Option | None, list[float]]:
     """The best shape with the given multiple, and the least and the most that can be removed."""
     best: tuple[tuple[bool, bool, bool], float] | None = None
     tokens = _tokens_to_remove(shape, sparsity, pruning)
     chosen: _Option | None = None
     reach = [1.0, 0.0]
-    for option in _list_shapes(shape, sparsity, pruning):
+    for option in _list_shapes(shape, sparsity, pruning, tokens_yield=tokens_yield):
         achieved = option.params_removed / shape.params_total
         reach = [min(reach[0], achieved), max(reach[1], achieved)]
         error = abs(achieved - sparsity)
@@ -152,11 +159,12 @@ def _is_thin(shape: ModelShape, option: Allocation, share: float) -> bool:
 
 
 def _list_shapes(
-    shape: ModelShape, sparsity: float, pruning: PruningSettings
+    shape: ModelShape, sparsity: float, pruning: PruningSettings, *, tokens_yield: bool = False
 ) -> Iterator[Allocation]:
     """Every uniform shape, with the MLP width that comes closest to the budget.
 
-    Where no width is small enough, tokens close the budget.
+    Where no width is small enough, tokens close the budget. With `tokens_yield` no width is taken
+    that leaves some of it, and fewer tokens go.
     """
     budget = sparsity * shape.params_total
     tokens = _tokens_to_remove(shape, sparsity, pruning)
@@ -167,11 +175,15 @@ def _list_shapes(
         for (groups, queries, params), floor in product(_head_options(shape, pruning), floors):
             gone = layers * shape.params_layer + left * params
             rest = budget - gone - tokens * shape.params_token
-            channels = _channels_to_remove(
-                shape, rest / (left * shape.params_channel), floor, pruning
-            )
+            wanted = rest / (left * shape.params_channel)
+            if tokens_yield:
+                multiple = pruning.width_multiple or 1
+                wanted = shape.width - multiple * math.floor((shape.width - wanted) / multiple)
+            channels = _channels_to_remove(shape, wanted, floor, pruning)
             gone += left * channels * shape.params_channel
             more = tokens
+            if tokens_yield:
+                more = min(max(round((budget - gone) / shape.params_token), 0), tokens)
             if channels == shape.width - floor or "mlp" not in pruning.units:
                 more = min(max(round((budget - gone) / shape.params_token), tokens), most)
             yield Allocation(

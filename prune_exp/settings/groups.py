@@ -100,8 +100,9 @@ class PruningSettings:
     go instead."""
     width_multiple: int | None = None
     """The MLP width left is a multiple of this. Null: of 32, which 4-bit and 8-bit formats need,
-    where that changes the split of the budget by less than a tenth; of 256, which GGUF's K-quants
-    need, where by less than another 0.2 %; of any number otherwise, which is said."""
+    where that changes the split of the budget by less than a tenth (fewer tokens go where that
+    helps); of 256, which GGUF's K-quants need, where by less than another 0.2 %; of any number
+    otherwise, which is said."""
     refit: bool = True
     """Re-solve the weights that read the removed units by least squares."""
     refit_damping: float = 3e-2

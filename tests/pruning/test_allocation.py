@@ -132,6 +132,27 @@ def test_a_multiple_that_is_asked_for_is_kept(sparsity: float, multiple: int) ->
     assert not describe_odd_width(WIDE, width, sparsity, wanted), "nothing to say of what was asked"
 
 
+@given(st.floats(0.08, 0.35), st.floats(0.15, 0.85))
+def test_tokens_yield_so_that_widths_can_be_quantized(sparsity: float, share: float) -> None:
+    """32 channels of each layer are 1.2 % of this model: no width alone meets every request."""
+    pruning = PruningSettings(vocab_share=share, depth_share=0.0, units=["mlp", "vocab"])
+    chosen = allocate_budget(SMOLLM2, sparsity, pruning)
+    assert (SMOLLM2.width - chosen.channels) % QUANTIZED == 0
+    assert abs(chosen.params_removed / SMOLLM2.params_total - sparsity) <= TOLERANCE
+    wanted = share * sparsity * SMOLLM2.params_total / SMOLLM2.params_token
+    wanted = min(wanted, SMOLLM2.vocab_removable)
+    width = QUANTIZED * SMOLLM2.layers * SMOLLM2.params_channel
+    assert wanted - width / SMOLLM2.params_token - 1 <= chosen.tokens <= wanted + 1
+
+
+def test_tokens_that_yield_by_hand() -> None:
+    """271 channels would go beside 29,808 tokens; it is 288 of 1,728 x 30 parameters, and of the
+    31,216,932 that are to go 16,287,012 remain for tokens of 576."""
+    pruning = PruningSettings(vocab_share=0.55, depth_share=0.0, units=["mlp", "vocab"])
+    chosen = allocate_budget(SMOLLM2, 0.232070249674, pruning)
+    assert (chosen.channels, chosen.tokens) == (288, 28276)
+
+
 def test_a_multiple_of_256_is_taken_only_where_it_hardly_costs_anything() -> None:
     mlp_only = PruningSettings(units=["mlp"], depth_share=0)
 
