@@ -235,16 +235,18 @@ def losses_by_document(
     text: TokenBlocks,
     reencode: Reencode | None = None,
     looks: EarlyLooks | None = None,
+    *,
+    start: Reencode | None = None,
 ) -> DocumentLosses:
     """A model's summed loss of each document and the tokens of its own that are predicted.
 
-    These are others than the text's with `reencode`.
+    These are others than the text's with `reencode`; `start` is as `split_block` has it.
     """
     documents = len(text.count_predicted())
     losses = torch.zeros(documents, dtype=torch.float64)
     own_tokens = torch.zeros(documents, dtype=torch.long)
     order = [*range(len(text.ids))] if looks is None else looks.order
-    blocks = [split_block(text.ids[row], text.owners[row], reencode) for row in order]
+    blocks = [split_block(text.ids[row], text.owners[row], reencode, start) for row in order]
     states = _final_states(model, [ids for _, ids, _ in blocks])
     rows = tqdm(order, "quality", unit="block")
     for row, (first, ids, of), hidden in zip(rows, blocks, states, strict=True):
@@ -258,16 +260,20 @@ def losses_by_document(
 
 
 def split_block(
-    block: torch.Tensor, owners: torch.Tensor, reencode: Reencode | None
+    block: torch.Tensor,
+    owners: torch.Tensor,
+    reencode: Reencode | None,
+    start: Reencode | None = None,
 ) -> tuple[int, torch.Tensor, torch.Tensor]:
     """A block [tokens] in a model's own tokens, and the document that each one predicted is of.
 
     Returns how many tokens of its own the first one becomes, all of them [own], and the document
-    of each of the others [own - first]. Documents are taken one by one, as the text was.
+    of each of the others [own - first]. Documents are taken one by one, as the text was. `start`
+    respells the first token, where that begins in another way than what follows.
     """
     if reencode is None:
         return 1, block, owners[1:]
-    parts = [reencode(block[:1])]
+    parts = [(start or reencode)(block[:1])]
     of = []
     numbers, lengths = owners[1:].unique_consecutive(return_counts=True)
     for number, part in zip(numbers, block[1:].split(lengths.tolist()), strict=True):

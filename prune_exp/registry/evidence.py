@@ -25,7 +25,7 @@ from prune_exp.settings.command_schemas import LimitSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
-from prune_exp.text.corpus import TokenBlocks, load_reserved
+from prune_exp.text.corpus import TokenBlocks, load_reserved, opening_tokens
 from prune_exp.text.records import FEWEST_DOCUMENTS
 from prune_exp.text.token_bytes import Reencode, make_reencoder
 from prune_exp.text.tokenizer import read_vocabulary
@@ -253,8 +253,10 @@ class Evidence:
         return counts
 
     def _judge(self, folder: Path) -> DocumentLosses:
-        reencode = self._reencoder_to(loading.load_tokenizer(folder))
-        return losses_by_document(self._load(folder), self.text, reencode)
+        own = loading.load_tokenizer(folder)
+        reencode = self._reencoder_to(own)
+        start = None if reencode is None else begin_as(own, self.tokenizer, reencode)
+        return losses_by_document(self._load(folder), self.text, reencode, start=start)
 
     def _reencoder_to(self, own: Any) -> Reencode | None:
         """From the dense model's ids to another tokenizer's; None where they are the same."""
@@ -266,3 +268,20 @@ class Evidence:
 
     def _load(self, folder: Path) -> Any:
         return loading.load_model(folder, device=self.device)
+
+
+def begin_as(own: Any, dense: Any, reencode: Reencode) -> Reencode | None:
+    """How a block's first token is spelled where a tokenizer puts one of its own before every text.
+
+    Models that were trained with such a token are lost without it, whatever the dense model of
+    another family begins with. None where there is none.
+    """
+    opening, theirs = opening_tokens(own), opening_tokens(dense)
+    if not opening:
+        return None
+
+    def start(first: torch.Tensor) -> torch.Tensor:
+        rest = [] if first.tolist() == theirs else reencode(first).tolist()
+        return torch.tensor([*opening, *rest], dtype=torch.long)
+
+    return start

@@ -8,18 +8,22 @@ from typing import Any
 import pytest
 import torch
 
+from prune_exp.measurement.quality import split_block
 from prune_exp.measurement.records import Interval
 from prune_exp.model.loading import load_tokenizer
 from prune_exp.model.sources import ModelSource
 from prune_exp.registry import evidence as module
 from prune_exp.registry.candidates import Candidate
-from prune_exp.registry.evidence import Evidence
+from prune_exp.registry.evidence import Evidence, begin_as
 from prune_exp.registry.gates import memory, speedup
 from prune_exp.settings.command_schemas import LimitSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.params import flatten_settings
+from prune_exp.text.corpus import all_blocks
+from prune_exp.text.token_bytes import make_reencoder, recoder_of
 from support.made_up_runs import interval, trial
 from support.settings import settings_for
+from support.tokenizers import make_bpe_tokenizer, make_fallback_tokenizer
 
 
 def evidence(params: dict[str, str], **limits: Any) -> Evidence:
@@ -206,3 +210,21 @@ def test_text_of_few_documents_is_no_evidence(
             continue
         with pytest.raises(SettingError, match=said):
             _ = case.text
+
+
+def test_a_champion_of_another_family_begins_a_text_as_it_was_trained_to() -> None:
+    """Gemma is lost without its first token, which a dense model of another family has not."""
+    gemma, plain = make_fallback_tokenizer("gemma"), make_bpe_tokenizer(300)
+    text = "The old river ran by the mill, and the mill ran on. " * 8
+    reencode = make_reencoder(plain, gemma)
+    start = begin_as(gemma, plain, reencode)
+    for block in all_blocks([text], plain, 24):
+        first, ids, of = split_block(block, torch.zeros_like(block), reencode, start)
+        assert int(ids[0]) == gemma.bos_token_id
+        assert first == 1 + len(reencode(block[:1])) == len(ids) - len(of)
+        said = recoder_of(gemma).bytes_of(ids[1:].tolist())
+        assert said == recoder_of(plain).bytes_of(block.tolist())
+    same = begin_as(gemma, gemma, make_reencoder(gemma, gemma))
+    assert same is not None
+    assert same(torch.tensor([gemma.bos_token_id])).tolist() == [gemma.bos_token_id]
+    assert begin_as(plain, gemma, make_reencoder(gemma, plain)) is None
