@@ -12,11 +12,13 @@ DOCUMENTS = "documents.json"
 COLUMNS = (
     "text",
     "document",
+    "perplexity_ratio",
     "tokens",
     "dense_loss_nats",
     "pruned_loss_nats",
-    "perplexity_ratio",
 )
+DIGITS = 4
+"""After the point, so that a table can be read."""
 
 
 def tabulate_documents(documents: Sequence[DocumentQuality]) -> dict[str, list[Any]] | None:
@@ -31,10 +33,10 @@ def tabulate_documents(documents: Sequence[DocumentQuality]) -> dict[str, list[A
         {
             "text": one.domain,
             "document": number_heldout(one.place),
+            "perplexity_ratio": _show(_ratio_of(one)),
             "tokens": one.tokens,
-            "dense_loss_nats": _or_nothing(one.dense_loss_nats),
-            "pruned_loss_nats": _or_nothing(one.pruned_loss_nats),
-            "perplexity_ratio": _or_nothing(_ratio_of(one)),
+            "dense_loss_nats": _show(one.dense_loss_nats),
+            "pruned_loss_nats": _show(one.pruned_loss_nats),
         }
         for one in ordered
     ]
@@ -50,6 +52,6 @@ def _or_worst(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _or_nothing(value: float) -> float | None:
-    """JSON has no word for what is no number."""
-    return value if math.isfinite(value) else None
+def _show(value: float) -> float | None:
+    """Rounded; None for what is no number, for which JSON has no word."""
+    return round(value, DIGITS) if math.isfinite(value) else None
