@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from prune_exp.machine.device import choose_device, wait_for_device
+from prune_exp.machine.device import choose_device, choose_dtype, wait_for_device
 from prune_exp.machine.limits import MIB, available_memory_mib, fit_threads
 from prune_exp.measurement.bandwidth import ROW, SQUARES, best_rate
 from prune_exp.model.shape import ModelShape
@@ -62,12 +62,14 @@ class Rates:
     """What whole models reach on a machine."""
 
     flop_per_s: float
-    """In matrix products."""
+    """In matrix products, in the precision in which text is read to prune."""
+    judging_flop_per_s: float
+    """In float32, in which quality is judged."""
     bytes_per_s: float
     """Of weights that decoding reads."""
 
 
-NO_RATES = Rates(flop_per_s=math.nan, bytes_per_s=math.nan)
+NO_RATES = Rates(flop_per_s=math.nan, judging_flop_per_s=math.nan, bytes_per_s=math.nan)
 """Where earlier runs say all."""
 
 
@@ -97,6 +99,7 @@ def measure_reached(device: str) -> Rates:
     fit_threads()
     side = SQUARES[device]
     square = torch.rand(side, side, device=device)
+    short = square.to(getattr(torch, choose_dtype(device)))
     read_mib = min(READ_MIB, available_memory_mib() / 4)
     matrix = torch.ones(max(1, int(read_mib * MIB) // 4 // ROW), ROW, device=device)
     vector = torch.ones(ROW, device=device)
@@ -106,7 +109,8 @@ def measure_reached(device: str) -> Rates:
 
     with torch.inference_mode():
         return Rates(
-            flop_per_s=rate(lambda: torch.mm(square, square), 2 * side**3),
+            flop_per_s=rate(lambda: torch.mm(short, short), 2 * side**3),
+            judging_flop_per_s=rate(lambda: torch.mm(square, square), 2 * side**3),
             bytes_per_s=rate(lambda: torch.mv(matrix, vector), 4 * matrix.numel()),
         )
 
@@ -197,16 +201,18 @@ def _forecast_by_sizes(
     blocks = _rehearsals(settings, inputs) * _rehearsed_blocks(settings)
     blocks += REFIT_PASSES * ELECTION_BLOCKS * settings.pruning.elect
     tried = blocks * data.context_tokens
-    seconds = speed * (dense.params_total * (refit + tried) + left.params_total * judged)
+    seconds = speed * dense.params_total * (refit + tried)
+    judging = 2 * judged / rates.judging_flop_per_s
     return Forecast(
         steps=steps,
         seconds=2 * PROCESS_S
         + seconds
+        + judging * left.params_total
         + _reconstruction_s(settings, dense, left, speed * read)
         + _training_s(settings, left, speed)
         + _clocks_s(settings, dense, left, rates),
         memory_mib=trial_memory_mib(dense),
-        shared_s=speed * dense.params_total * (read + backward + judged),
+        shared_s=dense.params_total * (speed * (read + backward) + judging),
     )
 
 

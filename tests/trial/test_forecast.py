@@ -1,6 +1,6 @@
 """A forecast is that of runs that did the same work, else that of sizes."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from prune_exp.trial.prepare import prepare_trial
 from support.made_up_runs import store_sweep, trial
 from support.settings import settings_for
 
-RATES = Rates(flop_per_s=50e9, bytes_per_s=8e9)
+RATES = Rates(flop_per_s=50e9, judging_flop_per_s=50e9, bytes_per_s=8e9)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_by_sizes_more_work_takes_longer(settings: Settings) -> None:
 def test_a_machine_that_is_twice_as_fast_takes_half_as_long(settings: Settings) -> None:
     """All but starting processes, of which there are two."""
     inputs = prepare_trial(settings, write=False)
-    fast = Rates(flop_per_s=2 * RATES.flop_per_s, bytes_per_s=2 * RATES.bytes_per_s)
+    fast = Rates(**{name: 2 * value for name, value in asdict(RATES).items()})
     slow, half = (forecast_trial(settings, inputs, [], rates) for rates in (RATES, fast))
     assert slow.seconds - 2 * PROCESS_S == pytest.approx(2 * (half.seconds - 2 * PROCESS_S))
     assert slow.shared_s == pytest.approx(2 * half.shared_s)
@@ -95,8 +95,7 @@ def test_a_machine_that_is_twice_as_fast_takes_half_as_long(settings: Settings) 
 
 def test_this_machine_reaches_something() -> None:
     found = measure_reached("cpu")
-    assert 1e6 < found.flop_per_s < 1e15
-    assert 1e6 < found.bytes_per_s < 1e15
+    assert all(1e6 < value < 1e15 for value in asdict(found).values())
 
 
 def test_what_is_said_is_what_will_be_done(settings: Settings) -> None:
