@@ -7,7 +7,7 @@ the finest unit, so they close the budget, in steps that leave a width which run
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -175,11 +175,13 @@ def _list_shapes(
         for (groups, queries, params), floor in product(_head_options(shape, pruning), floors):
             gone = layers * shape.params_layer + left * params
             rest = budget - gone - tokens * shape.params_token
-            wanted = rest / (left * shape.params_channel)
-            if tokens_yield:
-                multiple = pruning.width_multiple or 1
-                wanted = shape.width - multiple * math.floor((shape.width - wanted) / multiple)
-            channels = _channels_to_remove(shape, wanted, floor, pruning)
+            channels = _channels_to_remove(
+                shape,
+                rest / (left * shape.params_channel),
+                floor,
+                pruning,
+                to_whole=math.floor if tokens_yield else round,
+            )
             gone += left * channels * shape.params_channel
             more = tokens
             if tokens_yield:
@@ -203,13 +205,18 @@ def _least_width(shape: ModelShape, share: float, pruning: PruningSettings) -> i
 
 
 def _channels_to_remove(
-    shape: ModelShape, wanted: float, floor: int, pruning: PruningSettings
+    shape: ModelShape,
+    wanted: float,
+    floor: int,
+    pruning: PruningSettings,
+    *,
+    to_whole: Callable[[float], int],
 ) -> int:
-    """MLP channels to remove per layer, so that an allowed width is left."""
+    """MLP channels to remove per layer, so that an allowed width is left, in whole multiples."""
     if "mlp" not in pruning.units:
         return 0
     multiple = pruning.width_multiple or 1
-    width = multiple * round((shape.width - wanted) / multiple)
+    width = multiple * to_whole((shape.width - wanted) / multiple)
     return shape.width - min(max(width, floor), shape.width)
 
 

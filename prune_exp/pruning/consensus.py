@@ -289,26 +289,21 @@ def _decide_heads(
 
     No ballot leaves a number of them that the model's config refuses.
     """
-    groups, queries = shape.kv_heads, shape.queries_per_group
-    if head_unit == "group":
-        return decide_on_kind(
-            "heads",
-            _select_layers(scores, kept),
-            allocation.kv_groups,
-            ballot,
-            may_lose=lambda gone: (
-                gone == 0 or shape.can_have(queries=(groups - gone) * queries, groups=groups - gone)
-            ),
-        )
+    whole = head_unit == "group"
+    in_layer = 1 if whole else shape.kv_heads
+
+    def may_lose(gone: int) -> bool:
+        groups = shape.kv_heads - gone * whole
+        queries = shape.queries_per_group - gone * (not whole)
+        return gone == 0 or shape.can_have(queries=groups * queries, groups=groups)
+
     return decide_on_kind(
         "heads",
-        _select_layers(scores, kept, groups),
-        allocation.queries_per_group,
+        _select_layers(scores, kept, in_layer),
+        allocation.kv_groups if whole else allocation.queries_per_group,
         ballot,
-        groups_per_layer=groups,
-        may_lose=lambda gone: (
-            gone == 0 or shape.can_have(queries=groups * (queries - gone), groups=groups)
-        ),
+        groups_per_layer=in_layer,
+        may_lose=may_lose,
     )
 
 

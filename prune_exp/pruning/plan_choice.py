@@ -1,6 +1,6 @@
 """Which plans are rehearsed, and which of them is carried out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import pairwise
@@ -79,12 +79,11 @@ def choose_rehearsed(
     rehearsal.try_plans([(tuple(one.by), one.plan) for one in plans])
     best = plans[rehearsal.best_place()]
     lost = {pruning.vocab_share: rehearsal.loss_of(best.plan)}
-    for between in (False, True):
-        for share in halfway(lost) if between else shares:
-            plan = _with_vocab_share(texts, best, share, vote)
-            if plan is not None:
-                rehearsal.try_plans([((best.by[0],), plan)])
-                lost[share] = rehearsal.loss_of(plan)
+    for share in _shares_to_ask(shares, lost):
+        plan = _with_vocab_share(texts, best, share, vote)
+        if plan is not None:
+            rehearsal.try_plans([((best.by[0],), plan)])
+            lost[share] = rehearsal.loss_of(plan)
     return replace(rehearsal.plans[rehearsal.best_place()], rehearsed=tuple(rehearsal.tried))
 
 
@@ -100,6 +99,12 @@ def _with_vocab_share(
     if best.by[0] == THE_VOTE or not plan.layers:
         return plan
     return one(layers=list_layer_choices(texts, plan, one)[best.by[0]]())
+
+
+def _shares_to_ask(shares: Sequence[float], lost: Mapping[float, float]) -> Iterator[float]:
+    """The given ones, and then those that follow from what was lost by then."""
+    yield from shares
+    yield from halfway(lost)
 
 
 def halfway(lost: Mapping[float, float]) -> list[float]:

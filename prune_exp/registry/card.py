@@ -18,6 +18,8 @@ from prune_exp.tracking.figures import key_figures, read_tasks
 from prune_exp.tracking.read import TrackedTrial
 
 FIGURES = key_figures("speedup", "memory_reduction_pct", "throughput_gain_pct", "perplexity_ratio")
+ENDS = ".3f"
+"""How ends of intervals are written."""
 JUDGED = (
     ("perplexity", "pruned/perplexity", "Perplexity"),
     ("bits_per_byte", "pruned/bits_per_byte", "Bits per byte"),
@@ -219,12 +221,6 @@ def _describe_plan(plan: PruningPlan | None) -> list[str]:
     return lines
 
 
-def _show_ends(found: Interval, *, ratio: bool) -> str:
-    if ratio and found.tells_nothing:
-        return "not known"
-    return f"{found.low:.3f} to {found.high:.3f}"
-
-
 def _results_table(trial: TrackedTrial) -> str:
     metrics = trial.metrics
     rows = ["| Against the dense model | Value | 95 % interval |", "| --- | --- | --- |"]
@@ -233,13 +229,14 @@ def _results_table(trial: TrackedTrial) -> str:
             found = Interval.read(metrics, figure.key)
             rows.append(
                 f"| {figure.name} | {found.value:.3f}{figure.unit} |"
-                f" {_show_ends(found, ratio=figure.nothing == 1)} |"
+                f" {figure.show_ends(found, ENDS)} |"
             )
+    (on_text,) = key_figures("perplexity_ratio")
     for one in read_domains(metrics):
         found = one.perplexity_ratio
         rows.append(
             f"| Perplexity ratio on {one.name} | {found.value:.3f}x |"
-            f" {_show_ends(found, ratio=True)} |"
+            f" {on_text.show_ends(found, ENDS)} |"
         )
     for task in read_tasks(metrics):
         change = task.change_points

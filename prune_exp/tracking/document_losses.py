@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prune_exp.measurement.intervals import LARGEST_LOG
-from prune_exp.measurement.records import DocumentQuality
+from prune_exp.measurement.records import DocumentQuality, nan_to_inf
 from prune_exp.text.documents import number_heldout
 
 DOCUMENTS = "documents.json"
@@ -28,7 +28,7 @@ def tabulate_documents(documents: Sequence[DocumentQuality]) -> dict[str, list[A
     Of each text the document comes first that adds most to the pruned model's loss. Losses are sums
     over the document's tokens. The text itself is not told; `text.documents.read_documents` has it.
     """
-    ordered = sorted(documents, key=lambda one: (one.domain, -_or_worst(one.rise_nats)))
+    ordered = sorted(documents, key=lambda one: (one.domain, -nan_to_inf(one.rise_nats)))
     rows = [
         {
             "text": one.domain,
@@ -46,10 +46,6 @@ def tabulate_documents(documents: Sequence[DocumentQuality]) -> dict[str, list[A
 def _ratio_of(one: DocumentQuality) -> float:
     rise = one.rise_nats / one.tokens
     return math.exp(min(rise, LARGEST_LOG)) if math.isfinite(rise) else rise
-
-
-def _or_worst(value: float) -> float:
-    return math.inf if math.isnan(value) else value
 
 
 def _show(value: float) -> float | None:

@@ -57,11 +57,11 @@ class Figure:
         """A value with its unit."""
         return f"{value:{self.form}}{self.unit}"
 
-    def show_ends(self, interval: Interval) -> str:
-        """Both ends of an interval, or that they are not known."""
+    def show_ends(self, interval: Interval, form: str | None = None) -> str:
+        """Both ends of an interval, or that they are not known; `form` in place of its own."""
         if self.knows_nothing_of(interval):
             return "not known"
-        return f"{interval.low:{self.form}} to {interval.high:{self.form}}"
+        return f"{interval.low:{form or self.form}} to {interval.high:{form or self.form}}"
 
     def knows_nothing_of(self, interval: Interval) -> bool:
         """Whether it is a ratio that one document or the like judged."""
