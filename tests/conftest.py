@@ -5,11 +5,13 @@ import random
 import shutil
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from support.cli import small_trial
 from support.empty_store import fill_stores_from_one
@@ -20,6 +22,16 @@ from support.tokenizers import WORDS, make_tokenizer
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and often several at once
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # our code is compiled once, not in each process
 sys.dont_write_bytecode = False
+for name in [one for one in os.environ if one.startswith("MLFLOW_")]:
+    del os.environ[name]  # no store or server of whoever runs the tests
+os.environ.pop("HYDRA_FULL_ERROR", None)
+os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
+os.environ["GIT_CONFIG_NOSYSTEM"] = "1"
+os.environ["HF_DATASETS_CACHE"] = os.path.join(
+    tempfile.gettempdir(), f"prune_exp-tests-{os.getuid()}", "datasets"
+)
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

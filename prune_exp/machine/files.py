@@ -5,6 +5,16 @@ from pathlib import Path
 from prune_exp.settings.errors import SettingError
 
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+PACKED = {
+    b"\x1f\x8b": ("gzip", "gunzip -k"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "unzstd"),
+    b"\xfd7zXZ": ("xz", "unxz -k"),
+    b"BZh": ("bzip2", "bunzip2 -k"),
+    b"PK\x03\x04": ("zip", "unzip"),
+}
+"""How compressed files begin, what they are, and what unpacks them."""
+MANY_ZEROS = 0.25
+"""Share of zero bytes that text of two bytes a letter has, and no other."""
 
 
 def read_text(path: Path, *, setting: str) -> str:
@@ -32,8 +42,19 @@ def read_text(path: Path, *, setting: str) -> str:
 
 def _describe_encoding(path: Path, setting: str, data: bytes, bad: int) -> str:
     """Where a file is no UTF-8 text, and how to make it so."""
+    for mark, (kind, command) in PACKED.items():
+        if data.startswith(mark):
+            return f"{setting}={path} is packed ({kind}); unpack it first: {command} {path}"
     line = data.count(b"\n", 0, bad) + 1
-    kind = "UTF-16" if data.startswith(UTF_16_MARKS) or b"\0" in data else "WINDOWS-1252"
+    if data.startswith(UTF_16_MARKS) or data.count(b"\0") > MANY_ZEROS * len(data):
+        kind = "UTF-16"
+    elif data[bad] == 0:
+        return (
+            f"{setting}={path} holds a zero byte (line {line}, byte {bad}), which no text has;"
+            " take it out, as with tr -d '\\000'"
+        )
+    else:
+        kind = "WINDOWS-1252"
     return (
         f"{setting}={path} is not UTF-8 text (line {line}, byte {bad}); convert it first, as with"
         f" iconv -f {kind} -t UTF-8"

@@ -59,7 +59,8 @@ def dense_baseline(
         kept = {"hidden": torch.stack(states), "losses": torch.stack(losses)}
         save_file(kept, folder / "baseline.safetensors")
 
-    key = digest_of(VERSION, model_digest, text.digest, *cache_key(model.device))
+    shape = tuple(text.ids.shape)
+    key = digest_of(VERSION, model_digest, text.digest, shape, *cache_key(model.device))
     folder = cached_folder(cache_dir / "quality" / key, build)
     return DenseBaseline(head=head, **load_file(folder / "baseline.safetensors"))
 

@@ -46,6 +46,12 @@ def check_serving(settings: BenchmarkSettings, config: Any, tokens: int, device:
             f"benchmark.runtime.compile=true needs a C++ compiler ({', '.join(COMPILERS)}) and none"
             " is on the PATH; install one or type benchmark.runtime.compile=false"
         )
+    if runtime.compile and any(windows_of(config)):
+        raise SettingError(
+            "benchmark.runtime.compile=true does not serve models whose layers see only the last"
+            " tokens (sliding windows): their step would be compiled anew for every token; type"
+            " benchmark.runtime.compile=false"
+        )
     if device != "cpu" and backend.export is not None:
         raise SettingError(
             f"benchmark.backend={settings.backend} serves on the processor; use device=cpu or"

@@ -75,7 +75,11 @@ def calibrate_model(
     Tokens are counted in all documents that calibrate, everything else comes from the blocks.
     """
     text = corpus.calibration
-    texts = (text.digest, digest_of([(part.documents, part.share) for part in corpus.parts]))
+    texts = (
+        text.digest,
+        *text.ids.shape,
+        digest_of([(part.documents, part.share) for part in corpus.parts]),
+    )
     device = cache_key(model.device)
     key = digest_of(VERSION, model_digest, texts, asdict(reading), INVERSE_DAMPING, *device)
 

@@ -78,8 +78,9 @@ def fluctuation(stats: Statistics, kind: str, seed: int) -> torch.Tensor | None:
 def obs(stats: Statistics, kind: str, seed: int) -> torch.Tensor | None:
     """Error left after the best update of all other weights: optimal brain surgeon.
 
-    Squared weight norm over the diagonal of the inverse second moment (arXiv:2302.04089).
-    Abstains on layers, where it ranks almost as wanda does, and on tokens, where it must.
+    Squared weight norm over the diagonal of the inverse second moment (arXiv:2302.04089). Of a
+    head, the sum over its outputs, each as if it went alone. Abstains on layers, where it ranks
+    almost as wanda does, and on tokens, where it must.
     """
     del seed
     if kind in ("layers", "vocab"):
@@ -119,9 +120,9 @@ def merges(stats: Statistics, kind: str, seed: int) -> torch.Tensor | None:
 
 
 def script(stats: Statistics, kind: str, seed: int) -> torch.Tensor | None:
-    """The frequency of a token by Zipf's law in its script, times how much that script is needed.
+    """The frequency of a token by Zipf's law, times how much its script is needed.
 
-    Judges tokens only.
+    The law goes by the token's place among those of all scripts. Judges tokens only.
     """
     needed = expected(stats, kind, seed)
     if needed is None or stats.tokens is None:

@@ -57,10 +57,20 @@ def save_state(
         shutil.rmtree(one, ignore_errors=True)
 
 
+def discard_state(folder: Path) -> None:
+    """Forgets a training whose model is kept elsewhere."""
+    with FileLock(f"{folder}.lock"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def drop_old_states(parent: Path) -> None:
     """Removes states below `parent` that were left long ago, and that nobody trains on now."""
     for state in parent.glob("*/step-*"):
-        if time.time() - state.stat().st_mtime < OLD_S:
+        try:
+            age_s = time.time() - state.stat().st_mtime
+        except FileNotFoundError:  # another trial has just put a later one in its place
+            continue
+        if age_s < OLD_S:
             continue
         try:
             with FileLock(f"{state.parent}.lock", timeout=0):

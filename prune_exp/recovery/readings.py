@@ -89,12 +89,18 @@ class Reader:
         return self._cut(stream, opening_tokens(self.own_tokenizer), context)
 
     def read_blocks(self, blocks: torch.Tensor, context: int) -> Reading:
-        """Blocks [blocks, tokens] of the dense model's ids, one after another."""
+        """Blocks [blocks, tokens] of the dense model's ids, one after another.
+
+        The token that opens every text opens every block, and stands nowhere inside.
+        """
+        opening = opening_tokens(self.dense_tokenizer)
         stream = _Stream()
         for dense_ids in blocks.tolist():
+            if dense_ids[: len(opening)] == opening:
+                dense_ids = dense_ids[len(opening) :]
             own_ids = self.own.recoder.ids_of(self.dense.recoder.bytes_of(dense_ids))
             self._append(stream, dense_ids, own_ids)
-        return self._cut(stream, [], context)
+        return self._cut(stream, opening_tokens(self.own_tokenizer), context)
 
     def _append(self, stream: "_Stream", dense_ids: list[int], own_ids: list[int]) -> None:
         begin = stream.own_ends[-1] if stream.own_ends else 0

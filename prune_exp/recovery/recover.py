@@ -23,7 +23,7 @@ from prune_exp.recovery.teacher import VERSION as TEACHER_VERSION
 from prune_exp.recovery.teacher import Teacher
 from prune_exp.recovery.training import BETAS, Diverged, Lessons, Progress, train
 from prune_exp.settings.groups import RecoverySettings
-from prune_exp.text.corpus import all_blocks
+from prune_exp.text.corpus import all_blocks, documents_for
 from prune_exp.text.generation import generate_blocks
 from prune_exp.text.records import TextUsed
 from prune_exp.text.token_bytes import first_pieces
@@ -38,12 +38,7 @@ class Recovered:
     record: Recovery
     texts: tuple[TextUsed, ...]
     kept: Path
-    """Where the trained weights are kept until the model is written."""
-
-    def discard_kept(self) -> None:
-        """Forgets the training, once its model is written."""
-        with FileLock(f"{self.kept}.lock"):
-            shutil.rmtree(self.kept, ignore_errors=True)
+    """Where the trained weights are kept until nobody needs them, for `discard_state`."""
 
 
 def recover(
@@ -59,8 +54,8 @@ def recover(
     """
     recovery = _settle_dtype(recovery, pruned.model.device)
     lessons = prepare_lessons(recovery, inputs, pruned, dense_head)
-    texts = _texts_used(inputs, lessons)
-    identity = _identify_training(recovery, inputs, pruned)
+    texts = _texts_used(recovery, inputs, lessons)
+    identity = identify_training(recovery, inputs, pruned)
     folder = inputs.cache_dir / "recovery" / digest_of(identity, [text.digest for text in texts])
     folder.parent.mkdir(parents=True, exist_ok=True)
     drop_old_states(folder.parent)
@@ -121,7 +116,11 @@ def _read_training(
     """The blocks to train on: documents, text that the dense model writes, or both."""
     parts = []
     if recovery.text in ("calibration", "both"):
-        parts.append(_read_documents(split.training, pruned.tokenizer, recovery, reader))
+        documents = split.training
+        if recovery.tokens is not None:  # the first time round they are read in order
+            enough = recovery.tokens + recovery.context_tokens
+            documents = documents[: documents_for(documents, pruned.tokenizer, enough)]
+        parts.append(_read_documents(documents, pruned.tokenizer, recovery, reader))
     if recovery.text in ("generated", "both"):
         ids = _generate_text(recovery, inputs, pruned, split)
         context = recovery.context_tokens
@@ -143,10 +142,12 @@ def _generate_text(
 ) -> torch.Tensor:
     """Blocks that the dense model wrote, in its own ids [blocks, tokens]."""
     context = recovery.context_tokens
-    prompts = all_blocks(split.training, inputs.tokenizer, context)
+    wanted = recovery.generated_blocks
+    enough = documents_for(split.training, inputs.tokenizer, wanted * context)
+    prompts = all_blocks(split.training[:enough], inputs.tokenizer, context)
     return generate_blocks(
         inputs.source,
-        prompts[: recovery.generated_blocks, :PROMPT_TOKENS],
+        prompts[:wanted, :PROMPT_TOKENS],
         tokens=context,
         temperature=recovery.generation_temperature,
         seed=pruned.request.seed,
@@ -155,17 +156,17 @@ def _generate_text(
     )
 
 
-def _identify_training(
-    recovery: RecoverySettings, inputs: Inputs, pruned: Pruned
-) -> dict[str, Any]:
-    """What must be the same for a killed training to go on."""
-    plan = pruned.plan.to_json()
-    del plan["agreement"]
+def identify_training(recovery: RecoverySettings, inputs: Inputs, pruned: Pruned) -> dict[str, Any]:
+    """What must be the same for a killed training to go on.
+
+    Of the plan what goes counts, and not the losses that decided it, whose last digits depend on
+    the number of threads.
+    """
     return {
         "teacher": TEACHER_VERSION,
         "betas": BETAS,
         "model": inputs.source.digest,
-        "plan": plan,
+        "gone": pruned.plan.units,
         "pruning": asdict(pruned.request.pruning),
         "data": inputs.corpus.calibration.digest,
         "recovery": asdict(recovery),
@@ -218,15 +219,28 @@ def _record_of(progress: Progress) -> Recovery:
     )
 
 
-def _texts_used(inputs: Inputs, lessons: Lessons) -> tuple[TextUsed, ...]:
-    by_role = {"training": lessons.training.ids, "validation": lessons.validation.ids}
+def _texts_used(
+    recovery: RecoverySettings, inputs: Inputs, lessons: Lessons
+) -> tuple[TextUsed, ...]:
+    """What trained and what judged, and where each came from."""
+    documents = inputs.corpus.calibration.source
+    written = f"written by the dense model after {documents}"
+    trained_on = {
+        "calibration": documents,
+        "generated": written,
+        "both": f"{documents}, and {written}",
+    }
+    by_role = {
+        "training": (lessons.training.ids, trained_on[recovery.text]),
+        "validation": (lessons.validation.ids, documents),
+    }
     return tuple(
         TextUsed(
             role=role,
-            source=inputs.corpus.calibration.source,
-            digest=digest_of(ids.tolist()),
+            source=source,
+            digest=digest_of(ids.flatten().tolist()),
             blocks=ids.shape[0],
             tokens=ids.numel(),
         )
-        for role, ids in by_role.items()
+        for role, (ids, source) in by_role.items()
     )

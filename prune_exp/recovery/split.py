@@ -21,8 +21,9 @@ class Split:
 def split_documents(documents: Sequence[str], tokenizer: Any, recovery: RecoverySettings) -> Split:
     """Takes validation blocks from the last documents and leaves the others to training.
 
-    The refit has read the first documents and knows them too well: validation judges on text that
-    neither has seen, and training comes to the first documents last.
+    The refit has read the first documents and knows them too well, so training comes to them last,
+    and validation judges on text that it has not seen either, where there is more text than it
+    reads.
 
     Raises:
         SettingError: there is too little text for the validation blocks and one step.

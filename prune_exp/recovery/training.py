@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -243,11 +243,13 @@ def _take_step(run: TrainingRun) -> float:
     wanted = lessons.choose_batch(progress.step, run.settings.batch_blocks)
     states = lessons.teacher.states(lessons.training, wanted)
     start = time.perf_counter()
-    progress.tokens += states[..., 0].numel()
-    share = share_of_rate(share_spent(progress, run.settings), run.settings.warmup_share)
+    tokens = states[..., 0].numel()
+    middle = replace(progress, tokens=progress.tokens + tokens // 2)
+    share = share_of_rate(share_spent(middle, run.settings), run.settings.warmup_share)
     for group in run.optimizer.param_groups:
         group["lr"] = group[LARGEST_RATE] * share
     loss = _descend_once(run, wanted, states)
+    progress.tokens += tokens
     progress.step += 1
     progress.seconds += time.perf_counter() - start
     return loss

@@ -28,6 +28,10 @@ def verify_model(settings: VerifySettings) -> int:
     output = None if settings.output is None else Path(settings.output).expanduser().absolute()
     if output is not None and output.exists():
         raise SettingError(f"output={output} exists; give a folder that does not")
+    if settings.public_key is not None and not Path(settings.public_key).is_file():
+        raise SettingError(
+            f"public_key={settings.public_key} is not a file; give the PEM file of the public key"
+        )
     use_store(settings.tracking)
     name = settings.tracking.registered_model or only_model()
     version = str(settings.version) if settings.version else version_at(name, CHAMPION)

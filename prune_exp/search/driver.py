@@ -34,6 +34,8 @@ Confirm = Callable[[list[int]], dict[int, Metrics] | None]
 Finished = Callable[[], dict[int, Metrics] | None]
 """Metrics of the sweep's finished trials as the store has them."""
 FALLBACK = {"weights_read_ratio": "minimize"}
+OF_DISTRIBUTIONS = ("kl_to_dense", "top1_agreement")
+"""Metrics of two models with the same tokens."""
 
 
 class Driver:
@@ -263,25 +265,28 @@ def _outcome_of(result: Any) -> tuple[Metrics | None, str]:
     return None, f"{type(error).__name__}: {error}"
 
 
-def objectives_of(settings: Settings, *, searching: bool) -> dict[str, str]:
-    """The objectives' directions, checked against the keys that trials will have.
+def objectives_of(points: Sequence[Settings], *, searching: bool) -> dict[str, str]:
+    """The objectives' directions, checked against the keys that the trials of all points will have.
 
     An enumeration runs the same points whatever its objectives are, so those that it does not
-    measure are left out of its record; constraints decide on its best trial too.
+    measure everywhere are left out of its record; constraints decide on its best trial too.
 
     Raises:
         SettingError: a search would optimize, or anything constrain, what is not measured.
     """
-    keys = _keys_of(settings)
-    directions = settings.search.directions
-    wanted = {"constraints": settings.search.limits}
-    if searching:
-        wanted = {"objectives": directions, **wanted}
-    for name, metrics in wanted.items():
-        for key in metrics:
-            if key not in keys:
-                raise SettingError(_explain_missing(settings, f"search.{name}", key, keys))
-    return {key: way for key, way in directions.items() if key in keys} or FALLBACK
+    directions = points[0].search.directions
+    measured = set(directions)
+    for settings in points:
+        keys = _keys_of(settings)
+        wanted = {"constraints": settings.search.limits}
+        if searching:
+            wanted = {"objectives": directions, **wanted}
+        for name, metrics in wanted.items():
+            for key in metrics:
+                if key not in keys:
+                    raise SettingError(_explain_missing(settings, f"search.{name}", key, keys))
+        measured &= set(keys)
+    return {key: way for key, way in directions.items() if key in measured} or FALLBACK
 
 
 def check_optimized(settings: Settings) -> None:
@@ -291,8 +296,10 @@ def check_optimized(settings: Settings) -> None:
         SettingError: there is none of the name, or it is not measured.
     """
     metric = settings.optimized_metric
+    if metric is None:
+        return
     keys = _keys_of(settings)
-    if metric is None or metric in keys:
+    if metric in keys:
         return
     if metric in _keys_of(settings, all_measured=True):
         raise SettingError(
@@ -304,7 +311,7 @@ def check_optimized(settings: Settings) -> None:
 
 def _keys_of(settings: Settings, *, all_measured: bool = False) -> list[str]:
     """The metrics that trials will have, or could have with everything switched on."""
-    return metric_keys(
+    keys = metric_keys(
         speed=all_measured or settings.benchmark.enabled,
         quality=all_measured or settings.quality.enabled,
         recovery=all_measured or settings.recovery.name != "none",
@@ -312,6 +319,16 @@ def _keys_of(settings: Settings, *, all_measured: bool = False) -> list[str]:
         tasks=settings.quality.tasks,
         domains=[one.file.name for one in list_judged_files(settings.data, settings.quality)],
     )
+    if removes_tokens(settings) and not all_measured:
+        return [key for key in keys if key.rpartition("/")[2] not in OF_DISTRIBUTIONS]
+    return keys
+
+
+def removes_tokens(settings: Settings) -> bool:
+    """Whether trials may have a smaller vocabulary than the dense model."""
+    pruning = settings.pruning
+    shares = (pruning.vocab_share, *pruning.rehearse_vocab)
+    return "vocab" in pruning.units and any(share > 0 for share in shares)
 
 
 def _explain_missing(settings: Settings, name: str, key: str, keys: list[str]) -> str:
@@ -322,6 +339,7 @@ def _explain_missing(settings: Settings, name: str, key: str, keys: list[str]) -
         "benchmark=off": not settings.benchmark.enabled,
         "quality=off": not settings.quality.enabled,
         "recovery=none": key.startswith("recovery/") and settings.recovery.name == "none",
+        "a pruned vocabulary": key in OF_DISTRIBUTIONS and removes_tokens(settings),
     }
     why = " with ".join(option for option, applies in switched_off.items() if applies)
     if name == "search.constraints":

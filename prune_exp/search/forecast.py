@@ -1,7 +1,8 @@
 """What a sweep would run, how long that may take and what memory it needs; nothing is started."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -33,10 +34,10 @@ def show_plan(
     forecasts: Sequence[Forecast],
     *,
     at_a_time: int = 1,
-    stops: bool = False,
+    may_end: Sequence[str] = (),
     done: int = 0,
 ) -> None:
-    """Prints the trials that are left, each with its forecast."""
+    """Prints the trials that are left, each with its forecast, and why they may be fewer."""
     console = Console(markup=False, highlight=False)
     table = Table(title="What would be run", padding=(0, 0))
     for name in ("Trial", "Tries", "Does", "Takes about"):
@@ -53,9 +54,19 @@ def show_plan(
     left = len(rows) - len(shown)
     lines = [f"and {left} more like these"] if left else []
     lines += _describe_total(forecasts, at_a_time)
-    if stops:
-        lines.append("Trials that surely break a constraint end early, so it may be less.")
-    console.print("\n".join([*lines, "Nothing was started."]), soft_wrap=True)
+    console.print("\n".join([*lines, *may_end, "Nothing was started."]), soft_wrap=True)
+
+
+def average_forecasts(corners: Sequence[Forecast]) -> Forecast:
+    """What a trial somewhere between the corners of a space takes; the memory of the largest."""
+    first = corners[0]
+    return replace(
+        first,
+        seconds=mean(one.seconds for one in corners),
+        memory_mib=max(one.memory_mib for one in corners),
+        shared_s=max(one.shared_s for one in corners),
+        runs=min(one.runs for one in corners),
+    )
 
 
 def _describe_point(row: Mapping[str, Any], space: Space) -> str:

@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from prune_exp.search.space import SearchRange, Space
-from prune_exp.search.study import INTERRUPTED
+from prune_exp.search.study import INTERRUPTED, WARM
 from prune_exp.settings.choices import LARGEST_KEPT
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.goals import FORESEEN
@@ -109,13 +109,16 @@ def is_settled(measured: Sequence[Measured], *, tolerated: float, low: float, hi
     return known.kept.sparsity >= high or known.kept.rise >= AIM * tolerated
 
 
-def measured_in(study: optuna.Study) -> list[Measured]:
+def measured_in(study: optuna.Study, *, own: bool = False) -> list[Measured]:
     """Every trial that was judged, and those that failed: the same cut would fail again.
 
-    One that was interrupted, or that ended before it was judged, says nothing.
+    One that was interrupted, or that ended before it was judged, says nothing. With `own` those
+    that other studies ran are left out.
     """
     found = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+        if own and WARM in trial.user_attrs:
+            continue
         failed = trial.state == TrialState.FAIL and INTERRUPTED not in trial.user_attrs
         ratio = math.inf if failed else trial.user_attrs.get(FORESEEN)
         if SPARSITY in trial.params and ratio is not None:
@@ -156,7 +159,7 @@ def explain_settled(study: optuna.Study, space: Space) -> str:
         return ""
     interval = _interval_of(space)
     assert interval is not None
-    known = measured_in(study)
+    known = measured_in(study, own=True)  # what other settings found ends nothing
     tolerated = sampler.tolerated
     if not is_settled(known, tolerated=tolerated, low=interval.low, high=interval.high):
         return ""

@@ -70,9 +70,11 @@ def make_sampler(search: SearchSettings, *, seen: int) -> BaseSampler:
     try:
         return kind(**({"seed": seed} if "seed" in taken else {}), **given)
     except Exception as error:  # each sampler has its own words and kinds
+        asked = f"search.seed={search.seed}"
+        if search.sampler_args:
+            asked = f"search.sampler_args={search.sampler_args} with {asked}"
         raise SettingError(
-            f"search.sampler={search.sampler} does not take"
-            f" search.sampler_args={search.sampler_args} ({first_line(error)})"
+            f"search.sampler={search.sampler} does not take {asked} ({first_line(error)})"
         ) from None
 
 

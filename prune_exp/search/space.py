@@ -8,12 +8,15 @@ import itertools
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from prune_exp.settings.errors import SettingError
 
 SIZE = "sparsity"
 """The setting that trades what is gained for what is kept."""
+DECIMALS = 12
+"""After the point, of the numbers of a range."""
 SEARCH = "search"
 """Tag of lists and ranges that are searched, as in `tag(search,choice(a,b))`."""
 
@@ -56,6 +59,10 @@ class SearchChoice:
     """Values of a setting, or options of a group, that are searched and not listed."""
 
     values: tuple[str, ...]
+
+    def nearest(self, setting: str | None) -> str:
+        """A setting as it is written where that is one of the values, else the first of them."""
+        return setting if setting is not None and setting in self.values else self.values[0]
 
     def describe(self) -> str:
         """As it is typed."""
@@ -129,9 +136,7 @@ def starts_of(space: Space, configured: Mapping[str, str]) -> tuple[Mapping[str,
     if not isinstance(size, SearchRange):
         return ()
     others = {
-        key: one.nearest(configured.get(key)) if isinstance(one, SearchRange) else one.values[0]
-        for key, one in space.searched.items()
-        if key != SIZE
+        key: one.nearest(configured.get(key)) for key, one in space.searched.items() if key != SIZE
     }
     return tuple(
         {key: end if key == SIZE else others[key] for key in space.searched}
@@ -199,7 +204,7 @@ def _sort_overrides(arguments: list[str], config_loader: Any) -> Space:
         elif override.is_discrete_sweep() and SEARCH in _tags_of(override):
             searched[key] = _searched_of(override)
         elif override.is_discrete_sweep():
-            listed[key] = tuple(dict.fromkeys(override.sweep_string_iterator()))
+            listed[key] = _values_of(override)
         elif override.is_interval_sweep():
             searched[key] = _range_of(override)
         else:
@@ -214,13 +219,28 @@ def _tags_of(override: Any) -> Set[str]:
     return getattr(override.value(), "tags", set())
 
 
+def _values_of(override: Any) -> tuple[str, ...]:
+    """The values of a list or a range, each once, as they would be typed.
+
+    The values of a range are start, start + step and so on, up to its end, which is left out; in
+    the decimal numbers that were typed, since binary ones may step over the end or just short of
+    it.
+    """
+    sweep = override.value()
+    if not override.is_range_sweep() or sweep.shuffle or isinstance(sweep.range(), range):
+        return tuple(dict.fromkeys(override.sweep_string_iterator()))
+    given = (sweep.start, sweep.stop, sweep.step)  # with dust in them where Hydra turned them round
+    start, stop, step = (Decimal(repr(round(float(one), DECIMALS))) for one in given)
+    return tuple(str(float(start + at * step)) for at in range(math.ceil((stop - start) / step)))
+
+
 def _searched_of(override: Any) -> SearchRange | SearchChoice:
     """A list or a range that is searched.
 
     Raises:
         SettingError: it has but one value, or steps on a log scale.
     """
-    values = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    values = _values_of(override)
     if len(values) < 2:
         raise SettingError(f"{override.input_line} has one value and nothing to search; give more")
     if not override.is_range_sweep():

@@ -84,6 +84,8 @@ KNOWN_BY_DIGEST = {
 """Where inputs are found, which does not matter where their digests are noted."""
 OF_INPUTS = ("digest of ", "version of ")
 """How entries of a fingerprint begin that are about inputs, which earlier studies did not note."""
+DIGITS = 12
+"""Of numbers that are compared: steps that are added up leave dust behind them."""
 JOURNAL = "optuna.journal"
 TAIL_BYTES = 1 << 16
 """How much of a journal's end is read at a time."""
@@ -304,8 +306,8 @@ def _comparable(fingerprint: Mapping[str, str]) -> dict[str, str]:
         for key, value in fingerprint.items()
         if key not in UNCOMPARED and not key.startswith(TAGS)
     }
-    if kept.get("tracking.uri", UNSET) != UNSET:
-        kept.pop("tracking.root", None)  # the runs are elsewhere: it only holds a driver's outputs
+    if kept.get("tracking.uri", UNSET) != UNSET or kept.get("search.storage") == UNSET:
+        kept.pop("tracking.root", None)  # runs are elsewhere, or where the study itself was found
     spaces = [key for key in kept if key.startswith(SPACE)]
     if any(mark in kept[key] for key in spaces for mark in ("interval(", f"tag({SEARCH},")):
         return kept
@@ -367,11 +369,20 @@ def remaining_rows(study: optuna.Study | None, space: Space, n_trials: int) -> l
         return _deal_rows(space, 0, n_trials) if space.searched else [*space.rows]
     told = [t for t in study.trials if t.state.is_finished() and WARM not in t.user_attrs]
     if not space.searched:
-        done = [point_of(t) for t in told if t.state != TrialState.FAIL]
-        return [row for row in space.rows if row not in done]
+        done = [_as_numbers(point_of(t)) for t in told if t.state != TrialState.FAIL]
+        return [row for row in space.rows if _as_numbers(row) not in done]
     used = sum(INTERRUPTED not in t.user_attrs for t in told)
     again = _points_cut_off(study, space)[: max(0, n_trials - used)]
     return again + _deal_rows(space, used + len(again), n_trials)
+
+
+def _as_numbers(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point whose numbers are equal however they were typed: `.3`, `0.30`, or by steps."""
+    found = {}
+    for key, value in point.items():
+        numbers = read_numbers([str(value)])
+        found[key] = float(f"{numbers[0]:.{DIGITS}g}") if numbers else value
+    return found
 
 
 def _deal_rows(space: Space, start: int, stop: int) -> list[dict[str, Any]]:

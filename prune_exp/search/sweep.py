@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from prune_exp.machine.limits import available_memory_mib, available_threads
 from prune_exp.search import study as studies
 from prune_exp.search.driver import Driver, fingerprint_of, objectives_of
-from prune_exp.search.forecast import show_plan
+from prune_exp.search.forecast import Forecast, average_forecasts, show_plan
 from prune_exp.search.largest_kept import explain_settled, sampler_for
 from prune_exp.search.ownership import Ownership, own_study
 from prune_exp.search.samplers import check_sampler
@@ -91,8 +91,8 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     """
     settings = settings_of(hydra.config)
     space, configs = list_points(hydra.config, hydra.context.config_loader, arguments)
-    first = settings_of(configs[0], checked=True)  # the sweep's own lack what is swept
-    directions = objectives_of(first, searching=bool(space.searched))
+    points = [settings_of(one, checked=True) for one in configs]  # the sweep's lack what is swept
+    directions = objectives_of(points, searching=bool(space.searched))
     sampler = sampler_for(settings, space)
     check_sampler(settings.search, directions)
     if settings.optimized_metric is not None:
@@ -104,12 +104,12 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     root = Path(settings.tracking.root).expanduser().absolute()
     if sampler is None and settings.search.start_at_ends and not settings.search.warm_start:
         space = replace(space, starts=starts_of(space, flatten_settings(settings)))
-    if settings.plan:
-        _show_plan(hydra, settings, space, configs, inputs, trial_mib)
-        raise SystemExit(0)
-    name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     fingerprint = fingerprint_of(settings, space) | inputs
     sources = find_sources(settings.search, root, space, fingerprint)
+    if settings.plan:
+        _show_plan(hydra, settings, space, configs, fingerprint, trial_mib)
+        raise SystemExit(0)
+    name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     with studies.sole_driver(root, name):
         study = studies.open_study(settings.search, root, name, directions, fingerprint, sampler)
         with own_study(study) as ours:
@@ -136,27 +136,42 @@ def _show_plan(
     settings: Settings,
     space: Space,
     configs: list[Any],
-    inputs: dict[str, str],
+    fingerprint: dict[str, str],
     trial_mib: float,
 ) -> None:
     """Says what is left to run of this sweep, which is not started."""
     search = settings.search
     one_by_one = search.sampler == LARGEST_KEPT  # each follows from those before it
     root = Path(settings.tracking.root).expanduser().absolute()
-    study = studies.find_study(search, root, fingerprint_of(settings, space) | inputs)
+    study = studies.find_study(search, root, fingerprint)
     rows = studies.remaining_rows(study, space, search.n_trials)
-    by_point = hydra.call_hooks("on_plan_wanted", configs)
+    corners: list[Forecast] = hydra.call_hooks("on_plan_wanted", configs)
     step = len(configs) // len(space.rows)
-    points = {str(row): by_point[place * step] for place, row in enumerate(space.rows)}
+    points = {
+        str(row): average_forecasts(corners[place * step : (place + 1) * step])
+        for place, row in enumerate(space.rows)
+    }
     listed = [{key: row[key] for key in space.listed} for row in rows]
     show_plan(
         rows,
         space,
-        [points.get(str(row), by_point[0]) for row in listed],
+        [points.get(str(row), corners[0]) for row in listed],
         at_a_time=1 if one_by_one else _choose_number(hydra, search, trial_mib),
-        stops=bool(search.stopping_limits),
+        may_end=_reasons_to_end(search),
         done=0 if study is None else len(study.trials),
     )
+
+
+def _reasons_to_end(search: SearchSettings) -> list[str]:
+    """Sentences on why a sweep may end before its last trial."""
+    found = []
+    if search.stopping_limits:
+        found.append("Trials that surely break a constraint end early, so it may be less.")
+    if search.sampler == LARGEST_KEPT:
+        found.append("The search ends once another trial would gain little.")
+    if search.minutes is not None:
+        found.append(f"After search.minutes={search.minutes:g} no trial is begun.")
+    return found
 
 
 def _choose_number(hydra: HydraSide, search: SearchSettings, trial_mib: float) -> int:

@@ -1,6 +1,7 @@
 """Refuses settings that cannot work: what was given, what is allowed, what to type."""
 
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from prune_exp.settings.choices import (
@@ -111,6 +112,11 @@ def check_settings(settings: Settings) -> None:
     check_one_of("tracking.best", settings.tracking.best, BEST_RULES)
     check_one_of("tracking.log_models", settings.tracking.log_models, LOG_MODELS)
     check_one_of("tracking.serve_as", settings.tracking.serve_as, SERVED_AS)
+    if settings.tracking.root.startswith("~"):
+        raise SettingError(
+            f"tracking.root={settings.tracking.root} begins with ~, which only a shell replaces;"
+            f" use tracking.root={Path(settings.tracking.root).expanduser()}"
+        )
     _check_promotion(settings)
     _check_recovery(settings.recovery, settings.pruning.method)
     check_offload(settings)
@@ -193,6 +199,11 @@ def _check_recovery(recovery: RecoverySettings, method: str) -> None:
         raise SettingError(
             f"recovery={recovery.name} would fill the zeros of pruning.method={method} again; use"
             " recovery=none or pruning.method=structured"
+        )
+    if recovery.lora_rank and recovery.train_embeddings:
+        raise SettingError(
+            f"recovery.lora_rank={recovery.lora_rank} trains adapters of the layers, and no"
+            " embeddings; use recovery.train_embeddings=false or recovery.lora_rank=0"
         )
     if recovery.minutes is None and recovery.tokens is None:
         raise SettingError(

@@ -80,4 +80,4 @@ def run_command(name: str, schema: type, act: Callable[[Any], int]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
         for error in errors:
             raise error
-    sys.exit(codes[-1] if codes else 0)
+    sys.exit(max(codes, default=0))

@@ -27,6 +27,12 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
         return text
     if isinstance(error, OSError) and error.filename:
         return _explain_file(str(error.filename), str(error.strerror))
+    if "override_grammar" in text and (given := getattr(error, "override", None)):
+        key, _, value = str(given).partition("=")
+        return (
+            f"{given} cannot be read; where a value is meant as it stands, put it in quotes:"
+            f" \"{key}='{value}'\""
+        )
     unknown = re.search(r"(?:override|append to) '?([\w./@]+)'?", text)
     if "Could not override" in text and unknown:
         return describe_unknown_key(unknown.group(1), schema)

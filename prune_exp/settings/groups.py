@@ -42,12 +42,14 @@ class DataSettings:
     path: str | None = None
     """A UTF-8 text file, or with `package` the file's path inside the package."""
     mix: list[str] = field(default_factory=list)
-    """Several files in place of `path`, each with its share of the calibration text, such as
-    `[a.txt:2, b.txt:1]`; `pkg://PACKAGE/FILE` names a file inside an installed package."""
+    """Several files in place of `path`, each with its share of the calibration blocks, such as
+    `[a.txt:2, b.txt:1]`; `pkg://PACKAGE/FILE` names a file inside an installed package. Training
+    after pruning reads all their documents, whatever the shares."""
     stretch_characters: int | None = None
     """Text that only blank lines part is cut at line ends into stretches of at least so many
-    characters, which count as documents: so no article whose paragraphs stand apart both calibrates
-    and judges. Null: every blank line parts two documents."""
+    characters, which count as documents: so neighbouring paragraphs mostly serve one end. A longer
+    article is cut all the same, and parts of it may calibrate while others judge. Null: every blank
+    line parts two documents."""
     calibration: str = "documents"
     """Where calibration text comes from. documents: the file. generated: the dense model writes it.
     Held-out text is always the file's."""
@@ -164,8 +166,9 @@ class RecoverySettings:
     name: str = "none"
     """Training after pruning: none, or distill (towards the dense model's distributions)."""
     minutes: float | None = None
-    """Budget in minutes of steps and judgements; the dense model's pass over the text, done once
-    for all trials, is not counted. Training ends with the first budget that is used up."""
+    """Budget in minutes of steps and the judgements between them; the dense model's pass over the
+    text, which is kept for later trials, is not counted. Training ends with the first budget that
+    is used up."""
     tokens: int | None = None
     """Budget in training tokens."""
     text: str = "calibration"
@@ -176,7 +179,7 @@ class RecoverySettings:
     batch_blocks: int = 1
     """Blocks in a step."""
     train_embeddings: bool = False
-    """Train the embeddings and the language-model head too."""
+    """Train the embeddings and the language-model head too; not with adapters."""
     learning_rate: float = 2e-4
     """AdamW's largest step size; cosine decay over the budget follows the warm-up."""
     embedding_learning_rate: float = 1e-5
@@ -408,7 +411,8 @@ class TrackingSettings:
     """Register the best run's model with the alias `candidate`."""
     promote: bool = False
     """Judge the best run's model by all gates as soon as it is registered, and make it the champion
-    when it passes; exit code 1 when it does not."""
+    when it passes; exit code 1 when it does not. A `quality.max_perplexity_ratio` that allows more
+    than the default is the gates' limit, too."""
     registered_model: str | None = None
     """Name in the registry; `pruned-<model.name>` when null."""
     log_models: str = "best"

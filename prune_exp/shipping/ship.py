@@ -22,8 +22,9 @@ from prune_exp.shipping.hub import check_login, list_files, push_files
 from prune_exp.shipping.rounds import Rounds
 from prune_exp.shipping.targets import Target, choose_repositories, choose_targets, file_name
 from prune_exp.text.corpus import spread_evenly
-from prune_exp.text.documents import deal_documents, read_documents
+from prune_exp.text.documents import deal_documents
 from prune_exp.text.domains import list_judged_files
+from prune_exp.text.formats import read_documents
 
 BESIDE = ("README.md", "LICENSE.txt")
 """What of the checkpoint lies beside all files."""
@@ -96,7 +97,7 @@ def _heldout_documents(settings: ShipSettings, candidate: Candidate) -> tuple[st
         path = Path(settings.text).expanduser()
         if not path.is_file():
             raise SettingError(f"text={path} is not a file; give UTF-8 text")
-        return tuple(read_documents(path))
+        return tuple(read_documents(path, setting="text"))
     trial = candidate.trial
     judged = list_judged_files(data_of(trial), judged_on(trial))
     kept = [deal_documents(one.file).heldout for one in judged if one.kept]

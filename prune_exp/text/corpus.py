@@ -10,7 +10,13 @@ import torch
 from prune_exp.machine.cache import digest_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, QualitySettings
-from prune_exp.text.documents import TextFile, deal_documents, list_calibration_files
+from prune_exp.text.documents import (
+    HELD_OUT_EVERY,
+    TextFile,
+    deal_documents,
+    leave_out,
+    list_calibration_files,
+)
 from prune_exp.text.domains import FURTHER, JudgedFile, list_judged_files
 from prune_exp.text.records import FEWEST_DOCUMENTS
 
@@ -32,6 +38,8 @@ class Domain:
     """As that of all blocks."""
     kept: bool
     """Whether a model that loses this text has not kept its quality."""
+    documents: int | None = None
+    """How many the blocks could have been cut from; None where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +51,7 @@ class TokenBlocks:
     bytes_scored: int
     """UTF-8 bytes of the tokens that are predicted, all but the first of each block."""
     digest: str
+    """Of the tokens in their order, however long the blocks are."""
     source: str
     domains: tuple[Domain, ...] = ()
     """The kinds of text, in the order of their blocks; none where nobody asks for kinds."""
@@ -114,20 +123,26 @@ def load_corpus(
     """Cuts calibration and held-out blocks of tokens from documents that the two do not share.
 
     Of every file each fifth document is held out, the next one is reserved for a last judgement
-    that no search has seen, the rest calibrates. The seed reorders calibration documents only, so
-    that quality is always measured on the same blocks. With `data.calibration=generated` no
-    document calibrates: there are no calibration blocks until the model has written them.
+    that no search has seen, the rest calibrates; a text that judges calibrates nowhere. The seed
+    reorders calibration documents only, so that quality is always measured on the same blocks. With
+    `data.calibration=generated` no document calibrates: there are no calibration blocks until the
+    model has written them.
 
     Raises:
         SettingError: a file is missing, empty, not UTF-8, too short, or one that is given twice.
     """
     judged = list_judged_files(data, quality)
+    dealt = [deal_documents(one.file) for one in judged]
     heldout = _join_domains(
-        [_cut_domain(one, data, tokenizer, data.heldout_blocks, "heldout") for one in judged]
+        [
+            _cut_domain(one, data, tokenizer, data.heldout_blocks, documents.heldout)
+            for one, documents in zip(judged, dealt, strict=True)
+        ]
     )
     parts: tuple[CalibrationPart, ...] = ()
     if data.calibration != "generated":
-        parts = tuple(_read_part(file, seed) for file in list_calibration_files(data))
+        judging = {text for one in dealt for text in (*one.heldout, *one.reserved)}
+        parts = tuple(_read_part(file, seed, judging) for file in list_calibration_files(data))
     return Corpus(calibration=cut_calibration(parts, data, tokenizer), heldout=heldout, parts=parts)
 
 
@@ -145,10 +160,23 @@ def describe_few_documents(heldout: TokenBlocks) -> list[str]:
             found.append(
                 f"there will be no verdict on quality: {len(rows)} held-out blocks of {domain.name}"
                 f" are of {documents} documents, and a verdict needs {FEWEST_DOCUMENTS}; give"
-                f" data.heldout_blocks={_blocks_for_verdict(len(rows), documents)} or about so"
-                " many, or shorter documents (data.stretch_characters cuts long ones at line ends)"
+                f" {_advise_more(domain, documents)}"
             )
     return found
+
+
+def _advise_more(domain: Domain, documents: int) -> str:
+    """What gives a domain enough documents, of which its blocks have a few now."""
+    if domain.documents is not None and domain.documents < FEWEST_DOCUMENTS:
+        return (
+            f"a text of {FEWEST_DOCUMENTS * HELD_OUT_EVERY} documents or more, one in"
+            f" {HELD_OUT_EVERY} of which is held out (a smaller data.stretch_characters makes more"
+            " of a text that only blank lines part)"
+        )
+    return (
+        f"data.heldout_blocks={_blocks_for_verdict(domain.blocks, documents)} or about so many, or"
+        " shorter documents (data.stretch_characters cuts long ones at line ends)"
+    )
 
 
 def load_reserved(
@@ -160,7 +188,19 @@ def load_reserved(
         SettingError: as `load_corpus` does.
     """
     kept = [one for one in list_judged_files(data, quality) if one.kept]
-    return _join_domains([_cut_domain(one, data, tokenizer, blocks, "reserved") for one in kept])
+    return _join_domains(
+        [
+            _cut_domain(
+                one,
+                data,
+                tokenizer,
+                blocks,
+                deal_documents(one.file).reserved,
+                counts="limits.blocks",
+            )
+            for one in kept
+        ]
+    )
 
 
 def reserved_digest(data: DataSettings, quality: QualitySettings) -> str:
@@ -169,9 +209,10 @@ def reserved_digest(data: DataSettings, quality: QualitySettings) -> str:
     return digest_of([deal_documents(file).reserved for file in kept])
 
 
-def _read_part(file: TextFile, seed: int) -> CalibrationPart:
-    dealt = deal_documents(file, seed=seed)
-    return CalibrationPart(documents=dealt.calibration, source=file.path.name, share=file.share)
+def _read_part(file: TextFile, seed: int, judging: set[str]) -> CalibrationPart:
+    """What a file gives to calibration: nothing that judges in any file."""
+    documents = leave_out(deal_documents(file, seed=seed).calibration, judging)
+    return CalibrationPart(documents=documents, source=file.path.name, share=file.share)
 
 
 def cut_calibration(
@@ -206,24 +247,28 @@ def cut_calibration(
 
 
 def _cut_domain(
-    judged: JudgedFile, data: DataSettings, tokenizer: Any, wanted: int, role: str
+    judged: JudgedFile,
+    data: DataSettings,
+    tokenizer: Any,
+    wanted: int,
+    documents: Sequence[str],
+    *,
+    counts: str = "data.heldout_blocks",
 ) -> TokenBlocks:
-    """Blocks of a file's held-out or reserved documents.
+    """Blocks of a file's held-out or reserved documents, `wanted` by the setting `counts`.
 
     Where it may be short it gives what it has, but no fewer than FEWEST_BLOCKS.
     """
     file = judged.file
-    dealt = deal_documents(file)
-    counts = "data.heldout_blocks" if role == "heldout" else "limits.blocks"
     text = _cut_blocks(
-        getattr(dealt, role),
+        documents,
         tokenizer,
         wanted,
         data.context_tokens,
         file.path.name,
         counts=counts,
         setting=file.setting,
-        can_be_left_out=role == "heldout" and file.setting == FURTHER,
+        can_be_left_out=counts == "data.heldout_blocks" and file.setting == FURTHER,
         fewest=FEWEST_BLOCKS if judged.may_be_short else wanted,
     )
     domain = Domain(
@@ -231,6 +276,7 @@ def _cut_domain(
         blocks=len(text.ids),
         bytes_scored=text.bytes_scored,
         kept=judged.kept,
+        documents=len({*documents}),
     )
     return replace(text, domains=(domain,))
 
@@ -367,6 +413,8 @@ def _cut_blocks(
 ) -> TokenBlocks:
     """Tokenizes just enough documents for `wanted` blocks of `context` tokens.
 
+    One that is there again counts as the same one, since intervals take documents for independent.
+
     Raises:
         SettingError: they give fewer, and fewer than `fewest`.
     """
@@ -374,22 +422,24 @@ def _cut_blocks(
     ids: list[int] = []
     sizes: list[int] = []
     owners: list[int] = []
+    first: dict[str, int] = {}
     for number, text in enumerate(documents):
+        owner = first.setdefault(text, number)
         new_ids, new_sizes = _tokenize(text + SEPARATOR, tokenizer)
         ids += new_ids
         sizes += new_sizes
-        owners += [number] * len(new_ids)
+        owners += [owner] * len(new_ids)
         if len(ids) >= wanted * context:
             break
     used = as_blocks(ids, start, context)[:wanted]
     if len(used) < min(wanted, wanted if fewest is None else fewest):
         few = len(documents) < WELL_PARTED
         advice = f"put blank lines between documents (here {len(documents)} serve this end)"
-        leave_out = f", or leave it out of {FURTHER}" if can_be_left_out else ""
+        without = f", or leave it out of {FURTHER}" if can_be_left_out else ""
         raise SettingError(
             f"{setting}={source} gives {len(used)} of the {wanted} blocks of {context} tokens asked"
             f" for; {advice if few else 'use a longer text'}, a smaller data.context_tokens, or"
-            f" fewer {counts}{leave_out}"
+            f" fewer {counts}{without}"
         )
     nothing = [0] * len(start)
     scored = as_blocks(sizes, nothing, context)[: len(used), 1:].sum()

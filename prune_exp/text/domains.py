@@ -71,7 +71,12 @@ def _check_names(files: list[TextFile], quality: QualitySettings) -> None:
     names = [file.name for file in files]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        own = sorted({file.path.stem for file in files if file.name == twice[0]})
+        same = [file for file in files if file.name == twice[0]]
+        if len({file.path.resolve() for file in same}) == 1:
+            raise SettingError(
+                f"{same[0].setting} names {same[0].path} twice; name it once, with the whole share"
+            )
+        own = sorted({file.path.stem for file in same})
         raise SettingError(
             f"two different files are called {' and '.join(own)}, and a kind of text is called by"
             " its file's name; rename one, or leave it out of quality.domains"

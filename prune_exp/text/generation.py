@@ -11,6 +11,7 @@ from tqdm import tqdm
 from prune_exp.machine.cache import cached_folder, digest_of
 from prune_exp.machine.device import computes_bfloat16
 from prune_exp.model.loading import load_model
+from prune_exp.model.plain_generation import plain_generation
 from prune_exp.model.sources import ModelSource
 
 VERSION = 3
@@ -59,7 +60,7 @@ def sample_blocks(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         own = model.generation_config
-        model.generation_config = _plain_config(own)
+        model.generation_config = plain_generation(own)
         try:
             sampled = model.generate(
                 batch,
@@ -74,11 +75,3 @@ def sample_blocks(
         finally:
             model.generation_config = own
     return sampled.cpu()
-
-
-def _plain_config(own: Any) -> Any:
-    """A config that asks for nothing but a model's own distribution: no penalty, no cut."""
-    from transformers import GenerationConfig
-
-    special = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return GenerationConfig(**{name: getattr(own, name) for name in special})

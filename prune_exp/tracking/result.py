@@ -1,6 +1,7 @@
 """Everything that a trial found, each part as its own room words it; metrics.py flattens it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from prune_exp.measurement.records import (
@@ -44,6 +45,9 @@ class TrialResult:
     """Identifies the documents that are kept from trials, for a last judgement."""
     file_bytes: int = 0
     """Size of the weights' files; 0 where it is not known."""
+    training_kept: Path | None = None
+    """Where training lies, so that a trial that fails later need not train again; to be dropped
+    once this is logged."""
 
     @property
     def sparsity(self) -> float:

@@ -74,6 +74,7 @@ def run_and_log(
 
     One that was ended by one of the `limits` leaves no checkpoint and is not logged yet.
     """
+    from prune_exp.recovery.checkpoints import discard_state
     from prune_exp.tracking.live import follow_trial
     from prune_exp.tracking.result import StoppedTrial
     from prune_exp.tracking.runs import active_run_id, log_result
@@ -91,6 +92,8 @@ def run_and_log(
             _discard(target, taken)
         else:
             log_result(result, folder)
+            if result.training_kept is not None:
+                discard_state(result.training_kept)
     except BaseException:
         _discard(target, taken)
         raise

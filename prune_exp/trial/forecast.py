@@ -274,5 +274,5 @@ def _clocks_s(settings: Settings, dense: ModelShape, left: ModelShape, rates: Ra
     asked = request * (benchmark.prompts * benchmark.max_rounds + benchmark.warmup_requests)
     if benchmark.budget_s is not None:
         asked = min(asked, benchmark.budget_s)
-    batches = len(benchmark.batches) * benchmark.batch_rounds / 2 * BATCH_COSTS * request
+    batches = len(benchmark.batches) * benchmark.batch_rounds * BATCH_COSTS * request
     return asked + batches + 2 * benchmark.memory_rounds * PROCESS_S

@@ -19,10 +19,11 @@ from prune_exp.machine.device import choose_device, describe_device
 from prune_exp.machine.staging import discard_partial
 from prune_exp.registry.signing import check_signing_key
 from prune_exp.settings.checks import settings_of
+from prune_exp.settings.choices import LARGEST_KEPT
 from prune_exp.settings.config_tree import typed_options
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.explanation import explain_error
-from prune_exp.settings.groups import ModelSettings, TrackingSettings
+from prune_exp.settings.groups import ModelSettings, QualitySettings, TrackingSettings
 from prune_exp.settings.params import flatten_settings, restore_settings
 from prune_exp.settings.redaction import (
     list_secrets,
@@ -71,10 +72,9 @@ class Lifecycle(Callback):
             with _Refusals():
                 check_pickled(config)
                 check_tracking(settings_of(config).tracking)
-                if config.optimized_metric is not None:
-                    from prune_exp.search.driver import check_optimized
+                from prune_exp.search.driver import check_optimized
 
-                    check_optimized(settings_of(config))
+                check_optimized(settings_of(config))
                 if config.plan:
                     raise SettingError(
                         "plan=true is known to hydra/sweeper=prune_exp alone; leave out the other"
@@ -176,7 +176,7 @@ class Lifecycle(Callback):
 
         assert self.parent_run_id is not None
         finished = settle_trials(self.parent_run_id, numbers)
-        show_outcome(self.parent_run_id, str(config.tracking.best))
+        show_outcome(self.parent_run_id, settings_of(config).tracking.best)
         return finished
 
     def on_runs_wanted(
@@ -233,6 +233,7 @@ class Lifecycle(Callback):
             if self.parent_run_id is None or settings.tracking.log_models == "all":
                 check_signing_key(settings.tracking)  # elsewhere only the driver has to have it
             if self.parent_run_id is None:
+                check_single(settings, list(config.hydra.overrides.task))
                 from prune_exp.tracking.reaping import reap_dead_runs
                 from prune_exp.trial.prepare import (  # heavy: values are refused before
                     note_foreign_text,
@@ -335,6 +336,20 @@ class Lifecycle(Callback):
             failed = report_and_register(settings, self.parent_run_id, folder)
         if failed or self.lost:
             raise SystemExit(1)
+
+
+def check_single(settings: Settings, overrides: list[str]) -> None:
+    """Raises SettingError where a trial alone is asked for what only several can find."""
+    from prune_exp.search.driver import check_optimized
+
+    check_optimized(settings)
+    given = any(one.partition("=")[0] == "sparsity" for one in overrides)
+    if settings.search.sampler == LARGEST_KEPT and not given:
+        raise SettingError(
+            "search.sampler=largest_kept looks for the sparsity by several trials; type -m before"
+            " the settings, as in python -m prune_exp -m experiment=kept, or give one trial its"
+            " sparsity=0.2"
+        )
 
 
 def show_trial_plan(settings: Settings) -> None:
@@ -486,19 +501,24 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
             stored_models.discard_checkpoint(trial, [folder.absolute(), root])
     runs.end_open_runs("FAILED" if failed else "FINISHED")
     print_summary(trials, best, folder, name, settings.tracking)
-    if settings.tracking.promote and best is not None:
+    if settings.tracking.promote:
+        if best is None:
+            _refuse_promotion("no trial has a result, so no model is promoted")
         promote_best(settings, best.trial, name)
     return failed
 
 
 def promote_best(settings: Settings, best: "TrackedTrial", name: str | None) -> None:
-    """Puts the best model, registered as `name`, before the gates with their default limits.
+    """Puts the best model, registered as `name`, before the gates.
+
+    They judge by their default limits, but by the limit of quality that the trial had where that
+    allows more: whoever typed it wants a model that keeps so much.
 
     Raises:
         SystemExit: there is no such model, or a gate refused it or surely would, which was said.
     """
     from prune_exp.registry.promotion import promote_model
-    from prune_exp.settings.command_schemas import PromoteSettings
+    from prune_exp.settings.command_schemas import LimitSettings, PromoteSettings
 
     if name is None:
         _refuse_promotion("no model was registered, so none is promoted")
@@ -508,11 +528,25 @@ def promote_best(settings: Settings, best: "TrackedTrial", name: str | None) -> 
             f" {best.metrics['max_perplexity_ratio']:g} times dense, so the gates have nothing to"
             " measure"
         )
+    limit = best.metrics["max_perplexity_ratio"]
+    wider = limit > QualitySettings().max_perplexity_ratio
     asked = PromoteSettings(
-        run_id=best.run_id, cache_dir=settings.cache_dir, tracking=settings.tracking
+        run_id=best.run_id,
+        cache_dir=settings.cache_dir,
+        tracking=settings.tracking,
+        limits=LimitSettings(max_perplexity_ratio=limit if wider else None),
     )
     if promote_model(asked):
         raise SystemExit(1)
+
+
+def say_not_kept(trial: "TrackedTrial") -> None:
+    """Says that a model which is wanted now was thrown away when an earlier start ended."""
+    print(
+        f"note: the weights of trial {trial.number} were not kept; python -m prune_exp.rebuild"
+        f" run_id={trial.run_id} output=DIR makes them again",
+        file=sys.stderr,
+    )
 
 
 def _refuse_promotion(why: str) -> NoReturn:
@@ -521,10 +555,7 @@ def _refuse_promotion(why: str) -> NoReturn:
 
 
 def surely_lost(metrics: Mapping[str, float]) -> bool:
-    """Whether even the lower end of a trial's ratio of perplexities is beyond its limit.
-
-    Gates ask for no less than a trial does.
-    """
+    """Whether even the lower end of a trial's ratio of perplexities is beyond its limit."""
     from prune_exp.measurement.records import Interval
 
     if not Interval.is_among(metrics, WORST_RATIO):
@@ -543,7 +574,10 @@ def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | Non
     name = stored_models.registered_name(given, model.name)
     registered = False
     for trial in wanted:
-        if trial.status != "FINISHED" or not stored_models.can_store(trial):
+        if trial.status != "FINISHED":
+            continue
+        if not stored_models.can_store(trial):
+            say_not_kept(trial)
             continue
         uri = stored_models.log_model(
             trial, stored_models.checkpoint_of(trial), settings.tracking.signing_key

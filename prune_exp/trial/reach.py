@@ -43,12 +43,13 @@ def _check_size(name: str, wanted: float, points: Sequence[Point]) -> None:
             return
         found.append((least[metric], settings.sparsity))
     least, sparsity = min(found)
+    wide = all(settings.model.export_dtype == "float32" for settings, _, _ in points)
     if least > wanted:
         raise SettingError(
             f"goal.{name}={wanted:g} is out of reach: the weights of the smallest model here, at"
             f" sparsity={sparsity:g}, take {least:.1f} MiB; use goal.{name}={math.ceil(least)} or"
             " more, a larger sparsity"
-            + (", or model.export_dtype=bfloat16" if name == "file_mib" else "")
+            + (", or model.export_dtype=bfloat16" if name == "file_mib" and wide else "")
         )
 
 

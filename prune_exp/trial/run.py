@@ -28,6 +28,7 @@ from prune_exp.pruning.allocation import describe_odd_width
 from prune_exp.pruning.consensus import redundant_pairs
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.pruning.pruner import Pruned, prune_model
+from prune_exp.recovery.checkpoints import discard_state
 from prune_exp.recovery.recover import Recovered, recover
 from prune_exp.settings.schema import Settings
 from prune_exp.text.corpus import Corpus, reserved_digest
@@ -50,6 +51,8 @@ def run_trial(settings: Settings, folder: Path) -> TrialResult:
     """
     result = run_within(settings, folder, {})
     assert isinstance(result, TrialResult)
+    if result.training_kept is not None:
+        discard_state(result.training_kept)
     return result
 
 
@@ -109,6 +112,7 @@ def _run_prepared(
         seconds=watch.seconds,
         peak_mib=watch.peak_mib,
         recovery=None if recovered is None else recovered.record,
+        training_kept=None if recovered is None else recovered.kept,
     )
 
 
@@ -143,14 +147,17 @@ def _prune_and_judge(
     with watch.phase("export"):
         dtype = choose_export_dtype(settings.model.export_dtype, dense.source.folder)
         export_model(pruned.model, pruned.tokenizer, target, dtype)
-    if recovered is not None:
-        recovered.discard_kept()
     judged = None
     if baseline is not None:
-        with watch.phase("quality"):
-            full = replace(baseline, head=head)
-            judged = _judge_pruned(settings, inputs, pruned, full, stops.limits)
-        stops.check_quality(judged)
+        try:
+            with watch.phase("quality"):
+                full = replace(baseline, head=head)
+                judged = _judge_pruned(settings, inputs, pruned, full, stops.limits)
+            stops.check_quality(judged)
+        except SurelyBeyond:
+            if recovered is not None:
+                discard_state(recovered.kept)
+            raise
     tasks.ask_pruned(pruned.model, pruned.tokenizer)
     shape = shape_of(pruned.model)
     return _Exported(tokenizer=pruned.tokenizer, plan=pruned.plan, shape=shape), recovered, judged

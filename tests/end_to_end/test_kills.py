@@ -220,7 +220,7 @@ def check_winner(lab: Lab) -> None:
     assert len(set(registered)) == len(registered)
     version = client.get_model_version_by_alias("pruned-tiny", "candidate")
     run = client.get_run(str(version.run_id))
-    assert run.info.run_id == best_of(runs_in(lab.folder, lab.uri))
+    assert run.info.run_id == best_of(lab)
     model = run.data.tags["prune_exp.model_uri"].removeprefix("models:/")
     (weights,) = lab.folder.rglob(f"{model}/artifacts/model/model.safetensors")
     from prune_exp.machine.cache import file_sha256
@@ -228,10 +228,14 @@ def check_winner(lab: Lab) -> None:
     assert file_sha256(weights) == run.data.tags["prune_exp.weights_sha256"]
 
 
-def best_of(runs: list[Any]) -> str:
-    """The finished trial with the best quality, or the first one where that was not judged."""
-    good = [run for run in runs if run.info.status == "FINISHED" and "sparsity" in run.data.params]
-    return min(good, key=lambda run: run.data.metrics.get("perplexity_ratio", 0)).info.run_id
+def best_of(lab: Lab) -> str:
+    """The trial that the sweep's own rule chooses among all that finished, over both starts."""
+    from prune_exp.tracking.read import choose_best, read_trials
+
+    (sweep,) = (run for run in runs_in(lab.folder, lab.uri) if "prune_exp.study" in run.data.tags)
+    best = choose_best(read_trials(sweep.info.run_id), "speedup_if_maintained")
+    assert best is not None
+    return best.trial.run_id
 
 
 def check_left_over(lab: Lab) -> None:

@@ -52,8 +52,13 @@ def test_what_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     assert serving.choose_dtype(settings(dtype="auto"), "cpu") == "bfloat16"
     assert serving.choose_dtype(settings(dtype="auto", backend="onnxruntime"), "cpu") == "float32"
     monkeypatch.setattr(serving.shutil, "which", lambda _: None)
+    compiled = settings(cache="static", compile=True)
     with pytest.raises(SettingError, match="compiler"):
-        serving.check_serving(settings(cache="static", compile=True), llama, 40, "cpu")
+        serving.check_serving(compiled, llama, 40, "cpu")
+    monkeypatch.setattr(serving.shutil, "which", lambda name: name)
+    serving.check_serving(compiled, llama, 40, "cpu")
+    with pytest.raises(SettingError, match="sliding windows"):
+        serving.check_serving(compiled, config_of("gemma3_text"), 40, "cpu")
     monkeypatch.setattr(serving, "find_spec", lambda _: None)
     for name, backend in BACKENDS.items():
         if backend.modules:

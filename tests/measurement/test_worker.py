@@ -1,7 +1,7 @@
 """Measured processes answer, count right, and are missed when they die."""
 
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +13,57 @@ from prune_exp.measurement.worker_client import MeasurementError, ModelProcess
 from prune_exp.settings.groups import BenchmarkSettings
 from support.models import make_tiny
 from support.serving import eager_serving
+
+
+class TurnsTaken:
+    """A measured process that notes whose turn it is, and answers at once."""
+
+    def __init__(self, side: str, turns: list[str]) -> None:
+        self.side = side
+        self.turns = turns
+
+    def send(self, **asked: Any) -> None:
+        self.turns.append(f"{self.side} {asked['do']}")
+
+    def receive(self) -> dict[str, Any]:
+        return {"ids": [[0]]}
+
+    def ask(self, **asked: Any) -> dict[str, Any]:
+        self.send(**asked)
+        return self.receive()
+
+
+def turns_taken(rounds: int, **asked: Any) -> list[str]:
+    """Whose turn it was in some rounds of a batch of two, and for what."""
+    settings = BenchmarkSettings(batch_sizes=[2], batch_rounds=rounds, **asked)
+    turns: list[str] = []
+    workers: Any = {side: TurnsTaken(side, turns) for side in benchmark.SIDES}
+    prompts = {side: [[1, 2], [3, 4]] for side in benchmark.SIDES}
+    found = benchmark._measure_batches(workers, prompts, settings)
+    assert [len(pairs) for pairs in found.values()] == [rounds]
+    return turns
+
+
+def test_in_batches_either_model_goes_first_in_turns() -> None:
+    asked = [f"{side} generate" for side in benchmark.SIDES]
+    assert turns_taken(4, turns="request") == [*asked, *asked[::-1]] * 2
+
+
+def test_turns_by_token_alternate_within_a_request() -> None:
+    assert turns_taken(2, turns="token", new_tokens=3) == [
+        "dense generate",
+        "pruned generate",
+        "pruned go",
+        "dense go",
+        "dense go",
+        "pruned go",
+        "pruned generate",
+        "dense generate",
+        "dense go",
+        "pruned go",
+        "pruned go",
+        "dense go",
+    ]
 
 
 @pytest.mark.parametrize("turns", ["token", "request"])
@@ -46,7 +97,6 @@ def test_a_dead_process_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
         pytest.raises(MeasurementError, match="ended with code"),
     ):
         process.receive()
-    assert sys.executable
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2"])

@@ -228,6 +228,7 @@ def test_two_shares_that_come_to_the_same_layers_are_one_plan(
     options = ["sparsity=0.3", "pruning.rehearse=[0.51,0.5]"]
     pruned, _, _ = prune_small(tmp_path, text_file, *options)
     tried = pruned.plan.rehearsed
+    assert tried
     assert len({one.layers for one in tried}) == len(tried)
     for one in tried:
         assert len({*one.by}) == len(one.by)

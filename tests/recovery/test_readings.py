@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prune_exp.model.next_tokens import NextTokens
 from prune_exp.recovery.distillation import distillation_loss
 from prune_exp.recovery.readings import Reader, Reading, read_alike
-from prune_exp.text.corpus import all_blocks, token_ids
+from prune_exp.text.corpus import all_blocks, opening_tokens, token_ids
 from prune_exp.text.token_bytes import recoder_of
 from prune_exp.text.tokenizer import read_vocabulary, trim_tokenizer
 from support.tokenizers import WORDS, make_bpe_tokenizer, make_fallback_tokenizer
@@ -63,12 +63,28 @@ def test_the_dense_model_reads_whole_tokens(pair: tuple[Any, Any, Reader], text:
     dense, own, reader = pair
     dense_ids = token_ids(text, dense)
     own_ids = token_ids(text, own)
+    first = opening_tokens(dense)
+    dense_ids = [*first, *dense_ids]
+    own_ids = [*opening_tokens(own), *own_ids]
     reading = reader.read_blocks(torch.tensor([dense_ids]), len(own_ids))
     assert reading.ids[0].tolist() == own_ids
     assert reading.dense[0] == tuple(dense_ids)
     open_at = reading.certain[0] < 0
     assert int(open_at.sum()) == len(dense_ids), "as many open places as dense tokens"
     assert reading.places[0][open_at].tolist() == list(range(len(dense_ids)))
+
+
+def test_text_that_was_written_opens_every_block_as_texts_are_opened() -> None:
+    dense, own, reader = PAIRS[1]
+    (first,) = opening_tokens(dense)
+    written = [[first, *token_ids(" ".join(WORDS * 2), dense)[:30]] for _ in range(6)]
+    reading = reader.read_blocks(torch.tensor(written), 24)
+    assert len(reading) > 6
+    (own_first,) = opening_tokens(own)
+    assert set(reading.ids[:, 0].tolist()) == {own_first}
+    assert (reading.ids[:, 1:] != own_first).all()
+    assert [block.count(first) for block in reading.dense] == [1] * len(reading)
+    assert {block[0] for block in reading.dense} == {first}
 
 
 @pytest.mark.parametrize("pair", PAIRS)

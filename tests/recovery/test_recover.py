@@ -1,5 +1,6 @@
 """What is trained, on which text, towards which tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from prune_exp.model import loading, sources
 from prune_exp.model.architectures import head_of, shape_of
 from prune_exp.pruning import surgery
 from prune_exp.pruning.inputs import Inputs
+from prune_exp.pruning.plan import PruningPlan, Rehearsed
 from prune_exp.pruning.pruner import Pruned
 from prune_exp.recovery import recover
 from prune_exp.recovery.split import split_documents
@@ -20,7 +22,7 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, QualitySettings
 from prune_exp.settings.schema import Settings
 from prune_exp.text.corpus import all_blocks, load_corpus
-from prune_exp.text.documents import split_into_documents
+from prune_exp.text.formats import split_into_documents
 from prune_exp.trial.prepare import check_recovery, pruning_request
 from support.cli import command
 from support.lessons import CONTEXT, make_lessons, make_settings, make_student
@@ -95,9 +97,48 @@ def test_a_trimmed_vocabulary_is_taught_on_the_tokens_left(
     assert torch.allclose(found, wanted, rtol=2e-2)  # states are kept in bfloat16
     if text == "calibration":
         parts = split_documents(inputs.corpus.documents, trimmed, chosen).training
-        assert torch.equal(lessons.training.ids, all_blocks(parts, trimmed, CONTEXT))
+        assert chosen.tokens is not None
+        assert lessons.training.ids.numel() >= chosen.tokens
+        every = all_blocks(parts, trimmed, CONTEXT)
+        assert torch.equal(lessons.training.ids, every[: len(lessons.training)])
+        assert len(lessons.training) < len(every), "what there is no budget for is not read"
     done = recover.recover(chosen, inputs, pruned, head)
     assert done.record.steps == 60
+
+
+def test_a_training_is_known_by_what_goes_and_not_by_what_decided_it(
+    text_file: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Losses differ in their last digits where another number of threads works them out."""
+    tokenizer = loading.load_tokenizer(tiny_folder)
+    inputs = inputs_for(tiny_folder, text_file, tokenizer, cache=tmp_path)
+
+    def identity(plan: PruningPlan) -> Any:
+        pruned = Pruned(
+            model=None, tokenizer=tokenizer, plan=plan, request=pruning_request(Settings())
+        )
+        return recover.identify_training(make_settings(), inputs, pruned)
+
+    tried = Rehearsed(layers=(2,), channels=0, loss_nats=2.5)
+    plan = empty_plan(layers=(2,), rehearsed=(tried,))
+    again = replace(plan, rehearsed=(replace(tried, loss_nats=2.5 + 1e-15),))
+    assert identity(plan) == identity(again)
+    assert identity(plan) != identity(replace(plan, layers=(3,)))
+
+
+@pytest.mark.parametrize("text", ["calibration", "generated", "both"])
+def test_the_store_is_told_what_was_trained_on(
+    text: str, text_file: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = loading.load_tokenizer(tiny_folder)
+    inputs = inputs_for(tiny_folder, text_file, tokenizer, cache=tmp_path)
+    used = recover._texts_used(
+        make_settings(text=text), inputs, make_lessons(tiny_folder, tmp_path / "lessons")
+    )
+    sources = {one.role: one.source for one in used}
+    assert sources["validation"] == text_file.name
+    assert (text_file.name == sources["training"]) == (text == "calibration")
+    assert ("written by the dense model" in sources["training"]) == (text != "calibration")
 
 
 def test_adapters_are_merged_into_a_stock_model(tiny_folder: Path, tmp_path: Path) -> None:

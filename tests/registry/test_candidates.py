@@ -136,6 +136,40 @@ def test_another_dense_model_does_not_follow(champion: bool, tmp_path: Path) -> 
     check_base_model(held, held if champion else None)
 
 
+@pytest.mark.parametrize("other", [True, False])
+def test_another_dense_model_follows_where_that_is_wanted(
+    other: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prune_exp.registry import promotion
+
+    trials = [trial(0), trial(1)]
+    for one, digest in zip(trials, "ab", strict=True):
+        one.tags.update({tags.MODEL_DIGEST: digest, tags.MODEL_URI: "models:/m-0"})
+        one.tags[tags.WEIGHTS_SHA256] = "0" * 64
+    first, second = store_sweep(tmp_path, trials)[1]
+    register(first, "pruned-tiny")
+    client = MlflowClient()
+    made = client.create_model_version("pruned-tiny", source="/nowhere", run_id=second)
+    client.set_registered_model_alias("pruned-tiny", "champion", "1")
+    judged: list[str] = []
+
+    def judge(case: Any, _gates: object) -> list[Any]:
+        judged.append(str(case.candidate.version))
+        return []
+
+    monkeypatch.setattr(promotion, "judge_candidate", judge)
+    monkeypatch.setattr(promotion, "folder_sha256", lambda _: "0")
+    monkeypatch.setattr(promotion, "_act_on_verdicts", lambda *_: 0)
+    settings = asked(tmp_path, version=int(made.version), other_base_model=other)
+    settings.tracking.registered_model = "pruned-tiny"
+    if other:
+        assert promotion.promote_model(settings) == 0
+    else:
+        with pytest.raises(SettingError, match=r"or other_base_model=true"):
+            promotion.promote_model(settings)
+    assert judged == ([str(made.version)] if other else [])
+
+
 def test_files_that_are_not_where_the_store_says_are_said_to_be_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,8 @@ def test_quality_is_what_the_models_say_on_text_no_trial_used(store: Store) -> N
     from prune_exp.settings.params import restore_settings
     from prune_exp.settings.schema import Settings
     from prune_exp.text.corpus import load_corpus, load_reserved
-    from prune_exp.text.documents import RESERVED, split_into_documents
+    from prune_exp.text.documents import RESERVED
+    from prune_exp.text.formats import split_into_documents
 
     assert store.promote() == 0
     version = str(store.alias("champion"))

@@ -253,7 +253,7 @@ def test_what_is_not_measured_is_not_searched_for(
     changes: dict[str, Any], said: str, text_file: Path
 ) -> None:
     with pytest.raises(SettingError) as refused:
-        objectives_of(searching_for(text_file, **changes), searching=True)
+        objectives_of([searching_for(text_file, **changes)], searching=True)
     assert str(refused.value).startswith(said)
 
 
@@ -261,10 +261,34 @@ def test_a_list_runs_without_its_objectives_but_not_without_its_constraints(
     text_file: Path,
 ) -> None:
     listed = searching_for(text_file, benchmark="off")
-    assert objectives_of(listed, searching=False) == {"weights_read_ratio": "minimize"}
+    assert objectives_of([listed], searching=False) == {"weights_read_ratio": "minimize"}
     bound = searching_for(text_file, benchmark="off", constraints=["latency_ratio:0.8"])
     with pytest.raises(SettingError, match="take it out of search"):
-        objectives_of(bound, searching=False)
+        objectives_of([bound], searching=False)
+
+
+def test_a_list_keeps_the_objectives_that_all_its_points_measure(text_file: Path) -> None:
+    wanted = ["latency_ratio", "bits_per_byte_increase"]
+    timed = searching_for(text_file, objectives=wanted)
+    untimed = searching_for(text_file, benchmark="off", objectives=wanted)
+    for points in ([timed, untimed], [untimed, timed]):
+        assert objectives_of(points, searching=False) == {"bits_per_byte_increase": "minimize"}
+    bound = searching_for(text_file, benchmark="off", constraints=["latency_ratio:0.8"])
+    with pytest.raises(SettingError, match="take it out of search"):
+        objectives_of([timed, bound], searching=False)
+
+
+@pytest.mark.parametrize("key", ["kl_to_dense", "top1_agreement"])
+def test_other_vocabularies_are_not_compared_token_by_token(key: str, text_file: Path) -> None:
+    settings = searching_for(text_file, objectives=[key])
+    assert objectives_of([settings], searching=True)
+    settings.pruning.units = ["mlp", "vocab"]
+    settings.pruning.vocab_share = 0.0
+    assert objectives_of([settings], searching=True)
+    settings.pruning.vocab_share = 0.15
+    with pytest.raises(SettingError) as refused:
+        objectives_of([settings], searching=True)
+    assert str(refused.value).startswith(f"a pruned vocabulary does not measure {key}")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +325,7 @@ def test_texts_may_be_swept(swept: str, text_file: Path, tmp_path: Path) -> None
         _, configs = list_points(config, loader, [*arguments, "benchmark=off"])
     assert len(configs) == 2
     assert settings_of(configs[0]).data.path == str(text_file)
-    assert objectives_of(settings_of(configs[0]), searching=False)
+    assert objectives_of([settings_of(configs[0])], searching=False)
 
 
 @pytest.mark.parametrize(("minutes", "ran"), [(None, 3), (1000.0, 3), (0.0, 0)])

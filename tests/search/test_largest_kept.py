@@ -21,7 +21,7 @@ from prune_exp.search.largest_kept import (
     sampler_for,
 )
 from prune_exp.search.space import SearchChoice, SearchRange, Space
-from prune_exp.search.study import INTERRUPTED
+from prune_exp.search.study import INTERRUPTED, WARM
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.goals import FORESEEN
 from prune_exp.settings.schema import Settings
@@ -166,6 +166,22 @@ def test_a_study_is_settled_by_this_sampler_alone() -> None:
         trial.set_user_attr(FORESEEN, 1.095)
         study.tell(trial, 1.0)
         assert explain_settled(study, space) == why
+
+
+def test_what_another_study_found_ends_nothing() -> None:
+    """Its settings were others; the next sparsity follows from it all the same."""
+    space = space_of(sparsity=(0.02, 0.5))
+    study = optuna.create_study(direction="maximize", sampler=LargestKeptSampler(1.1))
+    known = study.ask({"sparsity": FloatDistribution(0.02, 0.5)})
+    known.set_user_attr(FORESEEN, 1.095)
+    known.set_user_attr(WARM, "other/0")
+    study.tell(known, 1.0)
+    assert not explain_settled(study, space)
+    own = study.ask({"sparsity": FloatDistribution(0.02, 0.5)})
+    assert own.params["sparsity"] > known.params["sparsity"]
+    own.set_user_attr(FORESEEN, 1.099)
+    study.tell(own, 1.0)
+    assert "keeps quality" in explain_settled(study, space)
 
 
 @pytest.mark.parametrize(("ratio", "ends"), [(1.5, "loses quality"), (None, "failed")])

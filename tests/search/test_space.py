@@ -79,6 +79,48 @@ def test_searches_without_a_choice_are_one_line(given: str, said: str) -> None:
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        ("range(0.1,0.55,0.05)", "0.1,0.15,0.2,0.25,0.3,0.35,0.4,0.45,0.5"),
+        ("range(0.1,0.4,0.1)", "0.1,0.2,0.3"),
+        ("range(0.5,0.2,-0.1)", "0.5,0.4,0.3"),
+        ("sort(range(0.1,0.4,0.1),reverse=true)", "0.3,0.2,0.1"),
+        ("range(1,2,0.25)", "1.0,1.25,1.5,1.75"),
+        ("range(2,8,3)", "2,5"),
+    ],
+)
+def test_a_range_is_in_the_decimals_that_were_typed(given: str, values: str) -> None:
+    """Hydra adds the steps up in binary, and may step over the end or end short of it."""
+    assert read_space([f"a={given}"], [], None).listed == {"a": tuple(values.split(","))}
+
+
+@pytest.mark.parametrize(
+    ("given", "low", "high"),
+    [
+        ("range(0.05,0.3,0.15)", 0.05, 0.2),
+        ("range(0.15,0.6,0.15)", 0.15, 0.45),
+        ("range(0.3,0.4,0.01)", 0.3, 0.39),
+    ],
+)
+def test_a_searched_range_ends_with_its_last_value(
+    given: str, low: float, high: float, tmp_path: Path
+) -> None:
+    space = read_space([f"a=tag(search,{given})"], [], None)
+    study = studies.open_study(SearchSettings(), tmp_path, "s", {"cost": "minimize"}, {})
+    one = studies.distributions_of(study, space)["a"]
+    assert (one.low, one.high) == (low, high)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_starts_keep_a_choice_that_is_configured() -> None:
+    arguments = ["sparsity=interval(0.1,0.5)", "pruning.ballot=tag(search,choice(fixed,adaptive))"]
+    space = read_space(arguments, [], None)
+    for configured, first in (("adaptive", "adaptive"), ("fixed", "fixed"), (None, "fixed")):
+        given = {} if configured is None else {"pruning.ballot": configured}
+        starts = starts_of(space, given)
+        assert [one["pruning.ballot"] for one in starts] == [first, first]
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii", "nsgaiii", "gp", "qmc"])
 def test_samplers_keep_to_steps_and_choices(sampler: str, tmp_path: Path) -> None:
     arguments = ["a=tag(search,range(0.1,0.5,0.1))", "b=tag(search,choice(x,y))", "c=1,2"]

@@ -41,6 +41,35 @@ def test_lists_multiply_and_each_point_is_left_until_it_has_a_result(tmp_path: P
     assert studies.remaining_rows(study, grid, n_trials=1) == rows[2:]
 
 
+def test_a_point_is_the_same_however_its_numbers_are_typed(tmp_path: Path) -> None:
+    first = space({"sparsity": (".3", "0.1"), "pruning": ("best", "1e-1")})
+    study = new_study(tmp_path)
+    rows = studies.remaining_rows(study, first, n_trials=1)
+    for trial in studies.ask_trials(study, first, rows[:3]):
+        studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    again = space({"sparsity": ("0.30", "0.1", "0.4"), "pruning": ("best", "0.10")})
+    left = studies.remaining_rows(study, again, n_trials=1)
+    assert [(row["sparsity"], row["pruning"]) for row in left] == [
+        ("0.1", "0.10"),
+        ("0.4", "best"),
+        ("0.4", "0.10"),
+    ]
+
+
+def test_a_store_that_was_moved_is_the_same_study(tmp_path: Path) -> None:
+    """Where the journal lies in it; a database of studies may serve several stores."""
+    search = SearchSettings(study_name="s")
+    made = {"tracking.root": "mlruns", "tracking.uri": "None", "search.storage": "None"}
+    studies.open_study(search, tmp_path, "s", {"cost": "minimize"}, made)
+    moved = made | {"tracking.root": "runs"}
+    studies.open_study(search, tmp_path, "s", {"cost": "minimize"}, moved)
+    elsewhere = {"search.storage": "sqlite:///studies.db"}
+    study = studies.open_study(search, tmp_path / "b", "s", {"cost": "minimize"}, made | elsewhere)
+    assert studies.list_differences(study, moved | elsewhere) == {
+        "tracking.root": ("mlruns", "runs")
+    }
+
+
 def test_a_search_counts_all_trials_but_interrupted_ones_and_deals_lists_in_turn(
     tmp_path: Path,
 ) -> None:
@@ -74,6 +103,39 @@ def test_every_sampler_keeps_to_the_space_and_does_not_repeat_itself(
             assert all(0.1 <= value <= 0.9 for value in trial.params.values())
             studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
     assert len(seen) == 6
+
+
+def search_near(study: Any, wanted: float, *, trials: int) -> list[float]:
+    """How far from the best value each of some trials was, told one after the other."""
+    asked = []
+    for _ in range(trials):
+        (trial,) = studies.ask_trials(study, space({}, "sparsity"), [{}])
+        value = trial.params["sparsity"]
+        assert 0.1 <= value <= 0.9
+        asked.append(abs(value - wanted))
+        studies.tell_trial(study, trial.number, {"cost": asked[-1]}, {"cost": "minimize"}, {})
+    return asked
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_samplers_that_model_go_by_what_trials_found(sampler: str, tmp_path: Path) -> None:
+    """Beyond their first trials, which are random, they ask near what was good."""
+    study = new_study(tmp_path, sampler=sampler, sampler_args={"n_startup_trials": 3})
+    asked = search_near(study, 0.3, trials=18)
+    assert sum(asked[-6:]) < sum(asked[:6])
+
+
+@pytest.mark.parametrize("sampler", ["nsgaii", "nsgaiii"])
+def test_samplers_that_breed_come_to_further_generations(sampler: str, tmp_path: Path) -> None:
+    study = new_study(tmp_path, sampler=sampler, sampler_args={"population_size": 3})
+    search_near(study, 0.3, trials=10)
+    generations = [
+        value
+        for trial in study.trials
+        for key, value in trial.system_attrs.items()
+        if key.endswith(":generation")
+    ]
+    assert max(generations) >= 2
 
 
 def test_constraints_decide_what_is_feasible(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_impossible_measurements_are_refused(change: dict[str, object], words: s
         ({"learning_rate": 0.0}, "recovery.learning_rate=0 is too small"),
         ({"minutes": 0.0}, "recovery.minutes=0 is too small"),
         ({"lora_rank": -1}, "recovery.lora_rank=-1 is too small"),
+        ({"lora_rank": 4, "train_embeddings": True}, "recovery.train_embeddings=false"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], words: str, tiny_folder: Path) -> None:

@@ -52,6 +52,13 @@ def test_every_value_of_an_experiment_is_the_trials(name: str) -> None:
             assert OmegaConf.select(config, key) == value, key
 
 
+@pytest.mark.parametrize("experiment", ["kept", "headline"])
+@pytest.mark.parametrize("pruning", ["consensus", "best", "depth", "width"])
+def test_a_pruning_that_is_typed_replaces_an_experiments(experiment: str, pruning: str) -> None:
+    wanted = composed(f"pruning={pruning}").pruning
+    assert composed(f"experiment={experiment}", f"pruning={pruning}").pruning == wanted
+
+
 def test_experiments_may_lie_outside_the_package(tmp_path: Path) -> None:
     """In a folder of `hydra.searchpath`, which is added to ours."""
     folder = tmp_path / "experiment"

@@ -3,7 +3,11 @@
 import hydra
 import pytest
 from hydra.core.config_store import ConfigStore
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import OmegaConf
 
 from prune_exp.settings.config_tree import conf_dir
@@ -29,6 +33,17 @@ def test_what_hydra_refuses_is_said_with_what_to_type(override: str, said: str) 
     explained = explain_error(refused.value)
     assert said in explained
     assert "\n" not in explained
+
+
+@pytest.mark.parametrize("override", ["model.path=~/m", "data.path=a[1", "data.path=my text (2)"])
+def test_what_needs_quotes_is_said_and_is_right(override: str) -> None:
+    with pytest.raises(OverrideParseException) as refused:
+        compose_trial(override)
+    explained = explain_error(refused.value)
+    assert "\n" not in explained
+    typed = explained.rpartition(": ")[2].strip('"')
+    key, _, value = override.partition("=")
+    assert OmegaConf.select(compose_trial(typed), key) == value
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -10,23 +10,13 @@ from prune_exp.settings.command_schemas import ShipSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.shipping.hub import check_login, list_files, push_files, repository_of
 from prune_exp.shipping.targets import choose_repositories, choose_targets
-from support.hub import Hub, stand_in_hub
-
-TOKEN = "hf_thisIsNobodysSecret"
+from support.hub import TOKEN, Hub, hub_for
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A stand-in that huggingface_hub takes for the hub."""
-    from huggingface_hub import constants
-
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with stand_in_hub() as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.address)
+    """A stand-in for the hub."""
+    with hub_for(monkeypatch) as served:
         yield served
 
 

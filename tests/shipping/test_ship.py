@@ -17,6 +17,7 @@ from prune_exp.shipping.comparison import ShippingError
 from prune_exp.shipping.ship import ship_model, show_kl
 from prune_exp.shipping.targets import TARGETS
 from support.cli import command
+from support.hub import hub_for
 from support.store import Store
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,28 @@ def test_the_candidate_is_shipped_and_the_store_knows(
     assert f"pruned-tiny version {version.version}:\n  hf " in capsys.readouterr().out
     assert [path.name for path in output.parent.iterdir()] == ["out"]
     assert facts["beside_dense"] is None
+
+
+@pytest.mark.parametrize("max_kl", [1e-3, -1.0])
+def test_the_hub_gets_what_passed_and_nothing_else(
+    max_kl: float, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub_for(monkeypatch) as hub:
+        code = ship(store, tmp_path / "out", to=["hub:someone/tiny"], max_kl=max_kl)
+        kept = max_kl > 0
+        assert code == (0 if kept else 1)
+        assert ("model.safetensors" in hub.files) == kept
+        assert bool(hub.created) == kept
+
+
+def test_a_dry_run_pushes_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub_for(monkeypatch) as hub:
+        assert ship(store, tmp_path / "out", to=["hub:someone/tiny"], dry_run=True) == 0
+        assert not hub.files
+        assert not hub.created
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_file_is_timed_in_turns_with_the_dense_models_of_its_kind(

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
+TOKEN = "hf_thisIsNobodysSecret"
+
 
 class Hub:
     """What a stand-in was sent."""
@@ -37,6 +41,21 @@ def stand_in_hub() -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def hub_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A stand-in that huggingface_hub takes for the hub, and logs in to."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with stand_in_hub() as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.address)
+        yield served
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -96,6 +96,7 @@ def _start_server() -> None:
 def _act(arguments: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     """A command's side of `start_module`; how it ends is the process's end."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     assert PRELOAD in sys.modules, "the server could not import what it was to"
     for path, target in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

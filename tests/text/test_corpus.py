@@ -1,6 +1,5 @@
 """Text is split by document, and its bytes are counted."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from prune_exp.settings.config_tree import conf_dir
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, QualitySettings
 from prune_exp.text.corpus import load_corpus
-from prune_exp.text.documents import deal_documents, split_into_documents
+from prune_exp.text.documents import deal_documents
 from prune_exp.text.domains import list_judged_files
 from prune_exp.text.records import FEWEST_DOCUMENTS
 from prune_exp.trial.prepare import prepare_trial
@@ -108,26 +107,3 @@ def test_blocks_of_a_model_that_wants_a_first_token_have_it(
         assert (text.ids[:, 1:] != tokenizer.bos_token_id).all()
         read = "".join(tokenizer.batch_decode(text.ids[:, 1:]))
         assert text.bytes_scored == len(read.encode())
-
-
-def test_lines_are_documents_where_nothing_else_parts_them() -> None:
-    assert split_into_documents("one\ntwo\r\nthree\n") == ["one", "two", "three"]
-    assert split_into_documents("one\nstill one\n\ntwo") == ["one\nstill one", "two"]
-    assert split_into_documents("one\u2028still one\ntwo") == ["one\u2028still one", "two"]
-
-
-def test_json_lines_give_their_texts() -> None:
-    lines = [json.dumps({"id": i, "text": f"Text {i}\nof two lines."}) for i in range(3)]
-    assert split_into_documents("\n".join(lines)) == [f"Text {i}\nof two lines." for i in range(3)]
-    spaced = "\n\n".join(lines)
-    assert split_into_documents(spaced) == split_into_documents("\n".join(lines))
-    odd = json.dumps({"text": "a\u2028b"}, ensure_ascii=False)
-    assert split_into_documents(odd) == ["a\u2028b"]
-    assert split_into_documents("{not json\nat all") == ["{not json", "at all"]
-    for wrong, said in (
-        ('{"content": "x"}', "line 4 is JSON without a text"),
-        ("plain", "line 4 is no JSON"),
-        ("[1, 2]", "line 4 is JSON without a text"),
-    ):
-        with pytest.raises(SettingError, match=said):
-            split_into_documents("\n".join([*lines, wrong]))

@@ -135,6 +135,34 @@ def test_every_name_becomes_one_that_stays(name: str) -> None:
     assert plain_name(plain) == plain
 
 
+def test_what_judges_in_one_file_calibrates_in_no_other(
+    tiny_folder: Path, three: list[Path]
+) -> None:
+    judged = three[1].read_text(encoding="utf-8").split("\n\n")[:20:5]
+    own = three[0].read_text(encoding="utf-8").split("\n\n")
+    three[0].write_text("\n\n".join([own[0], own[1], *judged, *own[2:]]), encoding="utf-8")
+    corpus = load(tiny_folder, settings_of(three))
+    assert not {*judged} & {*corpus.documents}
+    apart = load(tiny_folder, settings_of(three, mix=[str(three[0])]))
+    assert {*judged} & {*apart.documents}, "it is the other file that takes them out"
+
+
+def test_a_text_that_is_there_again_counts_as_one_document(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    path = write_text(tmp_path / "a.txt", seed=1)
+    texts = path.read_text(encoding="utf-8").split("\n\n")
+    texts[5] = texts[10] = texts[0]
+    path.write_text("\n\n".join(texts), encoding="utf-8")
+    data = settings_of([path, path], mix=[str(path)], heldout_blocks=40)
+    corpus = load(tiny_folder, data)
+    tokens = corpus.heldout.count_predicted()
+    assert (tokens[1:3] == 0).all()
+    assert (tokens[3:6] > 0).all(), "the others keep their numbers"
+    assert tokens[0] > 2 * tokens[3:6].min()
+    assert corpus.heldout.documents_in(range(40))[:3] == [0, 3, 4]
+
+
 def test_domains_that_cannot_be_are_refused(tiny_folder: Path, three: list[Path]) -> None:
     data = settings_of(three)
     twin = three[0].with_name("twin.txt")

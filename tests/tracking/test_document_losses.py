@@ -6,7 +6,7 @@ import math
 import pytest
 
 from prune_exp.measurement.records import DocumentQuality
-from prune_exp.text.documents import split_into_documents
+from prune_exp.text.formats import split_into_documents
 from prune_exp.tracking.document_losses import COLUMNS, tabulate_documents
 
 

@@ -1,6 +1,7 @@
 """A run's process is known to live or to have gone, from this machine and from others."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,10 +78,14 @@ def test_a_run_elsewhere_that_is_heard_of_again_lives(
 def test_a_run_beats_until_it_is_stopped(sweep: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "WATCH_S", 0.01)
     monkeypatch.setattr(heartbeat, "BEAT_S", 0.01)
+    before = {*threading.enumerate()}
     start_beating(sweep)
+    (beating,) = {*threading.enumerate()} - before
     while MlflowClient().get_run(sweep).data.tags[tags.BEAT] == "1":  # the test's limit ends this
         time.sleep(0.05)
+    assert beating.is_alive()
     stop_beating(sweep)
+    beating.join()
     stop_beating(sweep)
     stop_beating(None)
 

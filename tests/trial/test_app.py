@@ -14,6 +14,7 @@ from prune_exp.trial import app, isolated, run
 from prune_exp.trial.isolated import TrialDied
 
 WEIGHTS = "model/model.safetensors"
+STATE = "recovery/state"
 
 
 def pretend(
@@ -27,13 +28,12 @@ def pretend(
         (folder / WEIGHTS).touch()
         if dies is not None:
             raise dies
-        return "the result"
+        return SimpleNamespace(training_kept=folder / STATE)
 
     def log_result(*_: object) -> None:
         if untold is not None:
             raise untold
 
-    assert run.run_within
     monkeypatch.setattr(isolated, "run_isolated", run_isolated)
     monkeypatch.setattr("prune_exp.tracking.runs.log_result", log_result)
 
@@ -98,8 +98,25 @@ def test_a_trial_that_cannot_be_logged_leaves_no_checkpoint(
 
 def test_a_good_trial_keeps_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, dies=None)
-    assert app.run_and_log(Settings(), tmp_path) == "the result"
+    result: Any = app.run_and_log(Settings(), tmp_path)
+    assert result.training_kept == tmp_path / STATE
     assert (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize(
+    "fault", [None, {"dies": TrialDied("killed")}, {"dies": None, "untold": OSError("no answer")}]
+)
+def test_what_was_trained_is_kept_until_the_store_has_the_result(
+    fault: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / STATE / "step-00000010").mkdir(parents=True)
+    pretend(monkeypatch, **(fault or {"dies": None}))
+    if fault is None:
+        app.run_and_log(Settings(), tmp_path)
+    else:
+        with pytest.raises((TrialDied, OSError)):
+            app.run_and_log(Settings(), tmp_path)
+    assert (tmp_path / STATE).exists() == (fault is not None)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -171,21 +172,114 @@ def test_submitit_is_given_no_secret_to_write_down(
     check_pickled(composed(secret))
 
 
+def store_some(
+    monkeypatch: pytest.MonkeyPatch, *, feasible: bool = True, kept: bool = True, **tracking: Any
+) -> tuple[list[str], str | None]:
+    """What is done with two trials, the first of which is the best, and the registered name."""
+    from prune_exp.registry import stored_models
+
+    done: list[str] = []
+
+    def log_model(one: Any, *_: object) -> None:
+        done.append(f"stored {one.number}")
+
+    def register(one: Any, *_: object) -> None:
+        done.append(f"registered {one.number}")
+
+    monkeypatch.setattr(stored_models, "can_store", lambda _: kept)
+    monkeypatch.setattr(stored_models, "log_model", log_model)
+    monkeypatch.setattr(stored_models, "register_candidate", register)
+    asked = settings()
+    for key, value in tracking.items():
+        setattr(asked.tracking, key, value)
+    trials = [trial(0), trial(1)]
+    best = Choice(trial=trials[0], rule="the best quality", feasible=feasible)
+    return done, lifecycle._store_models(asked, trials, best)
+
+
 @pytest.mark.parametrize("feasible", [True, False])
 def test_only_who_meets_the_constraints_is_registered(
     feasible: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prune_exp.registry import stored_models
-
-    done: list[str] = []
-    monkeypatch.setattr(stored_models, "can_store", lambda _: True)
-    monkeypatch.setattr(stored_models, "log_model", lambda *_: done.append("stored"))
-    monkeypatch.setattr(stored_models, "register_candidate", lambda *_: done.append("registered"))
-    one = trial(0)
-    best = Choice(trial=one, rule="the best quality", feasible=feasible)
-    name = lifecycle._store_models(settings(), [one], best)
-    assert done == (["stored", "registered"] if feasible else ["stored"])
+    done, name = store_some(monkeypatch, feasible=feasible)
+    assert done == (["stored 0", "registered 0"] if feasible else ["stored 0"])
     assert name == ("pruned-tiny" if feasible else None)
+
+
+@pytest.mark.parametrize(
+    ("tracking", "wanted"),
+    [
+        ({"log_models": "none"}, []),
+        ({"log_models": "all"}, ["stored 0", "registered 0", "stored 1"]),
+        ({"register": False}, ["stored 0"]),
+        ({"register": False, "log_models": "all"}, ["stored 0", "stored 1"]),
+    ],
+)
+def test_as_much_is_stored_and_registered_as_is_asked_for(
+    tracking: dict[str, Any], wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, name = store_some(monkeypatch, **tracking)
+    assert done == wanted
+    assert name == ("pruned-tiny" if "registered 0" in wanted else None)
+
+
+def test_a_model_that_was_not_kept_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done, name = store_some(monkeypatch, kept=False)
+    assert (done, name) == ([], None)
+    said = capsys.readouterr().err
+    assert "trial 0 were not kept" in said
+    assert f"prune_exp.rebuild run_id={trial(0).run_id} output=DIR" in said
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked"), [(1.05, None), (1.1, None), (1.3, 1.3)], ids=["less", "default", "more"]
+)
+def test_gates_judge_by_the_limit_that_was_typed_where_it_allows_more(
+    limit: float, asked: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(
+        "prune_exp.registry.promotion.promote_model", lambda wanted: given.append(wanted.limits)
+    )
+    one = trial(0)
+    one.metrics["max_perplexity_ratio"] = limit
+    lifecycle.promote_best(settings(), one, "pruned-tiny")
+    assert [limits.max_perplexity_ratio for limits in given] == [asked]
+
+
+def test_a_model_that_gates_refuse_ends_in_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prune_exp.registry.promotion.promote_model", lambda _: 1)
+    one = trial(0)
+    one.metrics["max_perplexity_ratio"] = 1.1
+    with pytest.raises(SystemExit) as ended:
+        lifecycle.promote_best(settings(), one, "pruned-tiny")
+    assert ended.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "said"),
+    [
+        ({"search.sampler": "largest_kept"}, [], "type -m before the settings"),
+        ({"search.sampler": "largest_kept"}, ["sparsity=0.2"], None),
+        ({"optimized_metric": "sped"}, [], "optimized_metric=sped is unknown"),
+        ({"optimized_metric": "params_pruned_pct"}, [], None),
+    ],
+)
+def test_a_single_trial_is_refused_what_only_several_find(
+    changes: dict[str, Any], overrides: list[str], said: str | None, text_file: Path
+) -> None:
+    asked = settings()
+    asked.data.path = str(text_file)
+    for key, value in changes.items():
+        group, _, name = key.rpartition(".")
+        setattr(getattr(asked, group) if group else asked, name, value)
+    if said is None:
+        lifecycle.check_single(asked, overrides)
+        return
+    with pytest.raises(SettingError, match=said):
+        lifecycle.check_single(asked, overrides)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 from prune_exp.measurement.backends.protocol import Arrived, Generate, Load, LoadedModel, ServeSpec
 from prune_exp.measurement.footprint import footprint_of
+from prune_exp.model.plain_generation import plain_generation
 
 
 def start(serving: ServeSpec) -> Load:
@@ -35,6 +36,7 @@ def load(serving: ServeSpec) -> LoadedModel:
         trust_remote_code=False,
     )
     model = model.to(serving.device).eval().requires_grad_(False)
+    model.generation_config = plain_generation(model.generation_config)
     footprint = footprint_of(model)
     if serving.cache == "dynamic":
         return LoadedModel(generate=_generate_growing(model), footprint=footprint)
@@ -88,15 +90,14 @@ def _generate_growing(model: Any) -> Generate:
 class StaticCacheModel:
     """Greedy decoding over a cache with room for `cache_tokens`, its step compiled if asked for.
 
-    One cache at a time: a request with another number of sequences gets a new one.
+    Each number of sequences has a cache of its own, which its next request finds again.
     """
 
     def __init__(self, model: Any, serving: ServeSpec) -> None:
         """Compiles for one sequence, so that loading takes as long as it takes."""
         self._model = model
         self._room = serving.cache_tokens
-        self._cache = None
-        self._sequences = 0
+        self._caches: dict[int, Any] = {}
         self._step: Callable[[Any, Any], Any] = self._next
         if serving.compile:
             import torch
@@ -131,12 +132,12 @@ class StaticCacheModel:
     def _emptied(self, sequences: int) -> Any:
         from transformers import StaticCache
 
-        if self._cache is None or sequences != self._sequences:
-            self._cache = StaticCache(config=self._model.config, max_cache_len=self._room)
-            self._sequences = sequences
+        if sequences in self._caches:
+            self._caches[sequences].reset()
         else:
-            self._cache.reset()
-        return self._cache
+            config = self._model.config
+            self._caches[sequences] = StaticCache(config=config, max_cache_len=self._room)
+        return self._caches[sequences]
 
 
 def cache_bytes(cache: Any) -> int:

@@ -156,7 +156,12 @@ def ended_by_clock(trial: TrackedTrial) -> bool:
     if "recovery/steps" not in trial.metrics or trial.params.get("recovery.minutes") == "None":
         return False
     tokens = trial.params.get("recovery.tokens", "None")
-    return tokens == "None" or trial.metrics["recovery/tokens"] < float(tokens)
+    step = _number(trial, "recovery.batch_blocks") * _number(trial, "recovery.context_tokens")
+    return tokens == "None" or trial.metrics["recovery/tokens"] + step <= float(tokens)
+
+
+def _number(trial: TrackedTrial, key: str) -> int:
+    return int(trial.params.get(key, 0))
 
 
 def _from_store(command: str, trial: TrackedTrial, output: str) -> str:

@@ -87,6 +87,39 @@ def test_a_static_cache_serves_other_families(model_type: str, tmp_path: Path) -
         assert held == 2 * served.footprint.kv_bytes(1)
 
 
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_a_checkpoints_own_penalties_do_not_count(cache: str, tmp_path: Path) -> None:
+    """Repetition is measured, so nothing may suppress it, and backends answer alike."""
+    model = make_tiny("llama")
+    model.save_pretrained(tmp_path)
+    own = tmp_path / "generation_config.json"
+    prefers = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "eos_token_id": 2}
+    own.write_text(json.dumps(prefers), encoding="utf-8")
+    served = serve(tmp_path, tmp_path, cache=cache)
+    assert served.generate(PROMPTS, NEW, nothing)[0] == greedy_tokens(model, PROMPTS)
+
+
+def test_a_static_cache_is_found_again_by_requests_of_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    made: list[Any] = []
+
+    class Counted(transformers.StaticCache):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            made.append(self)
+
+    model = make_tiny("llama")
+    model.save_pretrained(tmp_path)
+    served = serve(tmp_path, tmp_path, cache="static")
+    monkeypatch.setattr(transformers, "StaticCache", Counted)
+    for ids in (PROMPTS, PROMPTS[:1], PROMPTS, PROMPTS[:1]):
+        assert served.generate(ids, NEW, nothing)[0] == greedy_tokens(model, ids)
+    assert len(made) == 2
+
+
 def test_bfloat16_is_half_as_large(tmp_path: Path) -> None:
     make_tiny("llama").save_pretrained(tmp_path)
     whole = serve(tmp_path, tmp_path)

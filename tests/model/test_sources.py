@@ -1,0 +1,46 @@
+"""A model of the hub is the commit that was asked for, without anything that could run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prune_exp.model import sources
+from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import ModelSettings
+
+ASKED = ModelSettings(name="tiny", hub_id="someone/tiny", revision="0123abc")
+
+
+def test_the_commit_is_fetched_that_was_asked_for(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def fetch(hub_id: str, *, revision: str, allow_patterns: list[str]) -> str:
+        asked.append((hub_id, revision, allow_patterns))
+        return str(tiny_folder)
+
+    monkeypatch.setattr(sources, "snapshot_download", fetch)
+    found = sources.locate_model(ASKED, tmp_path)
+    assert found.folder == tiny_folder
+    here = ModelSettings(name="tiny", path=str(tiny_folder))
+    assert found.digest == sources.locate_model(here, tmp_path).digest
+    ((hub_id, revision, patterns),) = asked
+    assert (hub_id, revision) == ("someone/tiny", "0123abc")
+    assert "*.safetensors" in patterns
+    assert not {"*", "*.bin", "*.pt", "*.py", "*.pkl"} & {*patterns}
+
+
+def test_what_the_hub_does_not_give_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise OSError("401 Client Error.\nRepository Not Found")
+
+    monkeypatch.setattr(sources, "snapshot_download", fail)
+    with pytest.raises(SettingError) as refused:
+        sources.locate_model(ASKED, tmp_path)
+    assert str(refused.value) == (
+        "model.hub_id=someone/tiny at 0123abc cannot be downloaded: 401 Client Error."
+    )
