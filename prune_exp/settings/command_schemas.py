@@ -110,8 +110,8 @@ class ShipSettings:
     max_kl_4_bit: float = 0.5
     """The same of files in 4 bits."""
     rounds: int = 4
-    """How often every file that is kept is timed in turns with the dense model's of the same kind;
-    0 does not, and neither is it done where the dense model is not here."""
+    """How often, twice at least, every file that is kept is timed in turns with the dense model's
+    of the same kind; 0 does not, and neither is it done where the dense model is not here."""
     threads: int = 1
     """Threads of each runtime."""
     private: bool = True
