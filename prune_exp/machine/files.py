@@ -13,8 +13,8 @@ PACKED = {
     b"PK\x03\x04": ("zip", "unzip"),
 }
 """How compressed files begin, what they are, and what unpacks them."""
-MANY_ZEROS = 0.25
-"""Share of zero bytes that text of two bytes a letter has, and no other."""
+MANY_ZEROS = 0.02
+"""Share of zero bytes that text of two bytes a letter has at least, by its spaces and line ends."""
 
 
 def read_text(path: Path, *, setting: str) -> str:

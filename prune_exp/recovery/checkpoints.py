@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +59,26 @@ def save_state(
 
 
 def discard_state(folder: Path) -> None:
-    """Forgets a training whose model is kept elsewhere."""
-    with FileLock(f"{folder}.lock"):
+    """Forgets a training whose model is kept elsewhere, unless another trial is at it now.
+
+    What cannot be removed stays until it is old: no trial fails for that.
+    """
+    with suppress(OSError, Timeout), FileLock(f"{folder}.lock", timeout=0):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def drop_old_states(parent: Path) -> None:
     """Removes states below `parent` that were left long ago, and that nobody trains on now."""
-    for state in parent.glob("*/step-*"):
-        try:
-            age_s = time.time() - state.stat().st_mtime
-        except FileNotFoundError:  # another trial has just put a later one in its place
-            continue
-        if age_s < OLD_S:
-            continue
-        try:
-            with FileLock(f"{state.parent}.lock", timeout=0):
-                shutil.rmtree(state.parent, ignore_errors=True)
-        except Timeout:
-            continue
+    for folder in [*parent.iterdir()]:
+        with suppress(FileNotFoundError, NotADirectoryError, Timeout):  # others come and go
+            states = [*folder.glob("step-*")]
+            if states and all(_is_old(state) for state in states):
+                with FileLock(f"{folder}.lock", timeout=0):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_old(state: Path) -> bool:
+    return time.time() - state.stat().st_mtime >= OLD_S
 
 
 def load_state(

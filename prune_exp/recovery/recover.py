@@ -168,7 +168,7 @@ def identify_training(recovery: RecoverySettings, inputs: Inputs, pruned: Pruned
         "model": inputs.source.digest,
         "gone": pruned.plan.units,
         "pruning": asdict(pruned.request.pruning),
-        "data": inputs.corpus.calibration.digest,
+        "data": (inputs.corpus.calibration.digest, *inputs.corpus.calibration.ids.shape),
         "recovery": asdict(recovery),
         "seed": pruned.request.seed,
     }
@@ -228,7 +228,7 @@ def _texts_used(
     trained_on = {
         "calibration": documents,
         "generated": written,
-        "both": f"{documents}, and {written}",
+        "both": f"{documents}, and written by the dense model after it",
     }
     by_role = {
         "training": (lessons.training.ids, trained_on[recovery.text]),

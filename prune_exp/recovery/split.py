@@ -7,6 +7,7 @@ from typing import Any
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import RecoverySettings
 from prune_exp.text.corpus import documents_for
+from prune_exp.text.documents import leave_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +32,12 @@ def split_documents(documents: Sequence[str], tokenizer: Any, recovery: Recovery
     wanted = recovery.validation_blocks
     context = recovery.context_tokens
     taken = documents_for(reversed(documents), tokenizer, wanted * context) or len(documents)
-    training = tuple(reversed(documents[: len(documents) - taken]))
+    judging = tuple(documents[len(documents) - taken :])
+    training = leave_out([*reversed(documents[: len(documents) - taken])], judging)
     if documents_for(training, tokenizer, context) is None:
         raise SettingError(
             f"the documents that calibrate are too few for {wanted} validation blocks of {context}"
             " tokens and training; use a longer text, a smaller recovery.context_tokens, or fewer"
             " recovery.validation_blocks"
         )
-    return Split(training=training, judging=tuple(documents[len(documents) - taken :]))
+    return Split(training=training, judging=judging)

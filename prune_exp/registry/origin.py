@@ -56,7 +56,7 @@ def check_judged_text(trial: TrackedTrial, tokenizer: Any) -> None:
     if trial.tags.get(tags.RESERVED_DIGEST):
         found["reserved"] = reserved_digest(data, quality)
         recorded["reserved"] = trial.tags[tags.RESERVED_DIGEST]
-    _compare_digests(corpus.heldout.source, found, recorded)
+    _compare_digests(trial, corpus.heldout.source, found, recorded)
 
 
 def check_text(trial: TrackedTrial, source: ModelSource, tokenizer: Any, cache_dir: Path) -> None:
@@ -74,13 +74,18 @@ def check_text(trial: TrackedTrial, source: ModelSource, tokenizer: Any, cache_d
     corpus = load_corpus(data, judged_on(trial), tokenizer, seed=seed)
     corpus = complete_corpus(corpus, data, author)
     found = {"calibration": corpus.calibration.digest, "heldout": corpus.heldout.digest}
-    _compare_digests(corpus.calibration.source, found, text_digests(trial.run_id))
+    _compare_digests(trial, corpus.calibration.source, found, text_digests(trial.run_id))
 
 
-def _compare_digests(source: str, found: Mapping[str, str], recorded: Mapping[str, Any]) -> None:
+def _compare_digests(
+    trial: TrackedTrial, source: str, found: Mapping[str, str], recorded: Mapping[str, Any]
+) -> None:
+    commit = trial.tags.get(tags.GIT_COMMIT, "none")
+    version = "" if commit == "none" else f" (commit {commit})"
     for role, digest in found.items():
         if recorded.get(role) != digest:
             raise SettingError(
                 f"the {role} text from {source} has digest {digest}, the"
-                f" trial used {recorded.get(role)}; put the same text there"
+                f" trial used {recorded.get(role)}; put the same text there, or, where it is the"
+                f" same, use the version that the trial ran with{version}"
             )

@@ -276,7 +276,7 @@ def objectives_of(points: Sequence[Settings], *, searching: bool) -> dict[str, s
     """
     directions = points[0].search.directions
     measured = set(directions)
-    for settings in points:
+    for settings in {_describe_measured(one): one for one in points}.values():
         keys = _keys_of(settings)
         wanted = {"constraints": settings.search.limits}
         if searching:
@@ -287,6 +287,12 @@ def objectives_of(points: Sequence[Settings], *, searching: bool) -> dict[str, s
                     raise SettingError(_explain_missing(settings, f"search.{name}", key, keys))
         measured &= set(keys)
     return {key: way for key, way in directions.items() if key in measured} or FALLBACK
+
+
+def _describe_measured(settings: Settings) -> str:
+    """All that decides which metrics a trial will have; texts are read to know them."""
+    groups = (settings.data, settings.quality, settings.benchmark, settings.recovery)
+    return repr((*groups, removes_tokens(settings), settings.search))
 
 
 def check_optimized(settings: Settings) -> None:
@@ -301,6 +307,11 @@ def check_optimized(settings: Settings) -> None:
     keys = _keys_of(settings)
     if metric in keys:
         return
+    if metric in OF_DISTRIBUTIONS and removes_tokens(settings):
+        raise SettingError(
+            f"optimized_metric={metric} compares models with the same tokens; use pruning=consensus"
+            " or another that removes none"
+        )
     if metric in _keys_of(settings, all_measured=True):
         raise SettingError(
             f"optimized_metric={metric} is not measured by these settings; measure it with"
@@ -339,8 +350,12 @@ def _explain_missing(settings: Settings, name: str, key: str, keys: list[str]) -
         "benchmark=off": not settings.benchmark.enabled,
         "quality=off": not settings.quality.enabled,
         "recovery=none": key.startswith("recovery/") and settings.recovery.name == "none",
-        "a pruned vocabulary": key in OF_DISTRIBUTIONS and removes_tokens(settings),
     }
+    if key in OF_DISTRIBUTIONS and removes_tokens(settings):
+        return (
+            f"{name}: {key} compares models with the same tokens; use pruning=consensus or another"
+            " that removes none, or leave it out"
+        )
     why = " with ".join(option for option, applies in switched_off.items() if applies)
     if name == "search.constraints":
         return f"{why} does not measure {key}; take it out of {name}, or measure it"

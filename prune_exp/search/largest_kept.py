@@ -209,7 +209,7 @@ class LargestKeptSampler(BaseSampler):
         assert param_name == SPARSITY
         assert isinstance(param_distribution, FloatDistribution)
         return next_sparsity(
-            measured_in(study),
+            measured_in(study, own=True) or measured_in(study),
             tolerated=self.tolerated,
             low=param_distribution.low,
             high=param_distribution.high,

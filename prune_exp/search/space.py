@@ -6,6 +6,7 @@ listed point in turn.
 
 import itertools
 import math
+import random
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from decimal import Decimal
@@ -227,11 +228,16 @@ def _values_of(override: Any) -> tuple[str, ...]:
     it.
     """
     sweep = override.value()
-    if not override.is_range_sweep() or sweep.shuffle or isinstance(sweep.range(), range):
+    given = (getattr(sweep, name, None) for name in ("start", "stop", "step"))
+    start, stop, step = (Decimal(repr(round(float(one or 0), DECIMALS))) for one in given)
+    if not override.is_range_sweep() or isinstance(sweep.range(), range):
         return tuple(dict.fromkeys(override.sweep_string_iterator()))
-    given = (sweep.start, sweep.stop, sweep.step)  # with dust in them where Hydra turned them round
-    start, stop, step = (Decimal(repr(round(float(one), DECIMALS))) for one in given)
-    return tuple(str(float(start + at * step)) for at in range(math.ceil((stop - start) / step)))
+    if not step:
+        raise SettingError(f"{override.input_line} never ends: its step is 0; give another step")
+    values = [str(float(start + at * step)) for at in range(math.ceil((stop - start) / step))]
+    if sweep.shuffle:
+        random.shuffle(values)
+    return tuple(values)
 
 
 def _searched_of(override: Any) -> SearchRange | SearchChoice:

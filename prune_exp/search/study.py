@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ KNOWN_BY_DIGEST = {
 """Where inputs are found, which does not matter where their digests are noted."""
 OF_INPUTS = ("digest of ", "version of ")
 """How entries of a fingerprint begin that are about inputs, which earlier studies did not note."""
+WITH_POINT = re.compile(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 DIGITS = 12
 """Of numbers that are compared: steps that are added up leave dust behind them."""
 JOURNAL = "optuna.journal"
@@ -273,9 +275,12 @@ def _check_same(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
         for key, (before, now) in list_differences(study, fingerprint).items()
     ]
     if differ:
+        of_text = any(one.startswith("digest of the text") for one in differ)
+        version = " (other versions may cut the same text into other documents)" if of_text else ""
         raise SettingError(
             f"search.study_name={study.study_name} exists with other settings:"
-            f" {'; '.join(differ[:5])}; give a new search.study_name, or what it had before"
+            f" {'; '.join(differ[:5])}{version}; give a new search.study_name, or what it had"
+            " before"
         )
 
 
@@ -299,6 +304,12 @@ def list_differences(
     }
 
 
+def directions_of(study: optuna.Study) -> dict[str, str]:
+    """The objectives that a study was made with; empty where it does not name them."""
+    names = study.metric_names or []
+    return dict(zip(names, (one.name.lower() for one in study.directions), strict=False))
+
+
 def _comparable(fingerprint: Mapping[str, str]) -> dict[str, str]:
     """What must be the same: of an enumeration which settings it lists, but not their values."""
     kept = {
@@ -309,9 +320,12 @@ def _comparable(fingerprint: Mapping[str, str]) -> dict[str, str]:
     if kept.get("tracking.uri", UNSET) != UNSET or kept.get("search.storage") == UNSET:
         kept.pop("tracking.root", None)  # runs are elsewhere, or where the study itself was found
     spaces = [key for key in kept if key.startswith(SPACE)]
-    if any(mark in kept[key] for key in spaces for mark in ("interval(", f"tag({SEARCH},")):
-        return kept
-    return kept | dict.fromkeys(spaces, "a list")
+    marks = ("interval(", f"tag({SEARCH},")
+    searched = [key for key in spaces if any(mark in kept[key] for mark in marks)]
+    if not searched:
+        return kept | dict.fromkeys(spaces, "a list")
+    listed = {key: kept[key].split(",") for key in spaces if key not in searched}
+    return kept | {key: ",".join(map(_plain_value, values)) for key, values in listed.items()}
 
 
 def distributions_of(study: optuna.Study, space: Space) -> dict[str, BaseDistribution]:
@@ -369,20 +383,22 @@ def remaining_rows(study: optuna.Study | None, space: Space, n_trials: int) -> l
         return _deal_rows(space, 0, n_trials) if space.searched else [*space.rows]
     told = [t for t in study.trials if t.state.is_finished() and WARM not in t.user_attrs]
     if not space.searched:
-        done = [_as_numbers(point_of(t)) for t in told if t.state != TrialState.FAIL]
-        return [row for row in space.rows if _as_numbers(row) not in done]
+        done = [_plain_point(point_of(t)) for t in told if t.state != TrialState.FAIL]
+        return [row for row in space.rows if _plain_point(row) not in done]
     used = sum(INTERRUPTED not in t.user_attrs for t in told)
     again = _points_cut_off(study, space)[: max(0, n_trials - used)]
     return again + _deal_rows(space, used + len(again), n_trials)
 
 
-def _as_numbers(point: Mapping[str, Any]) -> dict[str, Any]:
-    """A point whose numbers are equal however they were typed: `.3`, `0.30`, or by steps."""
-    found = {}
-    for key, value in point.items():
-        numbers = read_numbers([str(value)])
-        found[key] = float(f"{numbers[0]:.{DIGITS}g}") if numbers else value
-    return found
+def _plain_point(point: Mapping[str, Any]) -> dict[str, str]:
+    """A point that is equal however its numbers were typed: `.3`, `0.30`, or by steps."""
+    return {key: _plain_value(value) for key, value in point.items()}
+
+
+def _plain_value(value: Any) -> str:
+    """A value as text, a number with a point in its shortest form."""
+    text = str(value)
+    return f"{float(text):.{DIGITS}g}" if WITH_POINT.fullmatch(text) else text
 
 
 def _deal_rows(space: Space, start: int, stop: int) -> list[dict[str, Any]]:
@@ -405,7 +421,8 @@ def _points_cut_off(study: optuna.Study, space: Space) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for trial in study.trials:
         point = point_of(trial)
-        whole = point.keys() == keys and {key: point[key] for key in space.listed} in space.rows
+        listed = {key: point[key] for key in space.listed if key in point}
+        whole = point.keys() == keys and _plain_point(listed) in map(_plain_point, space.rows)
         cut_off = INTERRUPTED in trial.user_attrs and whole
         if cut_off and point not in tried and point not in found:
             found.append(point)
@@ -464,7 +481,7 @@ class _RowStorage:
 
     def __init__(self, storage: Any, row: Mapping[str, str]) -> None:
         self._storage = storage
-        self._row = row
+        self._row = _plain_point(row)
         self._prefix = f"{digest_of(row)}:"
 
     def __getattr__(self, name: str) -> Any:
@@ -474,7 +491,7 @@ class _RowStorage:
         """Trials of the row."""
         trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
         wanted = self._row.items()
-        return [one for one in trials if wanted <= point_of(one).items()]
+        return [one for one in trials if wanted <= _plain_point(point_of(one)).items()]
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """What samplers noted for the row."""

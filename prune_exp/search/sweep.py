@@ -112,6 +112,7 @@ def run_sweep(hydra: HydraSide, arguments: list[str]) -> list[Any]:
     name = settings.search.study_name or f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}"
     with studies.sole_driver(root, name):
         study = studies.open_study(settings.search, root, name, directions, fingerprint, sampler)
+        directions = studies.directions_of(study) or directions
         with own_study(study) as ours:
             add_known_trials(study, sources, space, directions, settings.search.limits)
             rows = _resume_study(hydra, study, space, settings, directions, configs[0])

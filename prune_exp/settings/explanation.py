@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from prune_exp.settings.choices import describe_unknown
 from prune_exp.settings.config_tree import conf_dir, group_names
 from prune_exp.settings.errors import SettingError
-from prune_exp.settings.redaction import redact
+from prune_exp.settings.redaction import redact, redact_override
 from prune_exp.settings.schema import Settings
 
 EXTRAS = {
@@ -27,12 +27,8 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
         return text
     if isinstance(error, OSError) and error.filename:
         return _explain_file(str(error.filename), str(error.strerror))
-    if "override_grammar" in text and (given := getattr(error, "override", None)):
-        key, _, value = str(given).partition("=")
-        return (
-            f"{given} cannot be read; where a value is meant as it stands, put it in quotes:"
-            f" \"{key}='{value}'\""
-        )
+    if explained := _explain_characters(str(getattr(error, "override", None) or ""), text):
+        return explained
     unknown = re.search(r"(?:override|append to) '?([\w./@]+)'?", text)
     if "Could not override" in text and unknown:
         return describe_unknown_key(unknown.group(1), schema)
@@ -56,6 +52,17 @@ def explain_error(error: Exception, schema: type = Settings) -> str:
         text
         if type(error).__module__.startswith(("hydra", "omegaconf"))
         else (f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)")
+    )
+
+
+def _explain_characters(override: str, text: str) -> str | None:
+    """What to type where a value has characters of Hydra's own grammar; None for other faults."""
+    key, equals, value = redact_override(override).partition("=")
+    if not equals or "override_grammar" not in text or "Error parsing override" in text:
+        return None
+    return (
+        f"{key}={value} cannot be read; where a value is meant as it stands, put it in quotes:"
+        f" \"{key}='{value}'\""
     )
 
 

@@ -187,26 +187,26 @@ def load_reserved(
     Raises:
         SettingError: as `load_corpus` does.
     """
-    kept = [one for one in list_judged_files(data, quality) if one.kept]
     return _join_domains(
         [
-            _cut_domain(
-                one,
-                data,
-                tokenizer,
-                blocks,
-                deal_documents(one.file).reserved,
-                counts="limits.blocks",
-            )
-            for one in kept
+            _cut_domain(one, data, tokenizer, blocks, documents, counts="limits.blocks")
+            for one, documents in _list_reserved(data, quality)
         ]
     )
 
 
 def reserved_digest(data: DataSettings, quality: QualitySettings) -> str:
     """Identifies the documents that `load_reserved` cuts blocks from, however many."""
-    kept = (one.file for one in list_judged_files(data, quality) if one.kept)
-    return digest_of([deal_documents(file).reserved for file in kept])
+    return digest_of([documents for _, documents in _list_reserved(data, quality)])
+
+
+def _list_reserved(
+    data: DataSettings, quality: QualitySettings
+) -> list[tuple[JudgedFile, tuple[str, ...]]]:
+    """The kept domains with their reserved documents, none of which is held out in any file."""
+    dealt = [(one, deal_documents(one.file)) for one in list_judged_files(data, quality)]
+    heldout = {text for _, documents in dealt for text in documents.heldout}
+    return [(one, leave_out(documents.reserved, heldout)) for one, documents in dealt if one.kept]
 
 
 def _read_part(file: TextFile, seed: int, judging: set[str]) -> CalibrationPart:

@@ -13,9 +13,11 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.surroundings import note_once
 
 ARTICLE = re.compile(r"<doc(?:\s[^>]*)?>\n?(.*?)</doc>", re.DOTALL)
-END_OF_TEXT = re.compile(r"(?<![ \t`\"'(])<\|endoftext\|>|<\|endoftext\|>(?![ \t`\"'),.;:])")
-"""What parts documents in text that was made for training, where it does not stand in a sentence.
-"""
+END_OF_TEXT = re.compile(r"<\|endoftext\|>")
+"""What parts documents in text that was made for training, where it stands in no sentence."""
+QUOTES = {'"': '"', "'": "'", "`": "`", "(": ")", "\u201c": "\u201d"}
+"""What a word that is spoken of stands in."""
+JSON_BEGIN = re.compile(r'\s*(\[\s*)?\{\s*"[^"\n]*"\s*:')
 SHORTEST_PARAGRAPH = 80
 LONG_DOCUMENT = 4000
 """Characters of a document that is cut from a longer line."""
@@ -72,13 +74,33 @@ def split_into_documents(
     if ARTICLE.match(text.lstrip()):
         articles = ARTICLE.findall(text)
         return [kept for article in articles if (kept := _drop_headings(article))]
-    if END_OF_TEXT.search(text):
-        return [kept for part in END_OF_TEXT.split(text) if (kept := part.strip())]
+    if parts := _split_at_markers(text):
+        return parts
     parts = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
     if len(parts) != 1:
         return parts if stretch is None else _cut_stretches(text, stretch)
     lines = [kept for line in text.split("\n") if (kept := line.strip())]
     return lines if len(lines) > 1 else _cut_line(lines[0], stretch or LONG_DOCUMENT, where)
+
+
+def _split_at_markers(text: str) -> list[str]:
+    """The parts between markers for the end of a text; empty where there is none."""
+    parts: list[str] = []
+    start = 0
+    for marker in END_OF_TEXT.finditer(text):
+        if not _is_spoken_of(text, marker.start(), marker.end()):
+            parts.append(text[start : marker.start()])
+            start = marker.end()
+    return [kept for one in (*parts, text[start:]) if (kept := one.strip())] if start else []
+
+
+def _is_spoken_of(text: str, start: int, end: int) -> bool:
+    """Whether what stands there is a word of a sentence: in quotes, or after another word."""
+    before, last = (" " * 2 + text[max(start - 2, 0) : start])[-2:]
+    after = text[end : end + 1]
+    if QUOTES.get(last) == after and (before.isspace() or before == "("):
+        return True
+    return last in " \t" and before.isalnum() and after != "" and after in " \t.,;:!?)"
 
 
 def _drop_headings(article: str) -> str:
@@ -158,16 +180,9 @@ def _check_column(kind: Any, where: str) -> None:
 
     if types.is_dictionary(kind):
         kind = kind.value_type
-    tests = (
-        types.is_string,
-        types.is_large_string,
-        types.is_string_view,
-        types.is_binary,
-        types.is_large_binary,
-        types.is_binary_view,
-        types.is_null,
-    )
-    if not any(test(kind) for test in tests):
+    names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    tests = (getattr(types, f"is_{name}", None) for name in (*names, "null"))
+    if not any(test is not None and test(kind) for test in tests):
         raise SettingError(
             f"{where}: its column text holds {kind}, and strings are read; write the text there as"
             " strings, one document a row"
@@ -195,11 +210,20 @@ def _read_json(text: str, where: str) -> list[str] | None:
     begin = text.lstrip()[:1]
     if begin not in ("{", "["):
         return None
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = [
+        (number, short)
+        for number, line in enumerate(text.split("\n"), 1)
+        if (short := line.strip())
+    ]
     first = _parse(lines[0][1])
     if isinstance(first, dict):
         return _take_texts(_parse_lines(lines, where), where)
     whole = first if len(lines) == 1 else _parse(text)
+    if whole is None and JSON_BEGIN.match(text):
+        raise SettingError(
+            f"{where} begins like JSON and is none; give JSON lines, or a list of"
+            ' {"text": "..."} that is whole'
+        )
     if whole is None or (isinstance(whole, list) and not _holds_records(whole)):
         return None
     records = whole if isinstance(whole, list) else [whole]
@@ -210,7 +234,7 @@ def _parse(text: str) -> Any:
     """What JSON says; None where it is none."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

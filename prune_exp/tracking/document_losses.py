@@ -26,7 +26,7 @@ def tabulate_documents(documents: Sequence[DocumentQuality]) -> dict[str, list[A
     from 1, and both models' figures; None where nothing was judged.
 
     Of each text the document comes first that adds most to the pruned model's loss. Losses are sums
-    over the document's tokens. The text itself is not told; `text.documents.read_documents` has it.
+    over the document's tokens. The text itself is not told; `text.formats.read_documents` has it.
     """
     ordered = sorted(documents, key=lambda one: (one.domain, -nan_to_inf(one.rise_nats)))
     rows = [

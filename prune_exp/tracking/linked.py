@@ -17,6 +17,8 @@ from prune_exp.tracking.processes import process_tags
 from prune_exp.tracking.read import TrackedTrial
 
 JUDGED_BY = "heldout"
+LONGEST_SOURCE = 450
+"""Characters of a text's source in its name, of which MLflow takes 500."""
 """The role of the text that quality is measured on."""
 QUALITY = re.compile(
     r"(?:dense|pruned)/(?:bits_per_byte|perplexity|bytes_per_token|nll.*)"
@@ -72,7 +74,8 @@ class TextSource(DatasetSource):
 def make_dataset(text: TextUsed) -> MetaDataset:
     """A text as MLflow knows data: where it is from and its digest, nothing of itself."""
     source = TextSource(text.source, text.tokens, text.blocks)
-    return MetaDataset(source, name=f"{text.source} ({text.role})", digest=text.digest)
+    name = f"{text.source[:LONGEST_SOURCE]} ({text.role})"
+    return MetaDataset(source, name=name, digest=text.digest)
 
 
 def model_of_trial(run_id: str) -> LoggedModel:

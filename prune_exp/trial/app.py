@@ -92,11 +92,11 @@ def run_and_log(
             _discard(target, taken)
         else:
             log_result(result, folder)
-            if result.training_kept is not None:
-                discard_state(result.training_kept)
     except BaseException:
         _discard(target, taken)
         raise
+    if not isinstance(result, StoppedTrial) and result.training_kept is not None:
+        discard_state(result.training_kept)
     return result
 
 

@@ -343,7 +343,7 @@ def check_single(settings: Settings, overrides: list[str]) -> None:
     from prune_exp.search.driver import check_optimized
 
     check_optimized(settings)
-    given = any(one.partition("=")[0] == "sparsity" for one in overrides)
+    given = any(one.lstrip("+").partition("=")[0] == "sparsity" for one in overrides)
     if settings.search.sampler == LARGEST_KEPT and not given:
         raise SettingError(
             "search.sampler=largest_kept looks for the sparsity by several trials; type -m before"
@@ -501,10 +501,10 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
             stored_models.discard_checkpoint(trial, [folder.absolute(), root])
     runs.end_open_runs("FAILED" if failed else "FINISHED")
     print_summary(trials, best, folder, name, settings.tracking)
-    if settings.tracking.promote:
-        if best is None:
-            _refuse_promotion("no trial has a result, so no model is promoted")
+    if settings.tracking.promote and best is not None:
         promote_best(settings, best.trial, name)
+    elif settings.tracking.promote and not failed:
+        _refuse_promotion("no trial has a result, so no model is promoted")
     return failed
 
 
@@ -542,11 +542,10 @@ def promote_best(settings: Settings, best: "TrackedTrial", name: str | None) -> 
 
 def say_not_kept(trial: "TrackedTrial") -> None:
     """Says that a model which is wanted now was thrown away when an earlier start ended."""
-    print(
-        f"note: the weights of trial {trial.number} were not kept; python -m prune_exp.rebuild"
-        f" run_id={trial.run_id} output=DIR makes them again",
-        file=sys.stderr,
-    )
+    again = f"python -m prune_exp.rebuild run_id={trial.run_id} output=DIR makes them again"
+    if trial.params.get("recovery.name", "none") != "none":
+        again = "trained as they were, only the same trial under a new study makes such again"
+    print(f"note: the weights of trial {trial.number} were not kept; {again}", file=sys.stderr)
 
 
 def _refuse_promotion(why: str) -> NoReturn:
@@ -574,7 +573,7 @@ def _store_models(settings: Settings, trials: list[Any], best: Any) -> str | Non
     name = stored_models.registered_name(given, model.name)
     registered = False
     for trial in wanted:
-        if trial.status != "FINISHED":
+        if not trial.has_result:
             continue
         if not stored_models.can_store(trial):
             say_not_kept(trial)

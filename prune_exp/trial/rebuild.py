@@ -41,6 +41,7 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
     trial, plan = _read_trial(run_id)
     settings = replace(restore_settings(Settings, trial.params), cache_dir=wanted.cache_dir)
     settings.quality.tasks = []  # nothing is asked
+    settings.benchmark.enabled = False  # nor served
     check_rebuildable(settings)
     cache_dir = Path(wanted.cache_dir).expanduser()
     source = find_dense_model(trial, cache_dir)

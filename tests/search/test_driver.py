@@ -288,7 +288,11 @@ def test_other_vocabularies_are_not_compared_token_by_token(key: str, text_file:
     settings.pruning.vocab_share = 0.15
     with pytest.raises(SettingError) as refused:
         objectives_of([settings], searching=True)
-    assert str(refused.value).startswith(f"a pruned vocabulary does not measure {key}")
+    said = f"search.objectives: {key} compares models with the same tokens; use pruning=consensus"
+    assert str(refused.value).startswith(said)
+    settings.optimized_metric = key
+    with pytest.raises(SettingError, match="compares models with the same tokens"):
+        check_optimized(settings)
 
 
 @pytest.mark.parametrize(

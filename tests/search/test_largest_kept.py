@@ -179,6 +179,15 @@ def test_what_another_study_found_ends_nothing() -> None:
     assert not explain_settled(study, space)
     own = study.ask({"sparsity": FloatDistribution(0.02, 0.5)})
     assert own.params["sparsity"] > known.params["sparsity"]
+    own.set_user_attr(FORESEEN, 1.02)
+    study.tell(own, 1.0)
+    study.enqueue_trial({"sparsity": 0.11})
+    lost = study.ask({"sparsity": FloatDistribution(0.02, 0.5)})
+    lost.set_user_attr(FORESEEN, 1.5)
+    lost.set_user_attr(WARM, "other/1")
+    study.tell(lost, 1.0)
+    own = study.ask({"sparsity": FloatDistribution(0.02, 0.5)})
+    assert own.params["sparsity"] > 0.11, "a cut that others lost is no limit once there are own"
     own.set_user_attr(FORESEEN, 1.099)
     study.tell(own, 1.0)
     assert "keeps quality" in explain_settled(study, space)

@@ -95,6 +95,13 @@ def test_a_range_is_in_the_decimals_that_were_typed(given: str, values: str) -> 
     assert read_space([f"a={given}"], [], None).listed == {"a": tuple(values.split(","))}
 
 
+def test_a_range_without_a_step_is_one_line_and_a_shuffled_one_is_the_same_range() -> None:
+    with pytest.raises(SettingError, match="its step is 0"):
+        read_space(["a=range(0.1,0.5,0.0)"], [], None)
+    (values,) = read_space(["a=shuffle(range(0.1,0.4,0.1))"], [], None).listed.values()
+    assert sorted(values) == ["0.1", "0.2", "0.3"]
+
+
 @pytest.mark.parametrize(
     ("given", "low", "high"),
     [

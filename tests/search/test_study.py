@@ -42,7 +42,7 @@ def test_lists_multiply_and_each_point_is_left_until_it_has_a_result(tmp_path: P
 
 
 def test_a_point_is_the_same_however_its_numbers_are_typed(tmp_path: Path) -> None:
-    first = space({"sparsity": (".3", "0.1"), "pruning": ("best", "1e-1")})
+    first = space({"sparsity": (".3", "0.1"), "pruning": ("best", "0.1")})
     study = new_study(tmp_path)
     rows = studies.remaining_rows(study, first, n_trials=1)
     for trial in studies.ask_trials(study, first, rows[:3]):
@@ -54,6 +54,45 @@ def test_a_point_is_the_same_however_its_numbers_are_typed(tmp_path: Path) -> No
         ("0.4", "best"),
         ("0.4", "0.10"),
     ]
+
+
+def test_points_that_only_look_alike_are_run(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    first = space({"seed": ("1234567890123",), "model.revision": ("12e4",)})
+    (trial,) = studies.ask_trials(study, first, first.rows)
+    studies.tell_trial(study, trial.number, {"cost": 1.0}, {"cost": "minimize"}, {})
+    assert not studies.remaining_rows(study, first, n_trials=1)
+    other = space({"seed": ("1234567890123", "1234567890124"), "model.revision": ("120000",)})
+    assert studies.remaining_rows(study, other, n_trials=1) == other.rows
+
+
+def test_a_search_within_a_list_goes_on_however_the_list_was_typed(tmp_path: Path) -> None:
+    def opened(values: str) -> Any:
+        return studies.open_study(
+            SearchSettings(study_name="s"),
+            tmp_path,
+            "s",
+            {"cost": "minimize"},
+            {"space of seed": "interval(0.1,0.9)", "space of sparsity": values},
+        )
+
+    study = opened("0.1,0.2,0.30000000000000004")
+    mixed = space({"sparsity": ("0.30000000000000004",)}, "vote_threshold")
+    (trial,) = studies.ask_trials(study, mixed, mixed.rows)
+    studies.interrupt_trial(study, trial.number)
+    again = space({"sparsity": (".3",)}, "vote_threshold")
+    (left,) = studies.remaining_rows(opened("0.1,.20,0.3"), again, n_trials=1)
+    assert left["vote_threshold"] == trial.params["vote_threshold"]
+    with pytest.raises(SettingError, match="space of sparsity"):
+        opened("0.1,0.2")
+
+
+def test_a_study_keeps_the_objectives_that_it_was_made_with(tmp_path: Path) -> None:
+    made = {"speed": "maximize", "cost": "minimize"}
+    study = studies.open_study(SearchSettings(), tmp_path, "s", made, {})
+    assert studies.directions_of(study) == made
+    again = studies.open_study(SearchSettings(), tmp_path, "s", {"cost": "minimize"}, {})
+    assert studies.directions_of(again) == made
 
 
 def test_a_store_that_was_moved_is_the_same_study(tmp_path: Path) -> None:

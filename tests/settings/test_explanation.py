@@ -46,6 +46,22 @@ def test_what_needs_quotes_is_said_and_is_right(override: str) -> None:
     assert OmegaConf.select(compose_trial(typed), key) == value
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("tracking.uri=postgresql://me:p(w@host/db", "postgresql://***@host/db"),
+        ("sparsity=intervall(0.1,0.5)", "Unknown function 'intervall'"),
+        ("sparsity=interval(0.1)", "missing a required argument"),
+    ],
+)
+def test_what_no_quotes_would_mend_keeps_its_reason(override: str, said: str) -> None:
+    with pytest.raises(OverrideParseException) as refused:
+        compose_trial(override)
+    explained = explain_error(refused.value)
+    assert said in explained
+    assert "p(w" not in explained
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_the_help_of_a_command_shows_what_it_takes_and_nothing_else(name: str) -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -147,6 +147,24 @@ def test_what_judges_in_one_file_calibrates_in_no_other(
     assert {*judged} & {*apart.documents}, "it is the other file that takes them out"
 
 
+def test_what_judges_trials_in_one_file_judges_no_promotion_in_another(
+    tiny_folder: Path, three: list[Path]
+) -> None:
+    reserved = three[0].read_text(encoding="utf-8").split("\n\n")[1]
+    other = three[1].read_text(encoding="utf-8")
+    three[1].write_text(f"{reserved}\n\n{other}", encoding="utf-8")
+    tokenizer = load_tokenizer(tiny_folder)
+    alone = settings_of(three, mix=[str(three[0])])
+    begin = tokenizer(reserved, add_special_tokens=False)["input_ids"][:20]
+
+    def first_reserved(data: DataSettings) -> list[int]:
+        text = load_reserved(data, QualitySettings(keep_on=["a"]), tokenizer, blocks=3)
+        return text.ids[0, :20].tolist()
+
+    assert first_reserved(alone) == begin
+    assert first_reserved(settings_of(three)) != begin
+
+
 def test_a_text_that_is_there_again_counts_as_one_document(
     tiny_folder: Path, tmp_path: Path
 ) -> None:

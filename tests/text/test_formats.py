@@ -162,6 +162,7 @@ def test_tags_inside_a_text_part_nothing() -> None:
         "It is written `<|endoftext|>`, as here.",
         "(<|endoftext|>)",
         "What ends it is <|endoftext|>.",
+        "\u201c<|endoftext|>\u201d is what ends it.",
     ],
 )
 def test_a_marker_inside_a_sentence_parts_nothing(sentence: str) -> None:
@@ -169,10 +170,18 @@ def test_a_marker_inside_a_sentence_parts_nothing(sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "between", ["<|endoftext|>", "\n<|endoftext|>\n", "<|endoftext|>\n", " <|endoftext|>\n"]
+    "between",
+    [
+        "<|endoftext|>",
+        " <|endoftext|> ",
+        " <|endoftext|>",
+        "\n<|endoftext|>\n",
+        "<|endoftext|>\n",
+        " <|endoftext|>\n",
+    ],
 )
 def test_markers_part_documents_however_they_are_set(between: str) -> None:
-    texts = ["One.\n\nStill one.", "Two,\nof two lines", '"Three"']
+    texts = ["One.\n\nStill one.", '"Two,"\nof two lines, "so."', '"Three"', "Four!"]
     assert split_into_documents(between.join(texts)) == texts
 
 
@@ -184,7 +193,13 @@ def test_a_json_list_gives_its_texts(indent: int | None) -> None:
     assert split_into_documents(json.dumps(records[0], indent=indent)) == texts[:1]
     with pytest.raises(SettingError, match=r"a\.json: record 2 is JSON without a text"):
         split_into_documents(json.dumps([records[0], {"id": 1}], indent=4), where="a.json")
-    for plain in ("[1] A reference.\n\nMore.", "[1, 2]\n\n[3]", "[]"):
+    for broken in (
+        json.dumps(records, indent=indent)[:-9],
+        f"{json.dumps(records[0], indent=2)}\n" * 2,
+    ):
+        with pytest.raises(SettingError, match=r"a\.json begins like JSON and is none"):
+            split_into_documents(broken, where="a.json")
+    for plain in ("[1] A reference.\n\nMore.", "[1, 2]\n\n[3]", "[]", "[[[" * 9999):
         assert "".join(split_into_documents(plain)) == plain.replace("\n\n", "")
 
 
@@ -237,6 +252,8 @@ def test_parquet_columns_hold_text_or_are_refused(
         (b"\x28\xb5\x2f\xfd" + bytes(40), "is packed (Zstandard); unpack it first: unzstd "),
         (b"PK\x03\x04" + bytes(40), "is packed (zip); unpack it first: unzip "),
         (b"fine\nalso \0 fine" + b" text" * 9, "holds a zero byte (line 2, byte 10)"),
+        ("Это русский текст, и слова в нём\n".encode("utf-16-le") * 9, "is not UTF-8 text"),
+        ("هذا نص عربي وفيه كلمات\n".encode("utf-16-le") * 9, "is not UTF-8 text"),
     ],
 )
 def test_what_is_no_text_is_named_with_what_makes_it_text(
@@ -247,3 +264,4 @@ def test_what_is_no_text_is_named_with_what_makes_it_text(
     with pytest.raises(SettingError) as refused:
         read_documents(file, setting="text")
     assert str(refused.value).startswith(f"text={file} {said}")
+    assert ("UTF-16" in str(refused.value)) == (said == "is not UTF-8 text")

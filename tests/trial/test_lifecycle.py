@@ -231,6 +231,10 @@ def test_a_model_that_was_not_kept_is_said(
     said = capsys.readouterr().err
     assert "trial 0 were not kept" in said
     assert f"prune_exp.rebuild run_id={trial(0).run_id} output=DIR" in said
+    trained = trial(1)
+    trained.params["recovery.name"] = "distill"
+    lifecycle.say_not_kept(trained)
+    assert "rebuild" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
