@@ -371,7 +371,8 @@ def test_the_text_that_judged_is_named_and_not_the_one_that_calibrated() -> None
     ("minutes", "tokens", "trained", "same"),
     [
         ("15.0", "None", True, "the plan"),
-        ("15.0", "1000", True, "the plan"),
+        ("15.0", "1024", True, "the plan"),
+        ("15.0", "1023", True, "the weights"),
         ("15.0", "512", True, "the weights"),
         ("None", "512", True, "the weights"),
         ("15.0", "None", False, "the weights"),

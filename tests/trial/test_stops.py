@@ -12,6 +12,7 @@ from prune_exp.settings.schema import Settings
 from prune_exp.tracking.metrics import describe_stop, flatten_result, flatten_stopped, is_stopped
 from prune_exp.tracking.result import StoppedTrial, TrialResult
 from prune_exp.trial import run
+from support.lessons import make_settings
 from support.models import count_loads
 from support.settings import settings_for
 
@@ -74,6 +75,23 @@ def test_quality_ends_a_trial_before_its_clocks(
     assert (found.blocks > 0) is early
     assert ("perplexity_ratio" in flat) is not early
     assert "seconds/quality" in flat
+
+
+@pytest.mark.parametrize("limits", [{"perplexity_ratio": 1e-4}, {}])
+def test_a_training_is_dropped_once_nobody_needs_it(
+    limits: dict[str, float], settings: Settings, tmp_path: Path
+) -> None:
+    settings.recovery = make_settings(context_tokens=32, tokens=20 * 32)
+    if limits:
+        assert isinstance(run.run_within(settings, tmp_path, limits), StoppedTrial)
+    else:
+        kept = run.run_within(settings, tmp_path / "kept", limits)
+        assert isinstance(kept, TrialResult)
+        assert kept.training_kept is not None
+        assert list(kept.training_kept.glob("step-*")), "the result is not in the store yet"
+        again = run.run_trial(settings, tmp_path / "again")
+        assert again.weights_sha256 == kept.weights_sha256
+    assert not list((tmp_path / "cache").glob("recovery/*/step-*"))
 
 
 def test_a_rehearsed_plan_is_looked_at_once_it_is_chosen(
