@@ -230,8 +230,11 @@ def check_winner(lab: Lab) -> None:
 
 def best_of(lab: Lab) -> str:
     """The trial that the sweep's own rule chooses among all that finished, over both starts."""
+    from mlflow import set_tracking_uri
+
     from prune_exp.tracking.read import choose_best, read_trials
 
+    set_tracking_uri(lab.uri or f"sqlite:///{lab.folder / 'mlruns' / 'mlflow.db'}")
     (sweep,) = (run for run in runs_in(lab.folder, lab.uri) if "prune_exp.study" in run.data.tags)
     best = choose_best(read_trials(sweep.info.run_id), "speedup_if_maintained")
     assert best is not None
