@@ -29,7 +29,7 @@ from prune_exp.pruning.statistics import Statistics, tensors_of
 from prune_exp.pruning.taylor import taylor_effects
 from prune_exp.text.corpus import Corpus, token_frequency
 
-VERSION = 6
+VERSION = 7
 
 
 @dataclass(frozen=True, kw_only=True)

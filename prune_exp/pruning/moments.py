@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 INVERSE_DAMPING = 1e-2
-"""Added to the diagonal before it is inverted, as a share of its mean."""
+"""Added to the diagonal before it is inverted, as a share of its median: one massive channel may be
+most of its mean."""
 
 
 class Moments:
@@ -31,7 +32,7 @@ class Moments:
                 f"what the {prefix} units say to the calibration text is no numbers"
             )
         square = moment.diagonal().clone()
-        moment.diagonal().add_(INVERSE_DAMPING * square.mean().clamp_min(1e-12))
+        moment.diagonal().add_(INVERSE_DAMPING * square.median().clamp_min(1e-12))
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment)).diagonal()
         return {
             f"{prefix}_activation_mean": self.total / self.count,
