@@ -228,10 +228,10 @@ def _values_of(override: Any) -> tuple[str, ...]:
     it.
     """
     sweep = override.value()
-    given = (getattr(sweep, name, None) for name in ("start", "stop", "step"))
-    start, stop, step = (Decimal(repr(round(float(one or 0), DECIMALS))) for one in given)
     if not override.is_range_sweep() or isinstance(sweep.range(), range):
         return tuple(dict.fromkeys(override.sweep_string_iterator()))
+    given = (sweep.start, sweep.stop, sweep.step)
+    start, stop, step = (Decimal(repr(round(float(one), DECIMALS))) for one in given)
     if not step:
         raise SettingError(f"{override.input_line} never ends: its step is 0; give another step")
     values = [str(float(start + at * step)) for at in range(math.ceil((stop - start) / step))]

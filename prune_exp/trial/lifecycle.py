@@ -72,9 +72,10 @@ class Lifecycle(Callback):
             with _Refusals():
                 check_pickled(config)
                 check_tracking(settings_of(config).tracking)
-                from prune_exp.search.driver import check_optimized
+                if config.optimized_metric is not None:
+                    from prune_exp.search.driver import check_optimized  # heavy
 
-                check_optimized(settings_of(config))
+                    check_optimized(settings_of(config))
                 if config.plan:
                     raise SettingError(
                         "plan=true is known to hydra/sweeper=prune_exp alone; leave out the other"
@@ -340,9 +341,10 @@ class Lifecycle(Callback):
 
 def check_single(settings: Settings, overrides: list[str]) -> None:
     """Raises SettingError where a trial alone is asked for what only several can find."""
-    from prune_exp.search.driver import check_optimized
+    if settings.optimized_metric is not None:
+        from prune_exp.search.driver import check_optimized  # heavy
 
-    check_optimized(settings)
+        check_optimized(settings)
     given = any(one.lstrip("+").partition("=")[0] == "sparsity" for one in overrides)
     if settings.search.sampler == LARGEST_KEPT and not given:
         raise SettingError(
