@@ -98,6 +98,19 @@ def check_variant(config: dict[str, Any]) -> None:
             "OPT models that normalize after attention (opt-350m) are not supported; use another"
             " size"
         )
+    if kind == "opt" and (
+        config.get("_remove_final_layer_norm")
+        or config.get("word_embed_proj_dim") not in (None, config.get("hidden_size"))
+    ):
+        raise SettingError(
+            "OPT models without a last norm, or with embeddings of another size than the layers',"
+            " are not supported; use another size"
+        )
+    if kind == "gemma3_text" and config.get("final_logit_softcapping"):
+        raise SettingError(
+            "Gemma 3 models with final_logit_softcapping are not supported: quality would be judged"
+            " without it; set it to null where the model was trained so"
+        )
     if config.get("scale_attn_by_inverse_layer_idx"):
         raise SettingError(
             "GPT-2 models with scale_attn_by_inverse_layer_idx are not supported: layers would"

@@ -13,6 +13,19 @@ from prune_exp.model.loading import silence_transformers
 from prune_exp.model.offload import pass_on, weights_left
 from prune_exp.model.shape import Heads, heads_of
 
+TOKENS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)
+"""Settings that name one token, or a list of them."""
+
 
 def from_state(config: Any, state: dict[str, torch.Tensor], like: Any) -> Any:
     """Builds a model around existing tensors, without a second copy of them.
@@ -63,12 +76,22 @@ def _token_modules(model: Any) -> tuple[Any, Any]:
 
 
 def _renumber_special(settings: Any, new: dict[int, int]) -> None:
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
+    """Gives the tokens that a config names their new ids; those that went are named no more."""
+    for name in TOKENS:
         value = getattr(settings, name, None)
         if isinstance(value, list):
-            setattr(settings, name, [new[i] for i in value if i in new])
+            setattr(settings, name, [new[i] for i in value if i in new] or None)
         elif value is not None:
             setattr(settings, name, new.get(value))
+    banned = getattr(settings, "bad_words_ids", None)
+    if banned:
+        whole = [word for word in banned if all(i in new for i in word)]
+        settings.bad_words_ids = [[new[i] for i in word] for word in whole] or None
+    bias = getattr(settings, "sequence_bias", None)
+    if bias:
+        pairs = bias.items() if isinstance(bias, dict) else bias
+        whole = [(word, value) for word, value in pairs if all(i in new for i in word)]
+        settings.sequence_bias = [[[new[i] for i in word], value] for word, value in whole] or None
 
 
 def accepted_heads(config: Any) -> frozenset[Heads]:

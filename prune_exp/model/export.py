@@ -18,15 +18,34 @@ OLDER_ROPE = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
 """Families that have names of their own for the base and for the share of a head that turns."""
 
 
+PAPERS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+"""Names of files that have to go with a model wherever it goes."""
+OF_DENSE = ".dense.txt"
+"""How their names end beside a pruned model."""
+
+
 class ExportError(RuntimeError):
     """The pruned model could not be written."""
 
 
-def export_model(model: Any, tokenizer: Any, target: Path, dtype: str = "float32") -> Path:
+def list_papers(dense: Path) -> dict[str, Path]:
+    """Licences and notices in a dense model's folder, by the names under which they go along."""
+    found = [path for name in PAPERS for path in sorted(dense.glob(name)) if path.is_file()]
+    return {f"{path.stem}{OF_DENSE}": path for path in reversed(found)}
+
+
+def export_model(
+    model: Any,
+    tokenizer: Any,
+    target: Path,
+    dtype: str = "float32",
+    *,
+    dense: Path | None = None,
+) -> Path:
     """Writes a stock checkpoint to `target`, whole or not at all, and over nothing.
 
-    The weights are written as `dtype`. The model computes in float32 as before, with the values
-    that were written.
+    The weights are written as `dtype`, licences and notices of the folder `dense` beside them. The
+    model computes in float32 as before, with the values that were written.
 
     Raises:
         ExportError: `target` is there already, or writing failed, for instance because the disk
@@ -39,6 +58,8 @@ def export_model(model: Any, tokenizer: Any, target: Path, dtype: str = "float32
         _convert_weights(model, dtype)
         loading.save_model(model, tokenizer, scratch / target.name, whole_state(model))
         _tell_older_readers(scratch / target.name / "config.json")
+        for name, path in list_papers(dense).items() if dense is not None else ():
+            shutil.copyfile(path, scratch / target.name / name)
         os.replace(scratch / target.name, target)
     except Exception as error:
         raise ExportError(f"could not write the pruned model to {target}: {error}") from error

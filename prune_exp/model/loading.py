@@ -24,8 +24,13 @@ WEIGHTS_FILE = "model.safetensors"
 HEADS = ("lm_head.weight", "embed_out.weight")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 """How checkpoints call the language-model head and the embedding."""
-TYPES = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Types of weights by their names in safetensors, besides float32."""
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""Types of weights by their names in safetensors; masks, which some files hold, have others."""
 ONLY_SAMPLING = (
     "temperature",
     "top_p",
@@ -148,7 +153,7 @@ def _read_contents(folder: Path) -> dict[str, torch.Tensor]:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118
                 part = file.get_slice(name)
-                kind = TYPES.get(part.get_dtype(), torch.float32)
+                kind = TYPES.get(part.get_dtype(), torch.uint8)
                 found[name] = torch.empty(part.get_shape(), dtype=kind, device="meta")
     return found
 
@@ -157,7 +162,8 @@ def read_dtype(folder: Path) -> str:
     """The type that most of a checkpoint's numbers have."""
     counts: Counter[torch.dtype] = Counter()
     for weight in _read_contents(folder).values():
-        counts[weight.dtype] += weight.numel()
+        if weight.is_floating_point():
+            counts[weight.dtype] += weight.numel()
     ((most, _),) = counts.most_common(1)
     return str(most).removeprefix("torch.")
 

@@ -16,7 +16,12 @@ from prune_exp.machine.cache import cached_folder, digest_of, file_sha256, keep_
 from prune_exp.machine.display import first_line
 from prune_exp.machine.packages import package_file, package_parts
 from prune_exp.model.assembly import from_state
-from prune_exp.model.loading import read_model_config, save_model
+from prune_exp.model.export import PAPERS
+from prune_exp.model.loading import (
+    list_weights_files,
+    read_model_config,
+    save_model,
+)
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import ModelSettings
 
@@ -46,12 +51,12 @@ def locate_model(settings: ModelSettings, cache_dir: Path) -> ModelSource:
 
 
 def _weights_digest(folder: Path, cache_dir: Path) -> list[str]:
-    """sha256 of every weights file, remembered by path, size and time of change.
+    """sha256 of every weights file that is read, remembered by path, size and time of change.
 
     A file is looked into before its digest is taken.
     """
     digests = []
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in list_weights_files(folder):
         stat = path.stat()
         key = digest_of(str(path), stat.st_size, stat.st_mtime_ns)
         note = cache_dir / "digests" / key
@@ -101,9 +106,14 @@ def _convert_parts(parts: list[Path], folder: Path) -> None:
 
 
 def _from_hub(hub_id: str, revision: str) -> Path:
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", *PAPERS]
+    other = ["consolidated*"]  # the same weights once more, in a form that is not read
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=other
+            )
+        )
     except Exception as error:
         raise SettingError(
             f"model.hub_id={hub_id} at {revision} cannot be downloaded: {first_line(error)}"

@@ -18,6 +18,8 @@ from prune_exp.pruning.targets import weigh_tokens
 
 JUDGED_EVERY = 16
 """Of so many blocks one judges and is not trained on."""
+STEP = 3
+"""How much further on the next one is among its own: with it they are 19 apart, a prime number."""
 WARMUP_STEPS = 10
 LEAST_RMS = 1e-3
 """A weight that is smaller moves as if it were so large; biases may begin at 0."""
@@ -53,7 +55,7 @@ def train_layer(
     are not trained on. Those from before the first stay, and 1 is returned, where nothing helped,
     where there is no error, and where there is only one block.
     """
-    judged = range(0, len(hidden), JUDGED_EVERY)
+    judged = choose_judges(len(hidden))
     trained = [block for block in range(len(hidden)) if block not in judged]
     task = _Task(call=call, hidden=hidden, target=target, weights=weigh_tokens(target))
     before = least = task.mean_error(judged)
@@ -76,6 +78,14 @@ def train_layer(
     module.load_state_dict(best, assign=True)
     module.requires_grad_(False)
     return least / before
+
+
+def choose_judges(blocks: int) -> list[int]:
+    """One block of every `JUDGED_EVERY`, each time further on among them: files of a mix take
+    turns, and at equal distances the same one would come up again and again."""
+    firsts = range(0, blocks, JUDGED_EVERY)
+    places = [STEP * turn % JUDGED_EVERY for turn in range(len(firsts))]
+    return [min(a + b, blocks - 1) for a, b in zip(firsts, places, strict=True)]
 
 
 def _start_adam(module: Any, how: ReconstructionSettings, steps: int) -> tuple[Any, Any]:
@@ -113,7 +123,7 @@ class _Task:
         apart = self.call(self.hidden[one]) - self.target[one]
         return (apart * self.weights[one]).square().mean()
 
-    def mean_error(self, blocks: range) -> float:
+    def mean_error(self, blocks: list[int]) -> float:
         """The same on several blocks, without gradients."""
         with torch.no_grad():
             return sum(float(self.error(block)) for block in blocks) / len(blocks)

@@ -24,6 +24,7 @@ from prune_exp.text.corpus import (
     token_frequency,
     token_ids,
 )
+from prune_exp.text.documents import leave_out
 from prune_exp.text.token_bytes import make_reencoder, reencode_blocks
 from prune_exp.text.tokenizer import order_scores, read_vocabulary
 
@@ -205,10 +206,13 @@ def _split_parts(
     read: list[CalibrationPart] = []
     apart: list[CalibrationPart] = []
     seen = count_documents_read(inputs.corpus, request.data, inputs.tokenizer)
+    starts: list[int] = []
     for part, used in zip(inputs.corpus.parts, seen, strict=True):
-        start = max(used, int((1 - JUDGING_SHARE) * len(part.documents)))
-        read.append(replace(part, documents=part.documents[:start]))
-        apart.append(replace(part, documents=part.documents[start:]))
+        starts.append(max(used, int((1 - JUDGING_SHARE) * len(part.documents))))
+        read.append(replace(part, documents=part.documents[: starts[-1]]))
+    known = [one for part in read for one in part.documents]  # a text may be there twice
+    for part, start in zip(inputs.corpus.parts, starts, strict=True):
+        apart.append(replace(part, documents=leave_out(part.documents[start:], known)))
     return read, apart
 
 

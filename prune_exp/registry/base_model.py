@@ -1,14 +1,16 @@
-"""One name in the registry is about one dense model: what is promoted there is made from it."""
+"""One name in the registry is about one dense model and the texts that its champion keeps."""
 
 from contextlib import suppress
 
 from mlflow.tracking import MlflowClient
 
 from prune_exp.registry.candidates import Candidate
+from prune_exp.registry.origin import data_of
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import ModelSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.tracking import tags
+from prune_exp.tracking.domains import join_words, read_domains
 from prune_exp.tracking.read import TrackedTrial, read_run
 
 
@@ -35,6 +37,31 @@ def check_base_model(candidate: Candidate, champion: Candidate | None) -> None:
         f" {name if name != ours else 'other weights of that name'}; give it a"
         " tracking.registered_model=NAME of its own, or other_base_model=true"
     )
+
+
+def check_kept_text(candidate: Candidate, champion: Candidate | None) -> None:
+    """Raises SettingError where a model need not keep a text that the champion keeps.
+
+    The gates judge on the texts that the candidate's trial had to keep. A model for one narrow text
+    keeps more of that at a larger cut, and would replace one for many.
+    """
+    if champion is None:
+        return
+    ours, theirs = (_kept_texts(one.trial) for one in (candidate, champion))
+    missing = [name for name in theirs if name not in ours]
+    if missing:
+        raise SettingError(
+            f"version {champion.version} of {candidate.name}, the champion, keeps quality on"
+            f" {join_words(missing)}, and run_id={candidate.trial.run_id} was judged on"
+            f" {join_words(ours)} alone; give it a tracking.registered_model=NAME of its own, or"
+            " other_text=true"
+        )
+
+
+def _kept_texts(trial: TrackedTrial) -> list[str]:
+    """Names of the texts on which a trial had to keep quality."""
+    kept = [one.name for one in read_domains(trial.metrics) if one.kept]
+    return kept or [data_of(trial).text_name]
 
 
 def _first_trial(name: str) -> TrackedTrial | None:

@@ -26,6 +26,7 @@ from prune_exp.tracking.read import (
     TrackedTrial,
     choose_as_then,
     find_latest,
+    read_run,
     read_trials,
 )
 
@@ -33,6 +34,8 @@ CHAMPION = "champion"
 """Alias of the version that passed the gates last."""
 PREVIOUS = "previous"
 """Alias of the champion before it."""
+MOST_NAMES = 5
+"""Of models that a message lists."""
 ADDED_BY_MLFLOW = "registered_model_meta"
 """What MLflow writes into a fetched copy of a registered model."""
 
@@ -132,7 +135,9 @@ def at_version(name: str, version: str, scratch: Path) -> Candidate:
     """
     try:
         found = MlflowClient().get_model_version(name, version)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
         raise SettingError(
             f"version={version} of {name} is not in the registry; see the versions in the MLflow UI"
         ) from None
@@ -149,15 +154,30 @@ def only_model() -> str:
     Raises:
         SettingError: there is none, or there are several.
     """
-    names = [model.name for model in MlflowClient().search_registered_models()]
+    names = list_models()
     if not names:
         raise SettingError("no model is registered; run a sweep with tracking.register=true first")
     if len(names) > 1:
+        shown = ", ".join(names[:MOST_NAMES])
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         raise SettingError(
-            f"{len(names)} models are registered ({', '.join(names)}); say which with"
+            f"{len(names)} models are registered ({shown}{more}); say which with"
             " tracking.registered_model=NAME"
         )
     return names[0]
+
+
+def list_models() -> list[str]:
+    """Names of all registered models."""
+    client = MlflowClient()
+    found: list[str] = []
+    page = None
+    while True:
+        models = client.search_registered_models(page_token=page)
+        found += [model.name for model in models]
+        page = models.token
+        if not page:
+            return found
 
 
 def version_at(name: str, alias: str) -> str | None:
@@ -177,10 +197,11 @@ def _latest_candidate(tracking: TrackingSettings) -> tuple[str, str] | None:
     if known is None:
         return None
     found: list[Any] = []
-    for model in client.search_registered_models():
-        version = version_at(model.name, CANDIDATE)
-        if tracking.registered_model in (None, model.name) and version is not None:
-            found.append(client.get_model_version(model.name, version))
+    wanted = tracking.registered_model
+    for name in list_models() if wanted is None else [wanted]:
+        version = version_at(name, CANDIDATE)
+        if version is not None:
+            found.append(client.get_model_version(name, version))
     ours = [
         one
         for one in found
@@ -213,6 +234,20 @@ def _latest_sweep(tracking: TrackingSettings) -> str:
             " sweep first"
         )
     return runs[0].info.run_id
+
+
+def check_is_ours(name: str, version: str) -> None:
+    """Raises SettingError for a version that no trial registered."""
+    run_id = MlflowClient().get_model_version(name, version).run_id
+    try:
+        is_ours = bool(run_id) and read_run(run_id).tags.get(tags.ROLE) == "trial"
+    except SettingError:
+        is_ours = False
+    if not is_ours:
+        raise SettingError(
+            f"version {version} of {name} was not registered by a trial, so its aliases are not"
+            " touched; say which model with tracking.registered_model=NAME"
+        )
 
 
 def _require_stored(trial: TrackedTrial) -> TrackedTrial:

@@ -1,7 +1,6 @@
 """The model card that travels with a stored model: what it is, what was measured, its limits."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,31 @@ from prune_exp import __version__
 from prune_exp.measurement.records import Interval
 from prune_exp.pruning.plan import PruningPlan, describe_lost_scripts
 from prune_exp.registry.origin import data_of
-from prune_exp.settings.groups import DataSettings, ModelSettings, PruningSettings, QualitySettings
+from prune_exp.settings.groups import (
+    BenchmarkSettings,
+    DataSettings,
+    ModelSettings,
+    PruningSettings,
+    QualitySettings,
+)
 from prune_exp.settings.params import restore_settings
-from prune_exp.tracking.domains import join_words, list_losses, list_too_few, read_domains
+from prune_exp.tracking import tags
+from prune_exp.tracking.domains import (
+    MAINTAINED,
+    join_words,
+    judge_quality,
+    list_losses,
+    list_too_few,
+    read_domains,
+)
 from prune_exp.tracking.figures import key_figures, read_tasks
-from prune_exp.tracking.read import TrackedTrial
+from prune_exp.tracking.read import TrackedTrial, spells_otherwise
 
-FIGURES = key_figures("speedup", "memory_reduction_pct", "throughput_gain_pct", "perplexity_ratio")
+FIGURES = key_figures(
+    "speedup", "text_speedup", "memory_reduction_pct", "throughput_gain_pct", "perplexity_ratio"
+)
+RAN_WITH = ("torch", "transformers")
+UNTIMED = "Speed and memory were not measured."
 ENDS = ".3f"
 """How ends of intervals are written."""
 JUDGED = (
@@ -107,9 +124,8 @@ def summarize_trial(trial: TrackedTrial) -> str:
         return text + " Its quality was not measured."
     quality = restore_settings(QualitySettings, trial.params, "quality")
     ratio = Interval.read(metrics, "perplexity_ratio")
-    verdict = "maintained" if trial.maintained else "**not maintained**"
-    if list_too_few(metrics):
-        verdict = "**not shown to be maintained**"
+    verdict = judge_quality({"max_perplexity_ratio": quality.max_perplexity_ratio} | metrics)
+    verdict = verdict if verdict == MAINTAINED else f"**{verdict}**"
     limit = quality.max_perplexity_ratio
     domains = read_domains(metrics)
     kept = join_words([one.name for one in domains if one.kept])
@@ -182,10 +198,15 @@ def _describe_procedure(trial: TrackedTrial, plan: PruningPlan | None) -> str:
         f"calibration on {data.calibration_blocks} blocks of {data.context_tokens} tokens"
         f" {_calibration_text(data)}, judged on {data.heldout_blocks} others of"
         f" {_judged_text(trial)}",
-        f"MLflow run {trial.run_id}; prune_exp {__version__},"
-        f" torch {version('torch')}, transformers {version('transformers')}",
+        f"MLflow run {trial.run_id}; prune_exp {__version__}, {_list_versions(trial)}",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _list_versions(trial: TrackedTrial) -> str:
+    """Those that the trial ran with."""
+    known = {name: trial.tags.get(f"{tags.VERSION_PREFIX}{name}") for name in RAN_WITH}
+    return ", ".join(f"{name} {number or 'not recorded'}" for name, number in known.items())
 
 
 def _count_heads(plan: PruningPlan) -> str:
@@ -225,7 +246,7 @@ def _results_table(trial: TrackedTrial) -> str:
     metrics = trial.metrics
     rows = ["| Against the dense model | Value | 95 % interval |", "| --- | --- | --- |"]
     for figure in FIGURES:
-        if figure.key in metrics:
+        if figure.key in metrics and (figure.key != "text_speedup" or spells_otherwise(metrics)):
             found = Interval.read(metrics, figure.key)
             rows.append(
                 f"| {figure.name} | {found.value:.3f}{figure.unit} |"
@@ -245,5 +266,24 @@ def _results_table(trial: TrackedTrial) -> str:
             f" {change.value:+.1f} | {change.low:+.1f} to {change.high:+.1f} |"
         )
     rows += [f"| {name} | {metrics[key]:.3f} | |" for _, key, name in JUDGED[:2] if key in metrics]
-    unmeasured = "" if "speedup" in metrics else "Speed and memory were not measured. "
-    return "\n".join(rows) + f"\n\n{unmeasured}{CHOSEN_BY}"
+    clocks = _describe_clocks(trial) if "speedup" in metrics else UNTIMED
+    return "\n".join(rows) + f"\n\n{clocks} {CHOSEN_BY}"
+
+
+def _describe_clocks(trial: TrackedTrial) -> str:
+    """On what the times hold."""
+    how = restore_settings(BenchmarkSettings, trial.params, "benchmark")
+    known = [trial.tags.get(f"{tags.PREFIX}{name}") for name in ("processor", "threads")]
+    processor, threads = (one or "not recorded" for one in known)
+    m = trial.metrics
+    said = (
+        f"Timed on {trial.tags.get(tags.DEVICE, 'cpu')} (processor: {processor}, threads:"
+        f" {threads}), served by {how.backend} with weights in {how.runtime.dtype}:"
+        f" {m.get('test_prompts', 0):.0f} prompts, {how.new_tokens} new tokens each, one request at"
+        " a time. Elsewhere the ratios are others."
+    )
+    cache = m.get("machine/last_level_cache_mib", 0.0)
+    read = [m.get(f"{side}/mib_read_per_token", 0.0) for side in ("pruned", "dense")]
+    if read[0] <= cache < read[1]:
+        said += " There the pruned model fits in the processor's cache and the dense one does not."
+    return said

@@ -20,6 +20,7 @@ from prune_exp.measurement.records import Interval, SpeedComparison
 from prune_exp.model import loading
 from prune_exp.model.sources import ModelSource
 from prune_exp.registry.candidates import Candidate
+from prune_exp.registry.integrity import find_file_fault
 from prune_exp.registry.origin import check_judged_text, data_of, find_dense_model, judged_on
 from prune_exp.settings.command_schemas import LimitSettings
 from prune_exp.settings.errors import SettingError
@@ -29,6 +30,7 @@ from prune_exp.text.corpus import TokenBlocks, load_reserved, opening_tokens
 from prune_exp.text.records import FEWEST_DOCUMENTS
 from prune_exp.text.token_bytes import Reencode, make_reencoder
 from prune_exp.text.tokenizer import read_vocabulary
+from prune_exp.tracking import tags
 
 MOST_BLOCKS = 32
 """Blocks of reserved text that are judged unless something else is asked for."""
@@ -52,7 +54,15 @@ class Evidence:
         Raises:
             SettingError: there is none here.
         """
-        return choose_device(self.candidate.trial.params.get("device", "cpu"))
+        trial = self.candidate.trial
+        known = trial.tags.get(tags.DEVICE) or trial.params.get("device", "cpu")
+        return choose_device(known.split()[0])  # without the name of the GPU
+
+    @cached_property
+    def champion_fault(self) -> str | None:
+        """What is wrong with the champion's files; None if nothing."""
+        assert self.champion is not None
+        return find_file_fault(self.champion)
 
     @property
     def quality_limit(self) -> float:

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prune_exp.machine.cache import folder_sha256
 from prune_exp.measurement.records import Interval
 from prune_exp.measurement.worker_client import MeasurementError
 from prune_exp.model.export import weights_sha256
 from prune_exp.model.loading import foreign_parts
 from prune_exp.registry.evidence import Evidence
+from prune_exp.registry.integrity import find_file_fault
 from prune_exp.registry.signing import describe_fault
 from prune_exp.registry.stock_reload import logit_difference
-from prune_exp.registry.wrapper import foreign_wrapper, wrapper_sha256
+from prune_exp.registry.wrapper import foreign_wrapper
 from prune_exp.settings.command_schemas import LimitSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.tracking import tags
@@ -30,27 +30,14 @@ class Verdict:
 
 def integrity(case: Evidence) -> Verdict:
     """The stored files are those of the trial, byte for byte, and nothing in them can run."""
-    trial = case.candidate.trial
-    folder = case.candidate.folder
-    foreign = [*foreign_parts(folder), *foreign_wrapper(case.candidate.root)]
-    recorded = trial.tags[tags.WEIGHTS_SHA256]
-    found = weights_sha256(folder)
-    files = trial.tags.get(tags.FILES_SHA256)
-    beside = trial.tags.get(tags.WRAPPER_SHA256)
-    figures = {"recorded_sha256": recorded, "found_sha256": found}
-    if foreign:
-        sentence = f"the stored model holds what no stock checkpoint needs: {', '.join(foreign)}"
-    elif found != recorded:
-        sentence = "the stored weights are not those that the trial recorded"
-    elif files is not None and folder_sha256(folder) != files:
-        sentence = "a stored file other than the weights is not the one that was stored"
-    elif beside is not None and wrapper_sha256(case.candidate.root) != beside:
-        sentence = "a file beside the checkpoint is not the one that was stored"
-    else:
-        return _make_verdict(
-            "integrity", True, "the stored files are the trial's, and only data", **figures
-        )
-    return _make_verdict("integrity", False, sentence, **figures)
+    candidate = case.candidate
+    fault = find_file_fault(candidate)
+    figures = {
+        "recorded_sha256": candidate.trial.tags[tags.WEIGHTS_SHA256],
+        "found_sha256": weights_sha256(candidate.folder),
+    }
+    sentence = fault or "the stored files are the trial's, and only data"
+    return _make_verdict("integrity", fault is None, sentence, **figures)
 
 
 def signature(case: Evidence) -> Verdict:
@@ -97,6 +84,7 @@ def quality(case: Evidence) -> Verdict:
     by_domain = case.ratio_by_domain()
     worst = max(by_domain, key=lambda name: by_domain[name].high)
     where = ""
+    of = f" of {worst}" if len(by_domain) == 1 else ""
     if len(by_domain) > 1:
         where = f" (on {worst}, the worst of {', '.join(by_domain)}:"
         where += f" {_show_interval(by_domain[worst])})"
@@ -108,7 +96,7 @@ def quality(case: Evidence) -> Verdict:
     return _make_verdict(
         "quality",
         max(ratio.high, by_domain[worst].high) <= limit,
-        f"perplexity on {case.documents} documents that no trial used is"
+        f"perplexity on {case.documents} documents{of} that no trial used is"
         f" {_show_interval(ratio)} times the dense model's{where}; the upper end may be {limit:g}",
         **_interval_figures("perplexity_ratio", ratio),
         **figures,
@@ -130,6 +118,11 @@ def champion(case: Evidence) -> Verdict:
     """
     if case.champion is None:
         return _make_verdict("champion", True, "there is no champion yet")
+    if fault := case.champion_fault:
+        raise SettingError(
+            f"of version {case.champion.version}, the champion, {fault}; put its files back, or"
+            " take its alias away in the MLflow UI"
+        )
     limits = case.limits
     ratio = case.perplexity_ratio(case.losses, case.champion_losses)
     fast = case.champion_speedup()

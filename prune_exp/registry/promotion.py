@@ -8,15 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from prune_exp.machine.cache import digest_of, folder_sha256
-from prune_exp.registry.base_model import base_model_of, check_base_model
+from prune_exp.registry.base_model import base_model_of, check_base_model, check_kept_text
 from prune_exp.registry.candidates import (
     CHAMPION,
     PREVIOUS,
     Candidate,
     at_version,
+    check_is_ours,
     choose_candidate,
     only_model,
     version_at,
@@ -29,7 +31,7 @@ from prune_exp.registry.gates import (
     judge_candidate,
     show_verdicts,
 )
-from prune_exp.registry.stored_models import ensure_version
+from prune_exp.registry.stored_models import ensure_version, known_version
 from prune_exp.settings.choices import check_one_of
 from prune_exp.settings.command_schemas import PromoteSettings
 from prune_exp.settings.errors import SettingError
@@ -37,10 +39,11 @@ from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.text.corpus import FEWEST_BLOCKS
 from prune_exp.tracking import tags
-from prune_exp.tracking.read import store_uri
+from prune_exp.tracking.read import ABSENT, store_uri
 from prune_exp.tracking.store import use_store
 
 LOCK_TIMEOUT_S = 60
+ROLLED_BACK = "rolled back"
 PASSED = "passed"
 """What a version is tagged with from the verdicts until its alias has moved."""
 
@@ -61,8 +64,11 @@ def promote_model(settings: PromoteSettings) -> int:
         if holder is not None and holder == candidate.version:
             return _audit_champion(settings, candidate)
         present = at_version(candidate.name, holder, Path(scratch)) if holder else None
+        _check_not_rolled_back(settings, candidate)
         if not settings.other_base_model:
             check_base_model(candidate, present)
+        if not settings.other_text:
+            check_kept_text(candidate, present)
         asked = settings.gates or asked_by_default(settings.limits)
         verdicts = judge_candidate(_evidence_of(settings, candidate, present), asked)
         judged = folder_sha256(candidate.root)
@@ -78,6 +84,18 @@ def _evidence_of(
         limits=settings.limits,
         cache_dir=Path(settings.cache_dir).expanduser(),
     )
+
+
+def _check_not_rolled_back(settings: PromoteSettings, candidate: Candidate) -> None:
+    """Raises SettingError for a version that somebody put out of office, unless it is named."""
+    if candidate.version is None or settings.version is not None or settings.run_id is not None:
+        return
+    found = MlflowClient().get_model_version(candidate.name, candidate.version).tags
+    if found.get(tags.PROMOTION) == ROLLED_BACK:
+        raise SettingError(
+            f"version {candidate.version} of {candidate.name} was the champion and was rolled back;"
+            f" name it with version={candidate.version} to have it judged again"
+        )
 
 
 def _audit_champion(settings: PromoteSettings, candidate: Candidate) -> int:
@@ -112,6 +130,12 @@ def _complete_promotion(settings: PromoteSettings, candidate: Candidate) -> str:
 
 
 def _check_wanted(settings: PromoteSettings) -> None:
+    given = [name for name in ("run_id", "version", "gates") if getattr(settings, name)]
+    if settings.rollback and given:
+        raise SettingError(
+            f"rollback=true puts the version with the alias {PREVIOUS} back and knows no"
+            f" {' and no '.join(given)}; leave {'it' if len(given) == 1 else 'them'} out"
+        )
     for gate in settings.gates:
         check_one_of("gates", gate, tuple(GATES))
     limits = settings.limits
@@ -155,23 +179,41 @@ def _act_on_verdicts(
     if settings.dry_run:
         print(f"Dry run: it {'would become the champion' if passed else 'would be refused'}.")
         return 0 if passed else 1
-    if not passed:
-        _record_verdicts(candidate, candidate.version, verdicts, "refused")
-        print("Refused; nothing moves.")
-        return 1
+    with lock_aliases(settings.tracking):
+        version = candidate.version or known_version(candidate.trial, candidate.name)
+        if version is not None and version == version_at(candidate.name, CHAMPION):
+            print(
+                f"Version {version} has become the champion meanwhile; its verdicts of then stay."
+            )
+            return 0 if passed else 1
+        if not passed:
+            _record_verdicts(candidate, candidate.version, verdicts, "refused")
+            print("Refused; nothing moves.")
+            return 1
+        version = _promote_passed(candidate, holder, verdicts, judged)
+    print(f"Version {version} is the champion now; before: {holder or 'none'}.")
+    return 0
+
+
+def _promote_passed(
+    candidate: Candidate, holder: str | None, verdicts: list[Verdict], judged: str
+) -> str:
+    """Records the verdicts with the version, made where there is none, and moves the alias.
+
+    Raises:
+        SettingError: the champion is no longer the one judged against, which is recorded.
+    """
     version = candidate.version or ensure_version(
         candidate.trial, candidate.trial.tags[tags.MODEL_URI], candidate.name
     )
     MlflowClient().set_model_version_tag(candidate.name, version, tags.JUDGED_SHA256, judged)
     _record_verdicts(candidate, version, verdicts, PASSED)
     try:
-        with lock_aliases(settings.tracking):
-            _move_champion(candidate.name, version, holder)
+        _move_champion(candidate.name, version, holder)
     except SettingError:
         _record_verdicts(candidate, version, verdicts, "overtaken")
         raise
-    print(f"Version {version} is the champion now; before: {holder or 'none'}.")
-    return 0
+    return version
 
 
 def _record_verdicts(
@@ -232,15 +274,28 @@ def _finish_move(name: str) -> bool:
     client = MlflowClient()
     found = client.get_model_version(name, present).tags
     if tags.REPLACES in found:
-        client.set_registered_model_alias(name, PREVIOUS, found[tags.REPLACES])
+        if _is_there(name, found[tags.REPLACES]):
+            client.set_registered_model_alias(name, PREVIOUS, found[tags.REPLACES])
         _forget_mark(name, present, tags.REPLACES)
     if tags.UNDOES in found:
-        client.set_model_version_tag(name, found[tags.UNDOES], tags.PROMOTION, "rolled back")
+        if _is_there(name, found[tags.UNDOES]):
+            client.set_model_version_tag(name, found[tags.UNDOES], tags.PROMOTION, ROLLED_BACK)
         client.delete_registered_model_alias(name, PREVIOUS)
         _forget_mark(name, present, tags.UNDOES)
     if found.get(tags.PROMOTION) == PASSED:
         client.set_model_version_tag(name, present, tags.PROMOTION, "promoted")
     return bool({tags.REPLACES, tags.UNDOES} & found.keys()) or found.get(tags.PROMOTION) == PASSED
+
+
+def _is_there(name: str, version: str) -> bool:
+    """Whether a version is in the registry still; it may have been deleted by hand."""
+    try:
+        MlflowClient().get_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+        return False
+    return True
 
 
 def _forget_mark(name: str, version: str, key: str) -> None:
@@ -261,6 +316,8 @@ def _roll_back(settings: PromoteSettings) -> int:
         present, previous = (version_at(name, alias) for alias in (CHAMPION, PREVIOUS))
         if previous is None or previous == present:
             raise SettingError(f"{name} has no previous champion to put back; nothing moves")
+        for version in filter(None, (present, previous)):
+            check_is_ours(name, version)
         if settings.dry_run:
             print(f"Dry run: version {previous} would be the champion again, not {present}.")
             return 0

@@ -7,6 +7,8 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 
 from prune_exp.machine.cache import folder_sha256
+from prune_exp.machine.display import last_words
+from prune_exp.machine.staging import stage_beside
 from prune_exp.registry.candidates import CHAMPION, Candidate, at_version, only_model, version_at
 from prune_exp.registry.evidence import Evidence
 from prune_exp.registry.gates import Verdict, judge_candidate, show_verdicts
@@ -34,7 +36,8 @@ def verify_model(settings: VerifySettings) -> int:
         )
     use_store(settings.tracking)
     name = settings.tracking.registered_model or only_model()
-    version = str(settings.version) if settings.version else version_at(name, CHAMPION)
+    given = settings.version
+    version = version_at(name, CHAMPION) if given is None else str(given)
     if version is None:
         raise SettingError(f"{name} has no champion; say which version with version=NUMBER")
     with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
@@ -69,7 +72,13 @@ def _check_judged(candidate: Candidate, version: str) -> list[Verdict]:
 
 
 def _hand_over(candidate: Candidate, output: Path) -> None:
-    shutil.copytree(candidate.root, output)
-    if candidate.signature.is_file():
-        shutil.copy(candidate.signature, output / SIGNATURE)
+    try:
+        with stage_beside(output) as stage:
+            made = shutil.copytree(candidate.root, stage / output.name)
+            if candidate.signature.is_file():
+                shutil.copy(candidate.signature, made / SIGNATURE)
+            made.rename(output)
+    except OSError as error:  # shutil's own has a list in place of words
+        why = error.strerror or last_words(error)
+        raise SettingError(f"output={output} cannot be written ({why}); give another one") from None
     print(f"{output} holds them; load them with mlflow.pyfunc.load_model({str(output)!r})")

@@ -1,10 +1,19 @@
 """Sentences that follow from measured figures, the unflattering ones included."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from prune_exp.measurement.records import Interval
 from prune_exp.pruning.plan import UNIT_NAMES
-from prune_exp.tracking.domains import join_words, list_losses, list_too_few, read_domains
+from prune_exp.tracking.domains import (
+    MAINTAINED,
+    NOT_MAINTAINED,
+    join_words,
+    judge_quality,
+    list_losses,
+    list_too_few,
+    read_domains,
+)
 from prune_exp.tracking.figures import read_tasks
 from prune_exp.tracking.read import spells_otherwise
 
@@ -12,12 +21,14 @@ Metrics = dict[str, float]
 Rule = Callable[[Metrics], str | None]
 BUSY_LOAD_PER_CORE = 1.2
 BUSY_PCT = 25.0
+CACHE_SHARE = 0.1
+"""From this part of what a token reads on, the cache is part of what reading memory comes to."""
 
 
 def _show_interval(m: Metrics, key: str, form: str) -> str:
     found = Interval.read(m, key)
     if key == "perplexity_ratio" and found.tells_nothing:
-        return "of one document, so how far off that is cannot be known"
+        return "how far off that is cannot be known"
     return f"95 % interval {found.low:{form}} to {found.high:{form}}"
 
 
@@ -41,7 +52,12 @@ def tell_speed(m: Metrics) -> str | None:
 def tell_text_speed(m: Metrics) -> str | None:
     """What a smaller vocabulary costs: more tokens for the same text."""
     if not spells_otherwise(m):
-        return None
+        if "text_speedup" in m or "speedup" not in m or not m.get("removed_pct/vocab"):
+            return None
+        return (
+            "Its vocabulary is smaller, so that the same text takes more tokens; the ratio of"
+            " speeds for equal text was not measured."
+        )
     fewer = 100 * (1 - m["pruned/bytes_per_token"] / m["dense/bytes_per_token"])
     return (
         f"Its tokens carry {fewer:.1f} % fewer bytes of text, so that for equal text the ratio of"
@@ -69,17 +85,25 @@ def tell_quality(m: Metrics) -> str | None:
     """
     if "perplexity_ratio" not in m:
         return "Quality was not measured, so nothing is claimed about it."
-    ratio = f"{m['perplexity_ratio']:.2f}x the dense model's"
-    where = _show_interval(m, "perplexity_ratio", ".2f")
-    few = list_too_few(m)
-    verdict = "maintained" if m["quality_maintained"] else "not maintained"
-    verdict = "not shown to be maintained" if few else verdict
-    domains = read_domains(m)
-    kept = [one.name for one in domains if one.kept]
+    kept = [one.name for one in read_domains(m) if one.kept]
     on = f" on {join_words(kept)}" if kept else ""
-    sentence = f"Quality{on} is {verdict}: held-out perplexity is {ratio} ({where})."
-    lost = list_losses(domains, m["max_perplexity_ratio"]) if domains else None
-    return " ".join(filter(None, [sentence, few, lost]))
+    sentence = f"Quality{on} is {judge_quality(m)}: {_tell_perplexity(m)}."
+    return " ".join(filter(None, [sentence, list_too_few(m), _tell_losses(m)]))
+
+
+def _tell_perplexity(m: Metrics) -> str:
+    if math.isnan(m["perplexity_ratio"]):
+        return "the pruned model's held-out perplexity is no number"
+    where = _show_interval(m, "perplexity_ratio", ".2f")
+    ratio = f"held-out perplexity is {m['perplexity_ratio']:.2f}x the dense model's ({where})"
+    if m["quality_maintained"] or "max_perplexity_ratio" not in m:
+        return ratio
+    return f"{ratio}, and the limit is {m['max_perplexity_ratio']:g}x"
+
+
+def _tell_losses(m: Metrics) -> str | None:
+    domains = read_domains(m)
+    return list_losses(domains, m["max_perplexity_ratio"]) if domains else None
 
 
 def tell_agreement(m: Metrics) -> str | None:
@@ -100,8 +124,14 @@ def tell_share_of_limit(m: Metrics) -> str | None:
     share = f"{show_percent(m['share_of_limit'])} % of that was reached"
     if m["share_of_limit"] <= 1:
         return f"Reading fewer weights allows at most {allowed}; {share}."
-    why = "" if _fits_cache_alone(m) else ", so other work became less too"
+    why = "" if _cache_matters(m) else ", so other work became less too"
     return f"Reading fewer weights alone would allow {allowed}; {share}{why}."
+
+
+def _cache_matters(m: Metrics) -> bool:
+    """Whether a notable part of what the pruned model reads for a token may come from a cache."""
+    cache = m.get("machine/last_level_cache_mib", 0.0)
+    return cache >= CACHE_SHARE * m.get("pruned/mib_read_per_token", math.inf)
 
 
 def _fits_cache_alone(m: Metrics) -> bool:
@@ -144,7 +174,11 @@ def tell_bandwidth(m: Metrics) -> str | None:
         f" {m['machine/read_bandwidth_gb_per_s']:.1f} GB/s that this machine was measured to read."
     )
     if max(shares) > 1:
-        sentence += " More than 100 % means that the bandwidth was measured too low."
+        sentence += (
+            " More than 100 % is possible where a part of the weights stays in the cache."
+            if _cache_matters(m)
+            else " More than 100 % means that the bandwidth was measured too low."
+        )
     return sentence
 
 
@@ -278,23 +312,30 @@ def _conclude_on_speed(m: Metrics) -> str:
         return f"The model is {smaller}; whether it is faster was not measured."
     key, on = ("text_speedup", " for equal text") if spells_otherwise(m) else ("speedup", "")
     if Interval.read(m, key).low > 1:
-        return f"The pruned model is faster{on} ({m[key]:.2f}x) and {smaller}."
+        times = f"{m[key]:.2f}x{_doubt_on_tokens(m)}"
+        return f"The pruned model is faster{on} ({times}) and {smaller}."
     if Interval.read(m, key).high < 1:
         return f"The pruned model is {smaller}, and slower{on} ({m[key]:.2f}x)."
     return f"The pruned model is {smaller}, but no speedup{on} was shown."
 
 
+def _doubt_on_tokens(m: Metrics) -> str:
+    """Where speed for equal text may be another one and was not measured."""
+    unknown = m.get("removed_pct/vocab") and "text_speedup" not in m
+    return " a request, for equal text it was not measured" if unknown else ""
+
+
 def _conclude_on_quality(m: Metrics) -> str:
     if "perplexity_ratio" not in m:
         return "Its quality was not measured."
-    if m["quality_maintained"]:
-        kept = [one.name for one in read_domains(m) if one.kept]
-        on = f" of {join_words(kept)}" if kept else ""
-        return f"Its quality on held-out text{on} is maintained."
-    if few := list_too_few(m):
-        return few
-    return (
-        "Its quality on held-out text is not maintained: perplexity is"
-        f" {m['perplexity_ratio']:.2f}x the dense model's. Do not use it in the dense model's place"
-        " without training it further."
+    verdict = judge_quality(m)
+    kept = [one.name for one in read_domains(m) if one.kept]
+    on = f" of {join_words(kept)}" if kept else ""
+    why = "" if verdict == MAINTAINED else f": {_tell_perplexity(m)}"
+    advice = (
+        "Do not use it in the dense model's place without training it further."
+        if verdict == NOT_MAINTAINED
+        else None
     )
+    said = [f"Its quality on held-out text{on} is {verdict}{why}."]
+    return " ".join(filter(None, [*said, list_too_few(m), _tell_losses(m), advice]))

@@ -8,20 +8,29 @@ from rich.table import Table
 
 from prune_exp.machine.display import one_line
 from prune_exp.measurement.records import Interval
-from prune_exp.reporting.document.trials import status_of
+from prune_exp.reporting.document.trials import describe_quality, status_of
 from prune_exp.reporting.insights import tell_load_at_start
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
-from prune_exp.tracking.domains import list_too_few
+from prune_exp.tracking.domains import MAINTAINED, NOT_MAINTAINED, judge_quality, list_too_few
 from prune_exp.tracking.figures import Figure, key_figures
 from prune_exp.tracking.naming import overrides_of
-from prune_exp.tracking.read import CANDIDATE, Choice, TrackedTrial, store_uri
+from prune_exp.tracking.read import (
+    CANDIDATE,
+    Choice,
+    TrackedTrial,
+    describe_correction,
+    kept_after_correction,
+    spells_otherwise,
+    store_uri,
+)
 from prune_exp.tracking.ui import SERVER
 from prune_exp.tracking.views import find_page
 
 COLUMNS = {
     "Pruned": ("params_pruned_pct", ".1f", " %", 1),
     "Speed": ("speedup", ".2f", "x", 1),
+    "Sp.text": ("text_speedup", ".2f", "x", 1),
     "Memory": ("memory_reduction_pct", "+.1f", " %", -1),
     "Thr.put": ("throughput_gain_pct", "+.1f", " %", 1),
     "Bits/B": ("pruned/bits_per_byte", ".3f", "", 1),
@@ -30,13 +39,20 @@ COLUMNS = {
 """Metric, format, unit and sign of each column; those that no trial has are left out."""
 LEGEND = {
     "Pruned": "share of the parameters that is gone",
+    "Sp.text": "speed for equal text",
     "Memory": "change of the peak",
     "Thr.put": "change of the tokens a second",
     "Bits/B": "bits per byte",
     "PPL": "perplexity, times the dense model's",
-    "Kept": "whether quality is",
+    "Kept": "whether quality is; by itself: without correction for the number of trials",
 }
-WITH_INTERVALS = ("speedup", "memory_reduction_pct", "throughput_gain_pct", "perplexity_ratio")
+WITH_INTERVALS = (
+    "speedup",
+    "text_speedup",
+    "memory_reduction_pct",
+    "throughput_gain_pct",
+    "perplexity_ratio",
+)
 LONGEST_NAME = 48
 LONGEST_REASON = 300
 
@@ -62,7 +78,10 @@ def print_summary(
     if best is None:
         lines.append("No trial finished, so there is no report and no model.")
     else:
-        lines += [*_describe_best(best), *_list_next_steps(best, folder, registered, tracking)]
+        lines += [
+            *_describe_best(best, trials),
+            *_list_next_steps(best, folder, registered, tracking),
+        ]
     console.print("\n".join(lines), soft_wrap=True)
 
 
@@ -71,8 +90,9 @@ def _tabulate_trials(trials: list[TrackedTrial]) -> tuple[Table, list[str]]:
     known = {
         name: form
         for name, form in COLUMNS.items()
-        if any(form[0] in trial.metrics for trial in trials)
+        if any(_is_known(trial, form[0]) for trial in trials)
     }
+    surely = kept_after_correction(trials)
     kept = any("quality_maintained" in trial.metrics for trial in trials)
     names = [*known, *(["Kept"] if kept else [])]
     table = Table(title="Trials, against the dense model", padding=(0, 0))
@@ -80,7 +100,7 @@ def _tabulate_trials(trials: list[TrackedTrial]) -> tuple[Table, list[str]]:
         table.add_column(name, overflow="fold")
     for trial in trials:
         found = [_show_figure(trial, *form) for form in known.values()]
-        verdict = [_show_kept(trial)] if kept else []
+        verdict = [describe_quality(trial, surely).partition(":")[0]] if kept else []
         table.add_row(one_line(trial.name, LONGEST_NAME), status_of(trial), *found, *verdict)
     return table, names
 
@@ -89,20 +109,19 @@ def _show_figure(trial: TrackedTrial, key: str, form: str, unit: str, sign: int)
     return f"{sign * trial.metrics[key]:{form}}{unit}" if key in trial.metrics else "-"
 
 
-def _show_kept(trial: TrackedTrial) -> str:
-    if "quality_maintained" not in trial.metrics:
-        return "-"
-    return "yes" if trial.maintained else "no"
+def _is_known(trial: TrackedTrial, key: str) -> bool:
+    """Whether a trial has a figure that says something of its own."""
+    return key in trial.metrics and (key != "text_speedup" or spells_otherwise(trial.metrics))
 
 
-def _describe_best(best: Choice) -> list[str]:
+def _describe_best(best: Choice, trials: list[TrackedTrial]) -> list[str]:
     """Which trial it is, its figures with their intervals, and what speaks against them."""
     trial = best.trial
     lines = [f"Best: {trial.name}, run {trial.run_id}, chosen for {best.rule}."]
     shown = [
         _with_interval(figure, Interval.read(trial.metrics, figure.key))
         for figure in key_figures(*WITH_INTERVALS)
-        if Interval.is_among(trial.metrics, figure.key)
+        if Interval.is_among(trial.metrics, figure.key) and _is_known(trial, figure.key)
     ]
     if shown:
         lines.append(f"  {'; '.join(shown)} (95 % intervals).")
@@ -110,11 +129,21 @@ def _describe_best(best: Choice) -> list[str]:
         lines.append(f"  {warning}")
     if not best.feasible:
         lines.append("  It breaks the constraints, so no model is registered.")
-    elif few := list_too_few(trial.metrics):
-        lines.append(f"  {few}")
-    elif "quality_maintained" in trial.metrics and not trial.maintained:
-        lines.append("  It did not keep its quality, so promote will refuse it.")
+    elif "quality_maintained" in trial.metrics:
+        lines += [f"  {one}" for one in _describe_verdict(trial, trials)]
     return lines
+
+
+def _describe_verdict(trial: TrackedTrial, trials: list[TrackedTrial]) -> list[str]:
+    """What speaks against the quality of a trial; nothing where it is surely kept."""
+    verdict = judge_quality(trial.metrics)
+    if verdict == NOT_MAINTAINED:
+        return ["It did not keep its quality, so promote will refuse it."]
+    if verdict == MAINTAINED:
+        said = describe_correction(trials, trial)
+        return [said] if said else []
+    doubt = "Whether it kept its quality was not shown; promote judges it on other documents."
+    return [list_too_few(trial.metrics) or doubt]
 
 
 def _with_interval(figure: Figure, found: Interval) -> str:

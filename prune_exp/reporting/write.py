@@ -12,8 +12,9 @@ from prune_exp.reporting.document.findings import Findings, gather_findings, loo
 from prune_exp.reporting.document.html import to_html
 from prune_exp.reporting.document.markdown import to_markdown
 from prune_exp.reporting.document.note import sweep_note
+from prune_exp.reporting.folder import PAGES, PLOTS, check_report_folder
 from prune_exp.reporting.insights import conclude, list_insights
-from prune_exp.reporting.plots.gallery import PLOTS, draw_plots
+from prune_exp.reporting.plots.gallery import draw_plots
 from prune_exp.settings.command_schemas import ReportSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.tracking.read import LATEST, Choice, TrackedTrial, find_latest, read_run
@@ -22,19 +23,20 @@ from prune_exp.tracking.store import use_store
 
 FIGURES = "figures"
 """The folder among a run's artifacts that figures are in."""
-PAGES = ("report.md", "report.html", "report.json")
 
 
 def report_run(wanted: ReportSettings) -> int:
     """Writes a report to a folder and changes nothing in the store; returns the exit code.
 
     Raises:
-        SettingError: there is no such run, it has no result, or the folder cannot be written.
+        SettingError: there is no such run, it has no result, or the folder cannot be written or has
+            other files of these names.
     """
+    folder = Path(wanted.output).expanduser().absolute()
+    check_report_folder(folder, "output")
     use_store(wanted.tracking)
     latest = wanted.run_id == LATEST
     found = look_up_findings(find_latest(wanted.tracking) if latest else wanted.run_id)
-    folder = Path(wanted.output).expanduser().absolute()
     try:
         make_report(found, folder)
     except OSError as error:

@@ -58,6 +58,9 @@ class PromoteSettings:
     """Judge and show, but write nothing."""
     other_base_model: bool = False
     """Let a model of another dense model take the place of the champion, or join its versions."""
+    other_text: bool = False
+    """Let a model that need not keep quality on all texts that the champion keeps take its place.
+    The gates judge on the candidate's texts alone."""
     rollback: bool = False
     """Put the previous champion back instead."""
     cache_dir: str = "~/.cache/prune_exp"

@@ -1,5 +1,7 @@
 """Refuses settings of the pruning that cannot work."""
 
+from collections import Counter
+
 from prune_exp.settings.choices import (
     BALLOTS,
     HEAD_UNITS,
@@ -24,6 +26,12 @@ def check_pruning(pruning: PruningSettings, calibration_blocks: int) -> None:
         raise SettingError(f"pruning.units is empty; name some of {', '.join(UNITS)}")
     if not pruning.voters:
         raise SettingError("pruning.voters is empty; try pruning.voters=[wanda,gradient]")
+    twice = [name for name, count in Counter(pruning.voters).items() if count > 1]
+    if twice:
+        raise SettingError(
+            f"pruning.voters names {', '.join(twice)} more than once, and every voter has one vote;"
+            f" try pruning.voters=[{','.join(dict.fromkeys(pruning.voters))}]"
+        )
     for name in (
         "depth_share",
         "heads_share",

@@ -16,6 +16,7 @@ from prune_exp.machine.cache import file_sha256, folder_sha256
 from prune_exp.machine.packages import installed_version
 from prune_exp.measurement.prompts import list_prompts
 from prune_exp.measurement.records import Interval
+from prune_exp.measurement.turns import take_turn
 from prune_exp.model import loading
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import BenchmarkSettings
@@ -24,6 +25,8 @@ from prune_exp.shipping.runtimes import RUNTIMES
 from prune_exp.text.corpus import all_blocks
 
 PROMPTS = 5
+CHATS = 2
+"""Chats that both tokenizers encode."""
 NEW_TOKENS = 24
 CONTEXT_TOKENS = 64
 """Of a text that is compared."""
@@ -109,6 +112,22 @@ class Reference:
         return [one[:SENTENCE] for one in self.documents[:PROMPTS]]
 
     @cached_property
+    def chats(self) -> list[str]:
+        """The same as chats of the checkpoint's template, special tokens and all; none without."""
+        if not self.tokenizer.chat_template:
+            return []
+        return [text for one in self.written[:CHATS] if (text := self._write_chat(one))]
+
+    def _write_chat(self, said: str) -> str:
+        turns = [{"role": role, "content": said} for role in ("user", "assistant", "user")]
+        try:
+            return self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except Exception:  # templates refuse what they do not like in words of their own
+            return ""
+
+    @cached_property
     def prompts(self) -> list[str]:
         """What is continued."""
         return list_shipped_prompts()
@@ -128,8 +147,8 @@ class Reference:
 
     @cached_property
     def encoded(self) -> list[list[int]]:
-        """`written` as the checkpoint's tokenizer has it."""
-        return [self.tokenizer(text)["input_ids"] for text in self.written]
+        """`written` and `chats` as the checkpoint's tokenizer has them."""
+        return [self.tokenizer(text)["input_ids"] for text in (*self.written, *self.chats)]
 
     @cached_property
     def completions(self) -> list[str]:
@@ -195,7 +214,9 @@ class Shipment:
     peak_memory_mib: float
     threads: int
     same_tokens: bool
-    """Whether the runtime's tokenizer encodes as the checkpoint's does."""
+    """Whether the runtime's tokenizer encodes text as the checkpoint's does."""
+    same_chats: bool
+    """Whether it does so with chats by the checkpoint's template."""
     same_texts: int
     """How many of the prompts it continues as the checkpoint does."""
     texts: list[dict[str, str]]
@@ -209,6 +230,8 @@ class Shipment:
         """Why it is not kept; None where it is."""
         if not self.same_tokens:
             return "its tokenizer does not encode as the checkpoint's does"
+        if not self.same_chats:
+            return "its tokenizer does not encode the chat template as the checkpoint's does"
         if not self.kl_nats <= self.kl_limit:
             return (
                 f"it diverges from the checkpoint by {self.kl_nats:.2g} nats a token, and the limit"
@@ -238,8 +261,10 @@ def compare_file(
     Raises:
         ShippingError: the process could not open it.
     """
-    answer, theirs = _ask_process(path, runtime, reference, threads)
+    with take_turn():  # its times and memory are kept
+        answer, theirs = _ask_process(path, runtime, reference, threads)
     ours = reference.scores
+    plain = len(reference.written)
     if theirs.shape != ours.shape:
         raise ShippingError(f"it knows {theirs.shape[1]} tokens, the checkpoint {ours.shape[1]}")
     each = (ours.exp() * (ours - theirs)).sum(-1)
@@ -264,7 +289,8 @@ def compare_file(
         tokens_per_s=answer.tokens_per_s,
         peak_memory_mib=answer.peak_memory_mib,
         threads=threads,
-        same_tokens=answer.encoded == reference.encoded,
+        same_tokens=answer.encoded[:plain] == reference.encoded[:plain],
+        same_chats=answer.encoded[plain:] == reference.encoded[plain:],
         same_texts=sum(ours.strip() == theirs.strip() for _, ours, theirs in pairs),
         texts=[
             {"prompt": prompt, "checkpoint": own, "shipped": said} for prompt, own, said in pairs
@@ -287,7 +313,7 @@ def _ask_process(
         path=str(path),
         texts=reference.texts.tolist(),
         places=reference.places,
-        written=reference.written,
+        written=[*reference.written, *reference.chats],
         prompts=reference.prompts,
         new_tokens=NEW_TOKENS,
         threads=threads,

@@ -1,5 +1,6 @@
 """One GGUF file that llama.cpp opens with nothing added."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 from prune_exp.model import loading
 from prune_exp.settings.errors import SettingError
 from prune_exp.shipping.gguf_model import ARCHITECTURES, check_config, tensors_of, write_sizes
-from prune_exp.shipping.gguf_vocabulary import name_split, write_vocabulary
+from prune_exp.shipping.gguf_vocabulary import name_split, takes_spaces, write_vocabulary
 from prune_exp.shipping.quantization import CHOICES, encode
 from prune_exp.shipping.runtimes import list_end_tokens
+
+PHI3 = re.compile(r"phi-?3", re.IGNORECASE)
 
 
 def check_gguf(checkpoint: Path) -> None:
@@ -34,13 +37,13 @@ def write_gguf(checkpoint: Path, path: Path, kind: str, name: str) -> None:
     config = model.config
     arch = gguf.MODEL_ARCH[ARCHITECTURES[config.model_type]]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
-    writer.add_name(name)
+    tokenizer = loading.load_tokenizer(checkpoint)
+    writer.add_name(name_for_readers(name, takes_spaces(tokenizer)))
+    _write_papers(writer, checkpoint)
     writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     write_sizes(writer, model)
-    ends = list_end_tokens(checkpoint)
-    end = ends[0] if ends else None
-    write_vocabulary(writer, loading.load_tokenizer(checkpoint), config.vocab_size, end)
+    write_vocabulary(writer, tokenizer, config.vocab_size, list_end_tokens(checkpoint))
     tied = config.tie_word_embeddings
     for own, array in tensors_of(model):
         chosen = choose(own, array.shape, config.num_hidden_layers, tied)
@@ -50,6 +53,31 @@ def write_gguf(checkpoint: Path, path: Path, kind: str, name: str) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def name_for_readers(name: str, spaces_taken: bool) -> str:
+    """The name in a file; by it llama.cpp knows whether special tokens take the spaces after them,
+    which a file has no other way to say."""
+    if spaces_taken:
+        return name if PHI3.search(name) else f"{name} (phi-3 tokens)"
+    return PHI3.sub("phi 3", name)
+
+
+def _write_papers(writer: Any, checkpoint: Path) -> None:
+    """The licence and the dense model, as far as the model's card names them."""
+    from huggingface_hub import ModelCard
+
+    card = checkpoint / "README.md"
+    if not card.is_file():
+        return
+    data: Any = ModelCard.load(card).data
+    if data.license:
+        writer.add_license(data.license)
+    if isinstance(data.base_model, str):
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, data.base_model.rpartition("/")[2])
+        if "/" in data.base_model:
+            writer.add_base_model_repo_url(0, f"https://huggingface.co/{data.base_model}")
 
 
 def describe_types(path: Path) -> str:

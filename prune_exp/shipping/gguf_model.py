@@ -45,6 +45,15 @@ def check_config(config: Any) -> None:
         _refuse(f"{kind} with the activation {act}")
     if rope_type_of(config) not in _known_ropes(kind):
         _refuse(f"{kind} with positions of type {rope_type_of(config)}")
+    if kind == "gpt_neox" and (config.tie_word_embeddings or not config.attention_bias):
+        _refuse("gpt_neox with tied embeddings, or without biases in its attention")
+    if kind == "qwen3" and config.attention_bias:
+        _refuse("qwen3 with biases in its attention")
+    if (
+        kind not in ("phi3", "gpt_neox", "gpt2")
+        and rope_of(config).get("partial_rotary_factor", 1.0) != 1.0
+    ):
+        _refuse(f"{kind} that turns a part of each head alone")
     if kind == "gemma3_text":
         if config.query_pre_attn_scalar != config.head_dim:
             _refuse("gemma3_text with query_pre_attn_scalar that is not its head_dim")

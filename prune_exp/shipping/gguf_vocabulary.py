@@ -4,6 +4,7 @@ llama.cpp merges the second kind by the scores of what comes out, not by a list 
 score is the place of the first merge that makes it, so the order stays the same.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from prune_exp.settings.errors import SettingError
@@ -44,22 +45,45 @@ def name_split(tokenizer: Any) -> str:
         return "default"
     steps = flatten_steps(spec["pre_tokenizer"])
     kinds = [step["type"] for step in steps]
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
+    name = _name_of_steps(steps)
+    if name is None:
+        raise SettingError(
+            f"GGUF cannot hold this tokenizer: llama.cpp has no name for how it splits text"
+            f" ({', '.join(kinds)})"
+        )
+    changes = [one["type"] for one in flatten_steps(spec.get("normalizer")) if one["type"] != "NFC"]
+    if changes:
+        raise SettingError(
+            f"GGUF cannot hold this tokenizer: llama.cpp does not change text as it does"
+            f" ({', '.join(changes)})"
+        )
+    if bool(spec["model"].get("ignore_merges")) != (name == "llama-bpe"):
+        raise SettingError(
+            "GGUF cannot hold this tokenizer: llama.cpp takes whole words before merges with the"
+            " splits of Llama 3 and with no others"
+        )
+    return name
+
+
+def _name_of_steps(steps: list[dict[str, Any]]) -> str | None:
+    """What llama.cpp calls these steps before the merges; None where it has no name."""
+    kinds = [step["type"] for step in steps]
+    own_split = steps[-1].get("use_regex", True) if steps else False
+    if kinds == ["ByteLevel"] and own_split:
         return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"]:
+    if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"] and own_split:
         return "smollm"
-    if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") in SPLITS:
-        return SPLITS[steps[0]["pattern"]["Regex"]]
-    raise SettingError(
-        f"GGUF cannot hold this tokenizer: llama.cpp has no name for how it splits text"
-        f" ({', '.join(kinds)})"
-    )
+    if kinds == ["Split", "ByteLevel"] and not own_split:
+        first = steps[0]
+        plain = first.get("behavior") == "Isolated" and not first.get("invert")
+        return SPLITS.get(first["pattern"].get("Regex")) if plain else None
+    return None
 
 
-def write_vocabulary(writer: Any, tokenizer: Any, rows: int, end_token: int | None = None) -> None:
+def write_vocabulary(writer: Any, tokenizer: Any, rows: int, ends: Sequence[int] = ()) -> None:
     """Tells a `GGUFWriter` a tokenizer: a token for each of the embedding's rows, merges, template.
 
-    `end_token` ends a text where the tokenizer names none.
+    `ends` are the tokens that end a text, by the model.
 
     Raises:
         SettingError: llama.cpp has no such tokenizer.
@@ -79,7 +103,7 @@ def write_vocabulary(writer: Any, tokenizer: Any, rows: int, end_token: int | No
     else:
         writer.add_token_merges([_join_merge(one) for one in spec["model"]["merges"]])
         writer.add_add_space_prefix(any(one.get("add_prefix_space") for one in _splits_of(spec)))
-    _write_special(writer, tokenizer, end_token)
+    _write_special(writer, tokenizer, ends)
     if tokenizer.chat_template:
         writer.add_chat_template(_templates_of(tokenizer.chat_template))
 
@@ -93,6 +117,14 @@ def _templates_of(template: str | dict[str, str]) -> str | list[dict[str, str]]:
 
 def _splits_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return flatten_steps(spec.get("pre_tokenizer"))
+
+
+def takes_spaces(tokenizer: Any) -> bool:
+    """Whether its special tokens take the spaces after them, as those of Phi-3 do."""
+    spec = backend_spec(tokenizer)
+    return spec is not None and any(
+        token["rstrip"] for token in spec["added_tokens"] if token["special"]
+    )
 
 
 def _marks_start(spec: dict[str, Any]) -> bool:
@@ -138,11 +170,21 @@ def _join_merge(merge: str | list[str]) -> str:
     return merge if isinstance(merge, str) else " ".join(merge)
 
 
-def _write_special(writer: Any, tokenizer: Any, end_token: int | None) -> None:
-    """The tokens with a task, and which of them is put before every text."""
-    end = end_token if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+def _write_special(writer: Any, tokenizer: Any, ends: Sequence[int]) -> None:
+    """The tokens with a task, and which of them is put before every text.
+
+    llama.cpp takes a token of its own choice for one that begins a text where none is named.
+    """
+    named = tokenizer.eos_token_id
+    end = next(iter(ends), None) if named is None else named
+    others = [one for one in ends if one != end]
+    if others:
+        writer.add_eot_token_id(others[0])
     for add, token in (
-        (writer.add_bos_token_id, tokenizer.bos_token_id),
+        (
+            writer.add_bos_token_id,
+            end if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
+        ),
         (writer.add_eos_token_id, end),
         (writer.add_unk_token_id, tokenizer.unk_token_id),
         (writer.add_pad_token_id, tokenizer.pad_token_id),

@@ -35,21 +35,44 @@ def repository_of(name: str) -> str:
     return found
 
 
-def check_login(repository: str) -> None:
-    """Raises SettingError unless the hub answers to the token that is there."""
+def check_login(repository: str, *, private: bool) -> None:
+    """Raises SettingError unless the token that is there may write, and to a repository that is as
+    private as it is wanted."""
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
         raise SettingError(
             f"to=hub:{repository} needs a token of the hub; type hf auth login, or set HF_TOKEN"
         )
+    api = HfApi()
     try:
-        HfApi().whoami()
+        known: dict[str, Any] = api.whoami()
+        is_public = _is_public(api, repository)
     except Exception as error:  # each cause has a kind of its own: no network, no such token
         raise SettingError(
             f"to=hub:{repository}: the hub did not accept the token ({_hide_token(error)}); type"
             " hf auth login, or set HF_TOKEN"
         ) from None
+    role = known.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise SettingError(
+            f"to=hub:{repository}: the token may read only; give one that may write to HF_TOKEN"
+        )
+    if private and is_public:
+        raise SettingError(
+            f"to=hub:{repository} is public, and private=true asks for a private one; type"
+            " private=false where the world may have the model, or give another name"
+        )
+
+
+def _is_public(api: Any, repository: str) -> bool:
+    """Whether the repository is there and anybody may read it."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return api.model_info(repository).private is False
+    except RepositoryNotFoundError:
+        return False
 
 
 def list_files(output: Path) -> Iterator[tuple[str, Path]]:

@@ -60,6 +60,8 @@ class Rivals:
     text: TokenBlocks
     rivals: list[Rival]
     runtime: str
+    was_quantized: bool = False
+    """Whether the dense model's weights come from a quantized file."""
 
     @property
     def reference(self) -> Rival:
@@ -149,7 +151,13 @@ def write_rivals(found: Rivals, sizes_mib: Sequence[float], folder: Path) -> Non
     """The table as Markdown and JSON, and the plot."""
     (folder / "rivals.md").write_text(_compose_page(found, sizes_mib), encoding="utf-8")
     rows = [_row_of(found, one) for one in found.rivals]
-    kept = {"runtime": found.runtime, "rivals": rows, "verdicts": list_verdicts(found)}
+    kept = {
+        "reference": found.reference.name,
+        "runtime": found.runtime,
+        "rivals": rows,
+        "verdicts": list_verdicts(found),
+        "notes": list_notes(found),
+    }
     (folder / "rivals.json").write_text(
         json.dumps(kept, indent=1, allow_nan=False), encoding="utf-8"
     )
@@ -198,16 +206,30 @@ def _compose_page(found: Rivals, sizes_mib: Sequence[float]) -> str:
     lines += [f"- {sentence}" for sentence in _name_best(found, sizes_mib)]
     lines += [
         "",
-        f"Ratios are to {found.reference.name}, on the texts that are to be kept, with 95 %"
-        " intervals over documents and rounds. The documents are those that the trials were judged"
-        " on, so a model that was chosen by them among many looks a little better than it is."
-        " Quality is that of a file's weights, computed in float32. Speed and memory:"
-        f" {found.runtime}.",
+        f"{' '.join(list_notes(found))} Speed and memory: {found.runtime}.",
         "",
         "![Bits per byte against size and speed](rivals.png)",
         "",
     ]
     return "\n".join(lines)
+
+
+def list_notes(found: Rivals) -> list[str]:
+    """What the figures are relative to, and how far they reach."""
+    notes = [
+        f"Ratios are to {found.reference.name}, on the texts that are to be kept, with 95 %"
+        " intervals over documents and rounds.",
+        "The documents are those that the trials were judged on, so a model that was chosen by them"
+        " among many looks a little better than it is.",
+        "Quality is that of a file's weights, computed in float32.",
+    ]
+    if found.was_quantized:
+        notes.append(
+            "The dense model itself was read from a file whose matrices were quantized already:"
+            " quantizing it again costs it less than a model that never was, and less than the"
+            " pruned ones, whose weights were solved anew."
+        )
+    return notes
 
 
 def _name_best(found: Rivals, sizes_mib: Sequence[float]) -> list[str]:

@@ -24,6 +24,8 @@ from prune_exp.registry.shipments import fetch_shipped
 from prune_exp.settings.choices import check_one_of
 from prune_exp.settings.command_schemas import RivalSettings, ShipSettings
 from prune_exp.settings.errors import SettingError
+from prune_exp.settings.groups import ModelSettings
+from prune_exp.settings.params import restore_settings
 from prune_exp.shipping.comparison import PROMPTS, ShippingError
 from prune_exp.shipping.gguf_file import check_gguf, write_gguf
 from prune_exp.shipping.probe import ProbeAnswer
@@ -54,7 +56,7 @@ def compare_rivals(settings: RivalSettings) -> int:
         made = stage / output.name
         made.mkdir()
         write_rivals(found, settings.sizes_mib, made)
-        move_into_place(made, output)
+        output = move_into_place(made, output)
     for sentence in list_verdicts(found):
         print(sentence)
     print(f"{output} has the table and the plot.")
@@ -78,7 +80,13 @@ def _compare(settings: RivalSettings, candidates: Sequence[Candidate], scratch: 
             for name, kind in files
         ],
         runtime=_describe_runtime(settings),
+        was_quantized=any(_came_quantized(one) for one in candidates),
     )
+
+
+def _came_quantized(candidate: Candidate) -> bool:
+    """Whether its dense model comes from a package, which carry GGUF files."""
+    return restore_settings(ModelSettings, candidate.trial.params, "model").package is not None
 
 
 def _check_folders(folders: dict[str, Path]) -> None:

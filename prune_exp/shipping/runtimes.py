@@ -172,8 +172,13 @@ def _opened_by_steps(
     ends = list_end_tokens(folder)
 
     def score(ids: list[int], places: list[int]) -> Any:
-        logits, _ = step(np.array([ids], dtype=np.int64), empty())
-        return log_softmax(logits[places])
+        at_once = max(1, len(ids) - ONE_BY_ONE)
+        logits, past = step(np.array([ids[:at_once]], dtype=np.int64), empty())
+        rows = [logits]
+        for token in ids[at_once:]:  # as answers are made: over what was read before
+            logits, past = step(np.array([[token]], dtype=np.int64), past)
+            rows.append(logits)
+        return log_softmax(np.concatenate(rows)[places])
 
     def complete(prompt: str, new_tokens: int) -> Said:
         logits, past = step(np.array([encode(prompt)], dtype=np.int64), empty())
@@ -272,6 +277,8 @@ def _complete_there(server: Any, prompt: str, new_tokens: int) -> Said:
     )
 
 
+ONE_BY_ONE = 8
+"""Tokens at the end of a text that are read one after another."""
 EVERY_TOKEN = 1_000_000
 """More than any vocabulary has."""
 CERTAIN = 1e6

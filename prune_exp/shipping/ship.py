@@ -1,8 +1,10 @@
 """Writes a stored model as the files that are asked for, and keeps those that say the same."""
 
+import itertools
 import json
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from prune_exp.machine.display import last_words
 from prune_exp.machine.staging import stage_beside
 from prune_exp.measurement.worker_client import MeasurementError
+from prune_exp.model.export import OF_DENSE
 from prune_exp.model.loading import silence_transformers
 from prune_exp.registry.candidates import Candidate
 from prune_exp.registry.origin import data_of, judged_on
@@ -46,7 +49,7 @@ def ship_model(settings: ShipSettings) -> int:
     if settings.rounds < 0 or settings.rounds == 1:
         raise SettingError(f"rounds={settings.rounds} gives no interval; use 0, or 2 or more")
     for repository in () if settings.dry_run else repositories:
-        check_login(repository)
+        check_login(repository, private=settings.private)
     with tempfile.TemporaryDirectory(prefix="prune_exp-") as scratch:
         candidate = fetch_shipped(settings, Path(scratch))
         for target in targets.values():
@@ -61,8 +64,10 @@ def ship_model(settings: ShipSettings) -> int:
         if settings.dry_run:
             _show_plan(targets, repositories, candidate, output)
             return 0
-        code = _ship_all(settings, targets, candidate, reference, output)
-        return code or _push_all(settings, repositories, candidate, output)
+        made = _ship_all(settings, targets, candidate, reference, output)
+        if made is None:
+            return 1
+        return _push_all(settings, repositories, candidate, made)
 
 
 def check_output(wanted: str) -> Path:
@@ -123,7 +128,8 @@ def _ship_all(
     candidate: Candidate,
     reference: Reference,
     output: Path,
-) -> int:
+) -> Path | None:
+    """Where the files are; None where a target was not kept."""
     cache_dir = Path(settings.cache_dir).expanduser()
     dense = find_dense(candidate, cache_dir) if settings.rounds else None
     with stage_beside(output) as stage:
@@ -136,11 +142,11 @@ def _ship_all(
                 kept.append(found)
         if kept:
             _add_papers(made, candidate)
-            move_into_place(made, output)
+            output = move_into_place(made, output)
     for one in kept:
         record_shipment(candidate, one.target, one.to_json(), one.metrics)
     print(f"{output} holds {', '.join(one.file for one in kept)}." if kept else "Nothing is kept.")
-    return 0 if len(kept) == len(targets) else 1
+    return output if len(kept) == len(targets) else None
 
 
 def _push_all(
@@ -154,16 +160,31 @@ def _push_all(
 
 
 def _add_papers(made: Path, candidate: Candidate) -> None:
-    for name in BESIDE:
+    papers = sorted(path.name for path in candidate.folder.glob(f"*{OF_DENSE}"))
+    for name in (*BESIDE, *papers):
         if (candidate.folder / name).is_file():
             shutil.copy2(candidate.folder / name, made / name)
 
 
-def move_into_place(made: Path, output: Path) -> None:
-    """Gives a finished folder its name."""
-    if output.is_dir():
-        output.rmdir()
-    os.replace(made, output)
+def move_into_place(made: Path, output: Path) -> Path:
+    """Gives a finished folder its name; another one, which is said, where that was taken since."""
+    try:
+        if output.is_dir():
+            output.rmdir()
+        os.replace(made, output)
+    except OSError as error:
+        other = next(
+            free
+            for number in itertools.count(1)
+            if not (free := output.with_name(f"{output.name}-{number}")).exists()
+        )
+        os.replace(made, other)
+        why = error.strerror or error
+        print(
+            f"note: {output} could not be replaced any more ({why}); see {other}", file=sys.stderr
+        )
+        return other
+    return output
 
 
 def _ship_target(

@@ -1,8 +1,9 @@
 """Tokens as units: how merges build them, and a tokenizer that does with fewer.
 
 BPE whose symbols are bytes (GPT-2's), or characters with bytes to fall back on (SentencePiece's). A
-token may go when no token that stays is built from it; single bytes and special tokens always stay,
-so every string can still be encoded, and one whose tokens all stay is encoded as before.
+token may go when no token that stays is built from it; single bytes, special tokens and those of
+the chat template always stay, so every string can still be encoded, and one whose tokens all stay
+is encoded as before.
 """
 
 import json
@@ -35,12 +36,14 @@ class Vocabulary:
     """(left, right, made), none before one that makes its left or right."""
     characters: tuple[int, ...] = ()
     """Single characters that bytes can stand in for."""
+    needed: frozenset[int] = frozenset()
+    """Tokens of the chat template, with what they are built from; these always stay."""
 
     @property
     def removable(self) -> list[int]:
         """Ids of merged tokens, the last made first, then of characters."""
         merged = dict.fromkeys(made for _, _, made in reversed(self.merges))
-        return [*merged, *reversed(self.characters)]
+        return [one for one in (*merged, *reversed(self.characters)) if one not in self.needed]
 
     def within(self, rows: int) -> "Vocabulary":
         """Without the tokens for which an embedding of so many rows has none."""
@@ -48,6 +51,7 @@ class Vocabulary:
             symbols={symbol: i for symbol, i in self.symbols.items() if i < rows},
             merges=tuple(merge for merge in self.merges if max(merge) < rows),
             characters=tuple(i for i in self.characters if i < rows),
+            needed=self.needed,
         )
 
 
@@ -121,7 +125,35 @@ def _take_apart(tokenizer: Any) -> Vocabulary | None:
         symbols=ids | {token["content"]: token["id"] for token in spec["added_tokens"]},
         merges=made,
         characters=tuple(characters) if fallback else (),
+        needed=_list_parts(list_template_tokens(tokenizer), made),
     )
+
+
+def list_template_tokens(tokenizer: Any) -> frozenset[int]:
+    """The tokens that a tokenizer's chat template writes around what is said, if it has one.
+
+    Text for calibration hardly has some of them, such as the names of roles.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return frozenset()
+    found: set[int] = set()
+    for roles in (("user",), ("user", "assistant", "user"), ("system", "user")):
+        turns = [{"role": role, "content": "a"} for role in roles]
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception:  # templates refuse some roles in words of their own
+            continue
+        found.update(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return frozenset(found)
+
+
+def _list_parts(tokens: frozenset[int], merges: Sequence[tuple[int, int, int]]) -> frozenset[int]:
+    """Tokens and all that they are built from; a merge comes after those of its parts."""
+    found = set(tokens)
+    for left, right, made in reversed(merges):
+        if made in found:
+            found |= {left, right}
+    return frozenset(found)
 
 
 def order_merges(
@@ -199,6 +231,10 @@ def _renumber_spec(spec: dict[str, Any], new: dict[int, int]) -> dict[str, Any]:
     spec["added_tokens"] = [
         token | {"id": new[token["id"]]} for token in spec["added_tokens"] if token["id"] in new
     ]
+    padding = spec.get("padding")
+    if padding:
+        place = new.get(padding["pad_id"])
+        spec["padding"] = None if place is None else padding | {"pad_id": place}
     if spec.get("post_processor"):
         _renumber_processor(spec["post_processor"], new)
     return spec

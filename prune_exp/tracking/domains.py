@@ -1,10 +1,15 @@
-"""Quality on each kind of text, as it was tracked."""
+"""Quality on each kind of text, as it was tracked, and what may be said of it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prune_exp.measurement.records import DOMAIN, Interval
 from prune_exp.text.records import FEWEST_DOCUMENTS
+
+MAINTAINED = "maintained"
+NOT_MAINTAINED = "not maintained"
+NOT_SHOWN = "not shown to be maintained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +32,20 @@ class TrackedDomain:
         return self.documents is not None and self.documents < FEWEST_DOCUMENTS
 
     def is_lost(self, limit: float) -> bool:
-        """Whether the upper end is beyond the limit; of few documents, whether the lower end is."""
-        found = self.perplexity_ratio
-        return found.low > limit if self.too_few else not found.high <= limit
+        """Whether even the lower end is beyond the limit; what is no number is."""
+        return not self.perplexity_ratio.low <= limit
+
+    def is_in_doubt(self, limit: float) -> bool:
+        """Whether enough documents judged, and the limit lies within the interval."""
+        return not (self.is_lost(limit) or self.too_few or self.perplexity_ratio.high <= limit)
 
     def describe_verdict(self, limit: float) -> str:
         """lost, maintained, or why neither can be said."""
         if self.is_lost(limit):
             return "lost"
-        if not self.too_few:
-            return "maintained"
-        return f"no verdict: {self.documents} document{'' if self.documents == 1 else 's'}"
+        if self.too_few:
+            return f"no verdict: {self.documents} document{'' if self.documents == 1 else 's'}"
+        return "not shown to be kept" if self.is_in_doubt(limit) else "maintained"
 
 
 def read_domains(metrics: Mapping[str, float]) -> list[TrackedDomain]:
@@ -86,17 +94,49 @@ def join_words(words: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def _show_loss(found: Interval, limit: float) -> str:
-    """The ratio, and the upper end where that alone is beyond the limit."""
-    if found.value <= limit < found.high:
-        return f"{found.value:.2f}x, up to {found.high:.2f}x is possible"
-    return f"{found.value:.2f}x"
-
-
 def list_losses(domains: list[TrackedDomain], limit: float) -> str | None:
-    """A sentence about the texts on which quality is lost; None where there is none."""
-    lost = [one for one in domains if one.is_lost(limit)]
-    if not lost:
-        return None
-    each = join_words([f"{one.name} ({_show_loss(one.perplexity_ratio, limit)})" for one in lost])
-    return f"It is lost on {each}, beyond {limit:g} times the dense model's perplexity."
+    """Sentences about the texts on which quality is lost, or not shown to be kept; None where there
+    are none."""
+    lost = [f"{one.name} ({show_ratio(one)})" for one in domains if one.is_lost(limit)]
+    doubted = [
+        f"{one.name} ({one.perplexity_ratio.value:.2f}x, {one.perplexity_ratio.low:.2f} to"
+        f" {one.perplexity_ratio.high:.2f})"
+        for one in domains
+        if one.is_in_doubt(limit)
+    ]
+    said = []
+    if lost:
+        said.append(
+            f"It is lost on {join_words(lost)}, beyond {limit:g} times the dense model's"
+            " perplexity."
+        )
+    if doubted:
+        said.append(
+            f"It is not shown to be kept on {join_words(doubted)}: the limit of {limit:g} lies"
+            " within the interval."
+        )
+    return " ".join(said) or None
+
+
+def show_ratio(domain: TrackedDomain) -> str:
+    """A domain's ratio of perplexities in words."""
+    value = domain.perplexity_ratio.value
+    return "no number" if math.isnan(value) else f"{value:.2f}x"
+
+
+def judge_quality(metrics: Mapping[str, float]) -> str:
+    """The verdict on the texts to be kept: maintained, not maintained, or neither was shown.
+
+    It is lost where even the lower end is beyond the limit, on all of them together or on one of
+    them, however few documents another one has. Runs that recorded no limit keep the verdict that
+    they have.
+    """
+    if metrics["quality_maintained"] == 1.0:
+        return MAINTAINED
+    limit = metrics.get("max_perplexity_ratio")
+    whole = "perplexity_ratio"
+    if limit is None or not Interval.is_among(metrics, whole):
+        return NOT_SHOWN if list_too_few(metrics) else NOT_MAINTAINED
+    kept = [one for one in read_domains(metrics) if one.kept]
+    lost = any(one.is_lost(limit) for one in kept)
+    return NOT_MAINTAINED if lost or not Interval.read(metrics, whole).low <= limit else NOT_SHOWN

@@ -71,6 +71,14 @@ class Figure:
 KEY_FIGURES = (
     Figure(key="speedup", name="Speedup", short_name="speedup", form=".2f", unit="x", nothing=1.0),
     Figure(
+        key="text_speedup",
+        name="Speedup for equal text",
+        short_name="speedup for equal text",
+        form=".2f",
+        unit="x",
+        nothing=1.0,
+    ),
+    Figure(
         key="latency_reduction_pct",
         name="Latency reduction",
         short_name="latency reduction",

@@ -27,7 +27,6 @@ QUALITY = re.compile(
 )
 """Metrics that are measured on that text."""
 SAME = {figure.key: figure.nothing for figure in KEY_FIGURES} | {
-    "text_speedup": 1.0,
     "worst_perplexity_ratio": 1.0,
     "quality_maintained": 1.0,
     "params_pruned_pct": 0.0,

@@ -32,17 +32,20 @@ OURS = re.compile(r"(.*?)/artifacts((?:/[0-9a-f]{32}|/models/m-[0-9a-f]{32})/art
 """A place of the kind made here: a store's folder, and what of a run or a model lies below it."""
 
 
-def follow_store(root: Path) -> str | None:
+def follow_store(root: Path, experiment: str) -> str | None:
     """Rewrites places of files that lie beside the database now, and says so in a line.
 
     Only places of the kind made here are changed, and only those of a folder that is gone, or
-    that belongs to another store, of which this one is a copy. What is there stays as it is.
+    that belongs to another store, of which this one is a copy. What is there stays as it is. A
+    place with nothing below it tells nothing, and counts for `experiment` alone, which is ours.
 
     Nothing is rewritten while a process uses the store that sees it at its other place, as one in a
     container does, and would write there; returns that place then.
     """
     with closing(sqlite3.connect(root / DATABASE, timeout=DATABASE_TIMEOUT_S)) as database:
-        left = [base for base in _find_bases(database) if _was_left(base, root, database)]
+        left = [
+            base for base in _find_bases(database) if _was_left(base, root, database, experiment)
+        ]
         if not left:
             return None
         if _is_used_elsewhere(database):
@@ -94,7 +97,7 @@ def _list_places(database: sqlite3.Connection) -> Iterator[tuple[str, str, str, 
                 yield table, column, uri, Path(found[1]), found[2] or ""
 
 
-def _was_left(base: Path, root: Path, database: sqlite3.Connection) -> bool:
+def _was_left(base: Path, root: Path, database: sqlite3.Connection, experiment: str) -> bool:
     """Whether a store was at `base` before it was here."""
     there = base / ARTIFACTS
     here = root / ARTIFACTS
@@ -103,4 +106,15 @@ def _was_left(base: Path, root: Path, database: sqlite3.Connection) -> bool:
     if there.is_dir() and (there.samefile(here) or not (base / DATABASE).is_file()):
         return False
     below = [rest for *_, one, rest in _list_places(database) if one == base and rest]
-    return not below or any((root / f"{ARTIFACTS}{rest}").is_dir() for rest in below)
+    if not below:
+        return _is_place_of(base, experiment, database)
+    return any((root / f"{ARTIFACTS}{rest}").is_dir() for rest in below)
+
+
+def _is_place_of(base: Path, experiment: str, database: sqlite3.Connection) -> bool:
+    """Whether an experiment keeps its files there."""
+    question = "select artifact_location from experiments where name = ?"
+    found = [uri for (uri,) in database.execute(question, (experiment,)) if uri]
+    return any(
+        is_local_uri(uri) and Path(local_file_uri_to_path(uri)) == base / ARTIFACTS for uri in found
+    )

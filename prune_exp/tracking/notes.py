@@ -7,7 +7,7 @@ from mlflow.tracking import MlflowClient
 from prune_exp.machine.display import one_line
 from prune_exp.measurement.records import Interval
 from prune_exp.tracking import tags
-from prune_exp.tracking.domains import list_too_few
+from prune_exp.tracking.domains import NOT_SHOWN, judge_quality, list_too_few
 from prune_exp.tracking.figures import Figure, key_figures
 from prune_exp.tracking.views import page_of_report
 
@@ -81,9 +81,10 @@ def _verdict(metrics: Mapping[str, float]) -> str:
     """Whether quality is kept, which a trial says for itself alone."""
     if "quality_maintained" not in metrics:
         return "Quality was not judged."
-    if few := list_too_few(metrics):
+    verdict = judge_quality(metrics)
+    few = list_too_few(metrics)
+    if few and verdict == NOT_SHOWN:
         return few
-    kept = metrics["quality_maintained"] == 1.0
     limit = metrics.get("max_perplexity_ratio")
     within = "" if limit is None else f" (the limit is {limit:g} times the dense perplexity)"
-    return f"**Quality is {'' if kept else 'not '}maintained**{within}, judged by itself."
+    return f"**Quality is {verdict}**{within}, judged by itself."

@@ -7,7 +7,6 @@ from prune_exp.tracking.read import Choice, TrackedTrial, speed_key
 
 OF_THE_BEST = (
     *(figure.key for figure in KEY_FIGURES),
-    "text_speedup",
     "worst_perplexity_ratio",
     "params_pruned_pct",
     "quality_maintained",

@@ -11,13 +11,14 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from prune_exp.measurement.records import Interval
+from prune_exp.measurement.records import Interval, nan_to_inf
 from prune_exp.pruning.plan import PruningPlan
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import SearchSettings, TrackingSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.settings.surroundings import SQLITE
 from prune_exp.tracking import tags
+from prune_exp.tracking.attempts import try_again
 from prune_exp.tracking.metrics import STOPPED
 
 DATABASE = "mlflow.db"
@@ -233,10 +234,7 @@ def read_artifact(run_id: str, name: str, folder: Path) -> Any:
         beside = name.rpartition("/")[0] or None
         if name not in [item.path for item in client.list_artifacts(run_id, beside)]:
             return None
-        try:
-            path = Path(client.download_artifacts(run_id, name, str(folder)))
-        except MlflowException:
-            return None
+        path = Path(try_again(lambda: client.download_artifacts(run_id, name, str(folder))))
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -270,7 +268,7 @@ def kept_after_correction(trials: Sequence[TrackedTrial]) -> set[str]:
     has to pass on every text to be kept, so its p-value is that of the worst of them, and texts add
     nothing to the correction. Runs that recorded no p-value keep the verdict that they have.
     """
-    judged = _judged(trials)
+    judged = judged_trials(trials)
     kept: set[str] = set()
     for place, trial in enumerate(sorted(judged, key=_p_value)):
         if not _p_value(trial) <= ONE_SIDED / (len(judged) - place):
@@ -282,7 +280,7 @@ def kept_after_correction(trials: Sequence[TrackedTrial]) -> set[str]:
 
 def describe_correction(trials: Sequence[TrackedTrial], trial: TrackedTrial) -> str | None:
     """What the correction makes of a trial's verdict; None where nothing is to be corrected."""
-    count = len(_judged(trials))
+    count = len(judged_trials(trials))
     if count < 2 or not trial.maintained:
         return None
     if trial.run_id in kept_after_correction(trials):
@@ -293,7 +291,8 @@ def describe_correction(trials: Sequence[TrackedTrial], trial: TrackedTrial) -> 
     )
 
 
-def _judged(trials: Sequence[TrackedTrial]) -> list[TrackedTrial]:
+def judged_trials(trials: Sequence[TrackedTrial]) -> list[TrackedTrial]:
+    """Those that held-out text has judged, also where it ended them early."""
     return [
         t
         for t in trials
@@ -330,7 +329,7 @@ def _choose_among(
     fast = [trial for trial in done if "speedup" in trial.metrics]
     surely = kept_after_correction(trials)
     kept = [trial for trial in fast if trial.run_id in surely]
-    many = f" (corrected for {count})" if (count := len(_judged(trials))) > 1 else ""
+    many = f" (corrected for {count})" if (count := len(judged_trials(trials))) > 1 else ""
     judged = [trial for trial in done if "perplexity_ratio" in trial.metrics]
     equal_text = any(speed_key(trial.metrics) == "text_speedup" for trial in fast)
     by_speed = f"the largest speedup{' for equal text' if equal_text else ''}"
@@ -347,7 +346,7 @@ def _choose_among(
         if largest is not None:
             return largest
     if judged:
-        best = min(judged, key=lambda trial: trial.metrics["perplexity_ratio"])
+        best = min(judged, key=lambda trial: nan_to_inf(trial.metrics["perplexity_ratio"]))
         return Choice(trial=best, rule=_explain_quality(rule, many, timed=bool(fast)))
     if done:
         return Choice(trial=fast[0] if fast else done[0], rule="the first finished trial")
@@ -388,4 +387,5 @@ def choose_as_then(trials: list[TrackedTrial]) -> Choice | None:
 
 
 def _speedup_of(trial: TrackedTrial) -> float:
-    return trial.metrics[speed_key(trial.metrics)]
+    found = trial.metrics[speed_key(trial.metrics)]
+    return -math.inf if math.isnan(found) else found

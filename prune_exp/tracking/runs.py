@@ -31,7 +31,7 @@ from prune_exp.tracking.notes import describe_start, end_note, plain_words
 from prune_exp.tracking.outcome import OF_THE_BEST, sweep_outcome
 from prune_exp.tracking.places import shorten_place
 from prune_exp.tracking.processes import process_tags
-from prune_exp.tracking.read import Choice, TrackedTrial, choose_best, read_trials
+from prune_exp.tracking.read import ABSENT, Choice, TrackedTrial, choose_best, read_trials
 from prune_exp.tracking.result import StoppedTrial, TrialResult
 from prune_exp.tracking.store import open_store
 from prune_exp.tracking.views import page_of_report
@@ -93,7 +93,9 @@ def is_active(run_id: str) -> bool:
     """Whether a run is in the store, and not deleted."""
     try:
         return MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ABSENT:  # whether it is there is not known
+            raise
         return False
 
 

@@ -51,7 +51,9 @@ def open_store(tracking: TrackingSettings) -> str:
         with FileLock(root / ".store.lock"):
             (root / ARTIFACTS).mkdir(exist_ok=True)
             experiment_id = _experiment_id(tracking.experiment, (root / ARTIFACTS).as_uri())
-            if uri == f"{SQLITE}{root / DATABASE}" and (other := follow_store(root)):
+            if uri == f"{SQLITE}{root / DATABASE}" and (
+                other := follow_store(root, tracking.experiment)
+            ):
                 raise SettingError(
                     f"tracking.root={root} is used by a process that sees it as {other}, as one in"
                     " a container does; wait until that has ended, or work there too"
@@ -80,7 +82,7 @@ def use_store(tracking: TrackingSettings) -> None:
             " tracking.root=DIR or tracking.uri=URI"
         )
     if tracking.uri is None and os.access(file, os.W_OK):
-        follow_store(file.parent)
+        follow_store(file.parent, tracking.experiment)
     _use_uri(uri)
 
 

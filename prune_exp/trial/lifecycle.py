@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from prune_exp.machine.device import choose_device, describe_device
 from prune_exp.machine.staging import discard_partial
 from prune_exp.registry.signing import check_signing_key
+from prune_exp.reporting.folder import check_report_folder
 from prune_exp.settings.checks import settings_of
 from prune_exp.settings.choices import LARGEST_KEPT
 from prune_exp.settings.config_tree import typed_options
@@ -139,6 +140,7 @@ class Lifecycle(Callback):
         from prune_exp.tracking.reaping import reap_dead_runs
 
         with _Refusals():
+            check_report_folder(Path(config.hydra.sweep.dir).absolute(), "hydra.sweep.dir")
             settings = settings_of(first)
             self.swept = list(space)
             given = config.hydra.overrides
@@ -253,6 +255,8 @@ class Lifecycle(Callback):
             else:
                 redact_sweep(Path(config.hydra.sweep.dir))  # Hydra's own sweepers write there too
             check_output_folder(folder)
+            if self.parent_run_id is None:
+                check_report_folder(folder, "hydra.run.dir")
             redact_files(folder / ".hydra")
             self._open_run(config, settings, folder)
 
@@ -323,7 +327,6 @@ class Lifecycle(Callback):
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Reports on the sweep and registers its best model; exit code 1 if a trial failed."""
-        from prune_exp.tracking import heartbeat
         from prune_exp.tracking.reaping import settle_trials
 
         del kwargs
@@ -333,7 +336,6 @@ class Lifecycle(Callback):
         with _Refusals():
             settings = settings_of(config)
             settle_trials(self.parent_run_id)
-            heartbeat.stop_beating(self.parent_run_id)
             failed = report_and_register(settings, self.parent_run_id, folder)
         if failed or self.lost:
             raise SystemExit(1)
@@ -480,6 +482,7 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
     from prune_exp.reporting.terminal import print_summary
     from prune_exp.reporting.write import write_note, write_report
     from prune_exp.tracking import runs
+    from prune_exp.tracking.heartbeat import stop_beating
     from prune_exp.tracking.linked import log_dense
     from prune_exp.tracking.read import choose_best, count_failed_points, read_trials
 
@@ -502,6 +505,7 @@ def report_and_register(settings: Settings, root_run_id: str, folder: Path) -> i
         for trial in trials:
             stored_models.discard_checkpoint(trial, [folder.absolute(), root])
     runs.end_open_runs("FAILED" if failed else "FINISHED")
+    stop_beating(root_run_id)
     print_summary(trials, best, folder, name, settings.tracking)
     if settings.tracking.promote and best is not None:
         promote_best(settings, best.trial, name)

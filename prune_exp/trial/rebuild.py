@@ -52,7 +52,7 @@ def rebuild_trial(wanted: RebuildSettings) -> int:
         made = stage / output.name
         model = load_dense(settings, source, made)
         pruned = repeat_pruning(pruning_request(settings), dense, model, plan)
-        export_model(pruned.model, pruned.tokenizer, made, dtype)
+        export_model(pruned.model, pruned.tokenizer, made, dtype, dense=source.folder)
         return _verify_weights(trial, made, output, keep=wanted.allow_different)
 
 

@@ -146,7 +146,7 @@ def _prune_and_judge(
             recovered = recover(settings.recovery, dense, pruned, head)
     with watch.phase("export"):
         dtype = choose_export_dtype(settings.model.export_dtype, dense.source.folder)
-        export_model(pruned.model, pruned.tokenizer, target, dtype)
+        export_model(pruned.model, pruned.tokenizer, target, dtype, dense=dense.source.folder)
     judged = None
     if baseline is not None:
         try:

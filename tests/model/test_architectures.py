@@ -54,9 +54,27 @@ def test_head_rows_are_the_whole_projections(model_type: str) -> None:
     [
         ({"model_type": "mamba"}, "supported are llama, mistral"),
         ({"model_type": "opt", "do_layer_norm_before": False}, "another size"),
+        ({"model_type": "opt", "_remove_final_layer_norm": True}, "without a last norm"),
+        (
+            {"model_type": "opt", "word_embed_proj_dim": 8, "hidden_size": 16},
+            "embeddings of another size",
+        ),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "softcapping"),
         ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "not supported"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused(config: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         check_variant(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "opt", "word_embed_proj_dim": 16, "hidden_size": 16},
+        {"model_type": "opt", "_remove_final_layer_norm": False},
+        {"model_type": "gemma3_text", "final_logit_softcapping": None},
+    ],
+)
+def test_what_can_be_pruned_is_not_refused(config: dict[str, Any]) -> None:
+    check_variant(config)

@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from prune_exp.model import loading
 from prune_exp.model.architectures import layers_of
-from prune_exp.model.assembly import accepted_heads
+from prune_exp.model.assembly import accepted_heads, keep_tokens
 from prune_exp.model.shape import heads_of
 from prune_exp.pruning import surgery
 from support.models import GROUPED, make_tiny
@@ -60,3 +60,25 @@ def test_what_is_accepted_can_be_written_and_loaded(kind: str, tmp_path: Path) -
         heads = heads_of(again.config)
         assert (heads.queries, heads.groups) == found[place]
         assert layers_of(again)[0].heads == heads
+
+
+def test_every_setting_that_names_tokens_names_them_by_their_new_ids(tmp_path: Path) -> None:
+    model = make_tiny("llama")
+    generation = model.generation_config
+    generation.eos_token_id = [3, 9]
+    generation.suppress_tokens = [4, 5]
+    generation.begin_suppress_tokens = [9]
+    generation.forced_eos_token_id = 9
+    generation.forced_bos_token_id = 6
+    generation.bad_words_ids = [[4, 5], [4, 9]]
+    generation.sequence_bias = [[[5], 2.0], [[9], 1.0]]
+    kept = [one for one in range(model.config.vocab_size) if one not in (0, 9)]
+    found = keep_tokens(model, kept).generation_config
+    assert found.eos_token_id == [2]
+    assert found.suppress_tokens == [3, 4]
+    assert found.begin_suppress_tokens is None
+    assert found.forced_eos_token_id is None
+    assert found.forced_bos_token_id == 5
+    assert found.bad_words_ids == [[3, 4]]
+    assert found.sequence_bias == [[[4], 2.0]]
+    found.save_pretrained(tmp_path)

@@ -176,3 +176,29 @@ def test_weights_that_are_no_numbers_are_not_written(dtype: str, tmp_path: Path)
     with pytest.raises(ExportError, match=r"layers\.1\.mlp\.down_proj.*no numbers"):
         export_model(model, make_tokenizer(), tmp_path / "model", dtype)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_licences_and_notices_of_the_dense_model_go_along(tmp_path: Path) -> None:
+    dense = tmp_path / "dense"
+    dense.mkdir()
+    for name in ("LICENSE", "LICENSE.md", "NOTICE.txt", "USE_POLICY.md", "README.md"):
+        (dense / name).write_text(name, encoding="utf-8")
+    (dense / "LICENSES").mkdir()
+    target = export_model(make_tiny("llama"), make_tokenizer(), tmp_path / "model", dense=dense)
+    found = {path.name: path.read_text(encoding="utf-8") for path in target.glob("*.dense.txt")}
+    assert found == {
+        "LICENSE.dense.txt": "LICENSE",
+        "NOTICE.dense.txt": "NOTICE.txt",
+        "USE_POLICY.dense.txt": "USE_POLICY.md",
+    }
+    assert not loading.foreign_parts(target)
+
+
+def test_masks_in_a_checkpoint_are_no_weights(tmp_path: Path) -> None:
+    """As those of early GPT-NeoX checkpoints, which have more numbers than the weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    weights = {"w": torch.ones(4, dtype=torch.float16), "mask": torch.ones(99, dtype=torch.bool)}
+    save_file(weights, tmp_path / "model.safetensors")
+    assert loading.read_dtype(tmp_path) == "float16"

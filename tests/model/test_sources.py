@@ -1,5 +1,6 @@
 """A model of the hub is the commit that was asked for, without anything that could run."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ def test_the_commit_is_fetched_that_was_asked_for(
 ) -> None:
     asked: list[Any] = []
 
-    def fetch(hub_id: str, *, revision: str, allow_patterns: list[str]) -> str:
+    def fetch(
+        hub_id: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
+        assert ignore_patterns == ["consolidated*"], "the same weights once more"
         asked.append((hub_id, revision, allow_patterns))
         return str(tiny_folder)
 
@@ -28,7 +32,7 @@ def test_the_commit_is_fetched_that_was_asked_for(
     assert found.digest == sources.locate_model(here, tmp_path).digest
     ((hub_id, revision, patterns),) = asked
     assert (hub_id, revision) == ("someone/tiny", "0123abc")
-    assert "*.safetensors" in patterns
+    assert {"*.safetensors", "LICENSE*", "NOTICE*"} <= {*patterns}
     assert not {"*", "*.bin", "*.pt", "*.py", "*.pkl"} & {*patterns}
 
 
@@ -44,3 +48,12 @@ def test_what_the_hub_does_not_give_is_one_line(
     assert str(refused.value) == (
         "model.hub_id=someone/tiny at 0123abc cannot be downloaded: 401 Client Error."
     )
+
+
+def test_weights_that_are_not_read_are_not_looked_at(tiny_folder: Path, tmp_path: Path) -> None:
+    """A pointer that a partial clone left beside the checkpoint."""
+    whole = shutil.copytree(tiny_folder, tmp_path / "model")
+    asked = ModelSettings(name="tiny", path=str(whole))
+    before = sources.locate_model(asked, tmp_path / "cache").digest
+    (whole / "consolidated.safetensors").write_text("version https://git-lfs", encoding="utf-8")
+    assert sources.locate_model(asked, tmp_path / "cache").digest == before

@@ -36,3 +36,15 @@ def test_a_massive_channel_leaves_the_others_their_correlations() -> None:
     beside = 1 / summary(massive)["mlp_inverse_moment_diag"]
     assert (left[:2] < 0.05 * left[2]).all()
     assert beside[:3].tolist() == pytest.approx(left[:3].tolist(), rel=0.5)
+
+
+def test_channels_that_hardly_ever_speak_can_be_inverted() -> None:
+    """As behind a ReLU: most are silent, and pairs of others speak at one token alone."""
+    for seed in range(20):
+        chance = torch.Generator().manual_seed(seed)
+        values = torch.zeros(1, 400, 64)
+        values[0, 0, :12] = 1000 * torch.rand(12, generator=chance)
+        values[0, :, 12:20] = torch.rand(400, 8, generator=chance)
+        left = 1 / summary(values)["mlp_inverse_moment_diag"]
+        assert torch.isfinite(left).all()
+        assert (left[20:] < 1e-3 * left[12:20].min()).all(), "silent channels go for nothing"

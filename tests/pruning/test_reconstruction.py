@@ -6,11 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prune_exp.model.architectures import layers_of
 from prune_exp.pruning import surgery
 from prune_exp.pruning.layer_stream import LayerStream
-from prune_exp.pruning.reconstruction import ReconstructionSettings, train_layer
+from prune_exp.pruning.reconstruction import (
+    JUDGED_EVERY,
+    ReconstructionSettings,
+    choose_judges,
+    train_layer,
+)
 from prune_exp.pruning.targets import weigh_tokens
 from support.models import MODEL_TYPES, make_tiny
 from support.plans import empty_plan
@@ -49,7 +56,7 @@ def error_of(call: Any, hidden: torch.Tensor, target: torch.Tensor) -> float:
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_layer_learns_what_another_does(model_type: str) -> None:
     module, call, hidden, target = task_of(text(40, seed=1), model_type)
-    judged = [0, 16, 32]
+    judged = [0, 19, 38]
     before = error_of(call, hidden[judged], target[judged])
     left = train_layer(module, call, hidden, target, HOW)
     assert left < 0.3
@@ -105,7 +112,8 @@ def test_blocks_that_judge_are_not_learned_from() -> None:
         return call(block)
 
     train_layer(module, watched, hidden, target, replace(HOW, epochs=1))
-    assert sorted(learned) == list(range(1, 16))
+    judges = choose_judges(17)
+    assert sorted(learned) == [block for block in range(17) if block not in judges]
 
 
 def same(
@@ -183,3 +191,16 @@ def test_only_layers_before_removed_ones_are_trained() -> None:
         for one, other in zip(before, after, strict=True)
     ]
     assert changed == [False, True, False]
+
+
+@given(st.integers(1, 200))
+def test_one_of_every_sixteen_blocks_judges(blocks: int) -> None:
+    judges = choose_judges(blocks)
+    assert [block // JUDGED_EVERY for block in judges] == list(range(-(-blocks // JUDGED_EVERY)))
+    assert all(block < blocks for block in judges)
+
+
+@pytest.mark.parametrize("files", [2, 3, 4])
+def test_every_file_of_a_mix_judges(files: int) -> None:
+    """They take turns, block by block; at equal distances one of two would never judge."""
+    assert {block % files for block in choose_judges(64)} == {*range(files)}

@@ -28,6 +28,7 @@ from prune_exp.pruning.token_statistics import (
 from prune_exp.pruning.token_vote import (
     JudgingText,
     Proposal,
+    _split_parts,
     choose_proposal,
     list_proposals,
     mean_lost_pct,
@@ -300,3 +301,16 @@ def test_a_tokenizer_spells_text_set_apart_as_it_is(tmp_path: Path) -> None:
     respell = make_reencoder(tokenizer, tokenizer)
     for block in unread.blocks:
         assert torch.equal(respell(block[1:]), block[1:])
+
+
+def test_a_text_that_is_there_twice_does_not_judge(tmp_path: Path) -> None:
+    settings = trial_inputs(tmp_path)
+    inputs, _ = read_text(settings)
+    (part,) = inputs.corpus.parts
+    documents = part.documents
+    repeated = replace(part, documents=(*documents[:-1], documents[0]))
+    corpus = replace(inputs.corpus, parts=(repeated,))
+    read, apart = _split_parts(pruning_request(settings), replace(inputs, corpus=corpus))
+    assert documents[0] in read[0].documents
+    assert apart[0].documents
+    assert not {*read[0].documents} & {*apart[0].documents}

@@ -9,9 +9,12 @@ from mlflow.tracking import MlflowClient
 
 from prune_exp.registry import promotion
 from prune_exp.registry.candidates import version_at
+from prune_exp.registry.gates import Verdict
 from prune_exp.registry.promotion import _move_champion, promote_model
 from prune_exp.settings.command_schemas import PromoteSettings
+from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
+from prune_exp.tracking import tags
 from prune_exp.tracking.store import open_store
 
 NAME = "m"
@@ -21,11 +24,12 @@ NAME = "m"
 def tracking(tmp_path: Path) -> TrackingSettings:
     """A store with four versions of a model; the first two were promoted."""
     tracking = TrackingSettings(root=str(tmp_path / "mlruns"), registered_model=NAME)
-    open_store(tracking)
+    experiment = open_store(tracking)
     client = MlflowClient()
     client.create_registered_model(NAME)
+    run = client.create_run(experiment, tags={tags.ROLE: "trial"})
     for _ in range(4):
-        client.create_model_version(NAME, source="/nowhere")
+        client.create_model_version(NAME, source="/nowhere", run_id=run.info.run_id)
     _move_champion(NAME, "1", None)
     _move_champion(NAME, "2", "1")
     return tracking
@@ -142,3 +146,89 @@ def test_a_champion_asked_for_again_gets_what_a_kill_left_undone(
     settings = PromoteSettings(tracking=tracking, gates=gates)
     assert promotion._audit_champion(settings, candidate) == 0
     assert aliases() == ("3", "2")
+
+
+@pytest.mark.parametrize("role", [None, "sweep"])
+def test_aliases_of_a_model_that_is_not_ours_are_not_touched(
+    role: str | None, tmp_path: Path
+) -> None:
+    """Other people call their versions champion and previous too."""
+    tracking = TrackingSettings(root=str(tmp_path / "mlruns"), registered_model="theirs")
+    experiment = open_store(tracking)
+    client = MlflowClient()
+    client.create_registered_model("theirs")
+    run_id = None
+    if role is not None:
+        run_id = client.create_run(experiment, tags={tags.ROLE: role}).info.run_id
+    for alias in ("previous", "champion"):
+        made = client.create_model_version("theirs", source="/nowhere", run_id=run_id)
+        client.set_registered_model_alias("theirs", alias, str(made.version))
+    with pytest.raises(SettingError, match="was not registered by a trial"):
+        roll_back(tracking)
+    assert version_at("theirs", "champion") == "2"
+    assert version_at("theirs", "previous") == "1"
+    assert not client.get_model_version("theirs", "1").tags
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"version": 3}, "version"), ({"run_id": "x", "gates": ["reload"]}, "run_id")],
+)
+def test_a_rollback_that_names_something_else_is_refused(
+    given: dict[str, Any], named: str, tracking: TrackingSettings
+) -> None:
+    with pytest.raises(SettingError, match=f"knows no {named}"):
+        promote_model(PromoteSettings(rollback=True, tracking=tracking, **given))
+    assert aliases() == ("2", "1")
+
+
+def test_a_mark_of_a_version_that_was_deleted_does_not_block(
+    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking.registered_model == NAME
+    with monkeypatch.context() as patch:
+        fail_after("set_registered_model_alias", patch)
+        with pytest.raises(KeyboardInterrupt):
+            roll_back(tracking)
+    assert version_at(NAME, "champion") == "1"
+    client = MlflowClient()
+    client.delete_registered_model_alias(NAME, "previous")
+    client.delete_model_version(NAME, "2")
+    _move_champion(NAME, "3", "1")
+    assert aliases() == ("3", "1")
+
+
+def test_what_was_rolled_back_is_judged_again_only_by_its_number(
+    tracking: TrackingSettings,
+) -> None:
+    _move_champion(NAME, "3", "2")
+    roll_back(tracking)
+    candidate: Any = SimpleNamespace(name=NAME, version="3")
+    with pytest.raises(SettingError, match="was rolled back; name it with version=3"):
+        promotion._check_not_rolled_back(PromoteSettings(tracking=tracking), candidate)
+    for named in (PromoteSettings(tracking=tracking, version=3), PromoteSettings(run_id="x")):
+        promotion._check_not_rolled_back(named, candidate)
+    other: Any = SimpleNamespace(name=NAME, version="4")
+    promotion._check_not_rolled_back(PromoteSettings(tracking=tracking), other)
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_second_promotion_of_the_same_version_leaves_its_verdicts(
+    passed: bool,
+    tracking: TrackingSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Both judged it; the first one has made it the champion by now."""
+    monkeypatch.setattr(promotion, "_describe_candidate", lambda _candidate: NAME)
+    monkeypatch.setattr(promotion, "known_version", lambda _trial, _name: None)
+    candidate: Any = SimpleNamespace(name=NAME, version="3", trial=None)
+    _move_champion(NAME, "3", "2")
+    before = tags_of("3")
+    verdict = Verdict(name="reload", passed=passed, sentence="x")
+    settings = PromoteSettings(tracking=tracking)
+    code = promotion._act_on_verdicts(settings, candidate, "2", [verdict], "digest")
+    assert code == (0 if passed else 1)
+    assert tags_of("3") == before
+    assert aliases() == ("3", "2")
+    assert "has become the champion meanwhile" in capsys.readouterr().out

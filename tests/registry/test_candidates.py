@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 from mlflow.tracking._tracking_service.utils import _get_store
 
 from prune_exp.registry import candidates
-from prune_exp.registry.base_model import check_base_model
+from prune_exp.registry.base_model import check_base_model, check_kept_text
 from prune_exp.registry.candidates import Candidate, at_version, choose_candidate
 from prune_exp.settings.command_schemas import PromoteSettings
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.tracking import tags
-from support.made_up_runs import figures, interval, store_sweep, trial
+from support.made_up_runs import figures, interval, on_text, store_sweep, trial
 
 
 @pytest.fixture(autouse=True)
@@ -183,3 +185,57 @@ def test_files_that_are_not_where_the_store_says_are_said_to_be_gone(
     gone.rmdir()
     with pytest.raises(SettingError, match=f"not at {gone}; was the store moved"):
         at_version("moved", str(made.version), tmp_path)
+
+
+def test_a_candidate_behind_a_hundred_other_models_is_found(tmp_path: Path) -> None:
+    _, (first, _) = a_sweep(tmp_path, "speedup", [1.1, 1.3])
+    client = MlflowClient()
+    for number in range(101):
+        client.create_registered_model(f"another-{number:03}")
+    register(first, "pruned-tiny")
+    found = choose_candidate(asked(tmp_path), tmp_path)
+    assert (found.name, found.version) == ("pruned-tiny", "1")
+    with pytest.raises(SettingError, match=r"102 models .*another-000, .* and 97 more"):
+        candidates.only_model()
+
+
+def test_a_store_that_does_not_answer_is_not_a_version_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_sweep(tmp_path, "speedup", [1.1])
+
+    def fail(*_: Any) -> None:
+        raise MlflowException("not now", error_code=TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(candidates.MlflowClient, "get_model_version", fail)
+    with pytest.raises(MlflowException, match="not now"):
+        at_version("pruned-tiny", "1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "refused"),
+    [
+        (["wiki", "c4"], ["wiki", "c4"], False),
+        (["wiki", "c4", "code"], ["wiki", "c4"], False),
+        (["stories"], ["wiki", "stories"], True),
+        (["stories"], ["wiki"], True),
+    ],
+)
+def test_a_champion_of_more_texts_is_not_replaced(
+    ours: list[str], theirs: list[str], refused: bool
+) -> None:
+    def keeping(names: list[str]) -> Candidate:
+        metrics = figures(0.3)
+        for name in names:
+            metrics |= on_text(name, 1.05, kept=True)
+        metrics |= on_text("other", 3.0, kept=False)
+        one = trial(0, metrics=metrics)
+        return Candidate(name="m", version="1", trial=one, folder=Path("model"))
+
+    candidate, champion = keeping(ours), keeping(theirs)
+    check_kept_text(candidate, None)
+    if not refused:
+        check_kept_text(candidate, champion)
+        return
+    with pytest.raises(SettingError, match=r"keeps quality on wiki, and .* other_text=true"):
+        check_kept_text(candidate, champion)

@@ -178,6 +178,7 @@ def test_champion_gate_needs_something_better() -> None:
     def passed(quality: tuple[float, float], speed: tuple[float, float]) -> bool:
         fake: Any = SimpleNamespace(
             champion=SimpleNamespace(version="1"),
+            champion_fault=None,
             limits=LimitSettings(),
             losses=None,
             champion_losses=None,
@@ -348,3 +349,36 @@ def test_errors_are_one_line(module: str, args: list[str], words: str, tracked: 
 
 def _best(store: Store) -> str:
     return store.client.get_model_version("pruned-tiny", "1").run_id
+
+
+def test_a_damaged_champion_is_not_compared_with(store: Store) -> None:
+    first, second = store.run_id("0.2"), store.run_id("0.4")
+    assert store.promote(run_id=first, gates=["integrity"]) == 0
+    worse_copy(store, "0.2")
+    assert store.promote(run_id=second, gates=["champion"], dry_run=True) == 1
+    assert store.promote(run_id=second, gates=["champion"]) == 1
+    (found,) = store.client.search_model_versions(f"run_id = '{second}'") or [None]
+    reasons = (
+        store.client.get_run(second).data.tags["prune_exp.promotion.reasons"]
+        if found is None
+        else store.tags(str(found.version))["promotion.reasons"]
+    )
+    assert "the champion, the stored weights are not those that the trial recorded" in reasons
+
+
+def test_the_gates_judge_on_the_device_of_the_trial(store: Store) -> None:
+    from prune_exp.registry.candidates import choose_candidate
+    from prune_exp.registry.evidence import Evidence
+    from prune_exp.settings.command_schemas import LimitSettings, PromoteSettings
+    from prune_exp.settings.groups import TrackingSettings
+
+    settings = PromoteSettings(tracking=TrackingSettings(root=str(store.root / "mlruns")))
+    (scratch := store.root / "scratch").mkdir()
+    candidate = choose_candidate(settings, scratch)
+    case = Evidence(candidate=candidate, champion=None, limits=LimitSettings(), cache_dir=scratch)
+    candidate.trial.params["device"] = "auto"
+    candidate.trial.tags["device"] = "cpu"
+    assert case.device == "cpu"
+    candidate.trial.tags["device"] = "cuda (NVIDIA X)"
+    with pytest.raises(SettingError, match="cuda"):
+        _ = case.device

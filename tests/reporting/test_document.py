@@ -442,3 +442,60 @@ def test_a_note_fits_into_a_tag_and_names_the_best() -> None:
     assert "depth_share=0.250" in text
     assert re.search(r"\d+ more trials are in report\.md", text)
     assert "No trial finished" in sweep_note([trial(0, status="FAILED", metrics={})], None)
+
+
+def test_quality_of_float32_is_not_taken_for_that_of_what_was_timed() -> None:
+    told = section(findings(machine={"dtype": "bfloat16"}), "Limits of validity")
+    assert "Quality was computed in float32" in told
+    assert "computes with weights in bfloat16, served by transformers" in told
+    plain = section(findings(machine={"dtype": "float32"}), "Limits of validity")
+    assert "computed in float32" not in plain
+
+
+def test_trials_of_other_machines_or_versions_are_said_to_be() -> None:
+    two = [trial(0), trial(1)]
+    assert "The trials that are compared" not in section(findings(two), "Limits of validity")
+    two[0].tags.update({"prune_exp.processor": "a", "prune_exp.threads": "2", "version.torch": "2"})
+    two[1].tags.update({"prune_exp.processor": "b", "prune_exp.threads": "2", keys.GIT_COMMIT: "c"})
+    told = section(findings(two), "Limits of validity")
+    assert "ran on or with 2 processors and 2 commits of prune_exp" in told
+
+
+def test_trials_that_held_out_text_ended_were_chosen_among_too() -> None:
+    ended = trial(1, metrics={"stopped/after_blocks": 4.0}, tags={keys.STOPPED: "beyond the limit"})
+    told = section(findings([trial(0), ended]), "Limits of validity")
+    assert "The best of 1 finished trials, and of 1 that held-out text had ended before" in told
+
+
+def test_scripts_that_went_stand_in_summary_and_conclusion() -> None:
+    plan = made_up.plan(tokens=(1, 2), scripts={"CYRILLIC": (500, 3), "LATIN": (900, 800)})
+    for name in ("Executive summary", "Conclusion"):
+        assert "hardly knows these scripts any more: Cyrillic" in section(findings(plan=plan), name)
+
+
+def test_nothing_is_promised_of_a_commit_that_was_changed() -> None:
+    changed = trial(0)
+    changed.tags[keys.GIT_COMMIT] = "abc-dirty"
+    told = section(findings([changed]), "How to reproduce")
+    assert "Files differed from commit abc and were not kept, so nothing is promised" in told
+    assert "At commit" not in told
+
+
+def test_memory_is_said_to_be_what_was_measured() -> None:
+    one = trial(0)
+    assert "the kernel's own record" in section(findings([one]), "Where memory goes")
+    one.tags[keys.DEVICE] = "cuda (NVIDIA X)"
+    assert "allocator of the GPU" in section(findings([one]), "Where memory goes")
+    one.params["benchmark.backend"] = "llama_cpp"
+    assert "MiB when the largest request ended" not in section(findings([one]), "Where memory goes")
+
+
+def test_speed_for_equal_text_is_a_column_where_tokens_differ() -> None:
+    one = trial(0)
+    assert "equal text" not in section(findings([one]), "All trials")
+    one.metrics.update({"dense/bytes_per_token": 4.0, "pruned/bytes_per_token": 3.6})
+    one.metrics.update(made_up.interval("text_speedup", 1.31, 0.02))
+    assert "| Speedup, equal text |" in section(findings([one]), "All trials")
+    assert "| Speedup for equal text | 1.31x | 1.29 to 1.33 |" in section(
+        findings([one]), "Improvements"
+    )

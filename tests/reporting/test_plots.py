@@ -96,7 +96,7 @@ def many_points(count: int) -> list[Point]:
             cost=1 + (i * 37 % 11) / 4,
             gain=1 + (i * 53 % 13) / 5,
             label=f"trial number {i}",
-            maintained=False,
+            quality="no",
             chosen=i == 3,
             cost_ends=(1.0, 1.0),
             gain_ends=(1.0, 1.0),
@@ -217,3 +217,11 @@ def test_the_roofline_is_drawn_from_metrics_alone(tmp_path: Path) -> None:
     chosen = {key: 1.0 + place / 100 for place, key in enumerate(keys)}
     draw_roofline(json.loads(json.dumps(chosen)), tmp_path / "roofline.png")
     assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_points_have_the_verdicts_of_the_table() -> None:
+    trials = [trial(number, 0.3) for number in range(3)]
+    for one, kept, p_value in zip(trials, (1.0, 1.0, 0.0), (1e-4, 0.02, 0.9), strict=True):
+        one.metrics.update({"quality_maintained": kept, "quality_p_value": p_value})
+    points, _ = points_of(trials, "")
+    assert [one.quality for one in points] == ["yes", "by itself", "no"]

@@ -81,3 +81,20 @@ def test_who_breaks_a_constraint_is_said_to(show: Show) -> None:
     text = show([one])
     assert "infeasible" in text
     assert "no model is registered" in text
+
+
+def test_a_verdict_is_that_of_the_report(show: Show) -> None:
+    """By itself where the correction for several trials takes it away; no loss in doubt."""
+    two = [trial(0, 0.3), trial(1, 0.5)]
+    two[0].metrics.update({"quality_maintained": 1.0, "quality_p_value": 0.02})
+    two[1].metrics.update({"quality_maintained": 0.0, "quality_p_value": 0.9})
+    two[1].metrics.update(interval("perplexity_ratio", 1.09, 0.05) | {"max_perplexity_ratio": 1.1})
+    text = show(two)
+    flat = " ".join(text.split())
+    assert "by itself" in text.partition("Best:")[0]
+    assert "shown" in text.partition("Best:")[0]
+    two[0].metrics.update(interval("perplexity_ratio", 1.05, 0.01))
+    assert "with Holm's correction for the 2 trials" in " ".join(show(two).split())
+    doubted = two[1:]
+    assert "promote judges it on other documents" in " ".join(show(doubted).split())
+    assert "did not keep" not in flat

@@ -113,6 +113,11 @@ def test_masks_are_not_trained_over(tiny_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (
+            ["pruning.voters=[wanda,gradient,wanda]"],
+            "names wanda more than once, and every voter has one vote; try"
+            " pruning.voters=[wanda,gradient]",
+        ),
         (["pruning.rehearse=[1.5]"], "pruning.rehearse holds 1.5"),
         (["pruning.rehearse_vocab=[-1]"], "pruning.rehearse_vocab holds -1"),
         (

@@ -117,7 +117,7 @@ def test_a_divergence_that_is_no_number_is_not_within_the_limit() -> None:
     from dataclasses import fields
 
     made_up: dict[str, Any] = {one.name: None for one in fields(Shipment)}
-    made_up |= {"same_tokens": True, "kl_nats": float("nan"), "kl_limit": 1.0}
+    made_up |= {"same_tokens": True, "same_chats": True, "kl_nats": float("nan"), "kl_limit": 1.0}
     assert Shipment(**made_up).fault is not None
 
 
@@ -134,3 +134,46 @@ def test_what_its_runtime_cannot_open_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ShippingError, match="its runtime ended with code 1: "):
         compare(tmp_path / "empty", reference)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_tokenizer_that_reads_chats_otherwise_is_found_out(tmp_path: Path) -> None:
+    """Plain text is the same to both; only a special token takes the space after it."""
+    from tokenizers import AddedToken
+
+    from support.tokenizers import make_bpe_tokenizer
+
+    folders = []
+    for rstrip in (False, True):
+        tokenizer = make_bpe_tokenizer(290)
+        tokenizer.add_tokens([AddedToken("<|user|>", special=True, rstrip=rstrip)])
+        tokenizer.chat_template = "{% for one in messages %}<|user|> {{ one.content }}{% endfor %}"
+        folders.append(save_tiny(tmp_path / str(rstrip), tokenizer=tokenizer))
+    checkpoint, other = folders
+    reference = reference_of(checkpoint)
+    assert len(reference.chats) == 2
+    assert compare(checkpoint, reference).fault is None
+    found = compare(other, reference)
+    assert found.same_tokens
+    assert found.fault == "its tokenizer does not encode the chat template as the checkpoint's does"
+
+
+def test_the_end_of_a_text_is_read_over_what_came_before(tmp_path: Path) -> None:
+    """A file whose cache is wrong would otherwise say the same in one pass."""
+    import numpy as np
+
+    from prune_exp.shipping.runtimes import ONE_BY_ONE, _opened_by_steps
+
+    checkpoint = save_tiny(tmp_path / "model")
+
+    def step(ids: Any, past: int) -> tuple[Any, int]:
+        seen = past + np.arange(ids.shape[1])
+        return np.eye(99)[seen], past + ids.shape[1]
+
+    ids = list(range(20))
+    sound = _opened_by_steps(lambda _: [], lambda _: "", step, lambda: 0, checkpoint)
+    assert sound.score(ids, ids).argmax(-1).tolist() == ids
+    forgets = _opened_by_steps(
+        lambda _: [], lambda _: "", lambda ids, _: step(ids, 0), lambda: 0, checkpoint
+    )
+    assert forgets.score(ids, ids).argmax(-1).tolist() == [*ids[:-ONE_BY_ONE], *[0] * ONE_BY_ONE]

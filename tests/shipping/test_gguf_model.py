@@ -30,7 +30,8 @@ def test_other_orders_are_refused(pattern: str) -> None:
 
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_every_family_is_written_or_refused_by_name(kind: str) -> None:
-    model = make_tiny(kind, tie=kind != "qwen2", query_pre_attn_scalar=8)
+    own_head = kind in ("qwen2", "gpt_neox")
+    model = make_tiny(kind, tie=not own_head, query_pre_attn_scalar=8)
     if kind not in ARCHITECTURES:
         with pytest.raises(SettingError, match=f"GGUF cannot hold {kind}: llama.cpp has no such"):
             check_config(model.config)
@@ -38,7 +39,7 @@ def test_every_family_is_written_or_refused_by_name(kind: str) -> None:
     check_config(model.config)
     found = dict(tensors_of(model))
     assert sum(one.size for one in found.values()) == sum(p.numel() for p in model.parameters())
-    assert ("output.weight" in found) == (kind == "qwen2")
+    assert ("output.weight" in found) == own_head
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,14 @@ def test_every_family_is_written_or_refused_by_name(kind: str) -> None:
         ("llama", {"hidden_act": "gelu"}, "llama with the activation gelu"),
         ("gpt2", {"activation_function": "relu"}, "gpt2 with the activation relu"),
         ("gemma3_text", {"query_pre_attn_scalar": 9}, "query_pre_attn_scalar"),
+        ("gpt_neox", {"tie_word_embeddings": True}, "gpt_neox with tied embeddings"),
+        ("gpt_neox", {"tie_word_embeddings": False, "attention_bias": False}, "without biases"),
+        ("qwen3", {"attention_bias": True}, "qwen3 with biases in its attention"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "turns a part of each head",
+        ),
         ("gemma3_text", {"final_logit_softcapping": 3.0}, "capped logits"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from prune_exp.settings.errors import SettingError
+from prune_exp.shipping.gguf_file import PHI3, name_for_readers
 from prune_exp.shipping.gguf_vocabulary import (
     BYTE,
     CONTROL,
@@ -15,6 +16,7 @@ from prune_exp.shipping.gguf_vocabulary import (
     UNUSED,
     USER_DEFINED,
     name_split,
+    takes_spaces,
     write_vocabulary,
 )
 from prune_exp.text.tokenizer import read_vocabulary, trim_tokenizer
@@ -81,11 +83,66 @@ def test_a_text_ends_as_the_model_says_where_its_tokenizer_does_not() -> None:
     tokenizer = make_bpe_tokenizer(300)
     tokenizer.eos_token = None
     writer = Notes()
-    write_vocabulary(writer, tokenizer, 302, 7)
+    write_vocabulary(writer, tokenizer, 302, [7])
     assert writer.told["eos_token_id"] == 7
+    assert "eot_token_id" not in writer.told
     tokenizer.eos_token = "<end>"
-    write_vocabulary(writer, tokenizer, 302, 7)
-    assert writer.told["eos_token_id"] == 0
+    write_vocabulary(writer, tokenizer, 302, [7])
+    assert (writer.told["eos_token_id"], writer.told["eot_token_id"]) == (0, 7)
+
+
+def test_a_tokenizer_that_begins_no_text_names_a_token_all_the_same() -> None:
+    """llama.cpp would take whichever token has the number 11."""
+    tokenizer = make_bpe_tokenizer(300)
+    tokenizer.bos_token = None
+    told = told_of(tokenizer, 302)
+    assert told["bos_token_id"] == told["eos_token_id"] == 0
+    assert told["add_bos_token"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, "does not change text as it does \\(Lowercase"),
+        ({"ignore_merges": True}, "whole words before merges"),
+    ],
+)
+def test_what_llamacpp_would_not_do_is_refused(change: dict[str, Any], said: str) -> None:
+    tokenizer = remade(make_bpe_tokenizer(300), change)
+    with pytest.raises(SettingError, match=said):
+        name_split(tokenizer)
+
+
+def test_text_in_its_composed_form_is_let_through() -> None:
+    assert name_split(remade(make_bpe_tokenizer(300), {"normalizer": {"type": "NFC"}})) == "gpt-2"
+
+
+def remade(tokenizer: Any, change: dict[str, Any]) -> Any:
+    """A tokenizer with something else in its description."""
+    import json
+
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name, value in change.items():
+        place = spec["model"] if name in spec["model"] else spec
+        place[name] = value
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(spec)), eos_token="<end>"
+    )
+
+
+@pytest.mark.parametrize("rstrip", [True, False])
+def test_spaces_that_special_tokens_take_are_told_by_the_name(rstrip: bool) -> None:
+    """llama.cpp looks for phi-3 in it, in both directions."""
+    from tokenizers import AddedToken
+
+    tokenizer = make_bpe_tokenizer(300)
+    tokenizer.add_tokens([AddedToken("<|user|>", special=True, rstrip=rstrip)])
+    assert takes_spaces(tokenizer) is rstrip
+    for name in ("assistant", "my-Phi-3", "phi3-mini"):
+        assert bool(PHI3.search(name_for_readers(name, rstrip))) is rstrip
 
 
 def merge_by_scores(text: str, told: dict[str, Any]) -> list[int]:

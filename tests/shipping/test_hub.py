@@ -49,7 +49,7 @@ def test_the_checkpoint_lies_at_the_top_and_the_rest_beside_it(tmp_path: Path) -
 @pytest.mark.parametrize("private", [True, False])
 def test_all_files_arrive(private: bool, hub: Hub, tmp_path: Path) -> None:
     output = fill(tmp_path / "out")
-    check_login("someone/tiny")
+    check_login("someone/tiny", private=private)
     address = push_files(output, "someone/tiny", private=private, message="tiny version 1")
     assert address == f"{hub.address}/someone/tiny/commit/1"
     assert hub.files == {place: path.read_bytes() for place, path in list_files(output)}
@@ -63,7 +63,7 @@ def test_all_files_arrive(private: bool, hub: Hub, tmp_path: Path) -> None:
 def test_a_refusal_is_said_without_the_token(hub: Hub) -> None:
     hub.refuses = True
     with pytest.raises(SettingError, match="did not accept the token") as caught:
-        check_login("someone/tiny")
+        check_login("someone/tiny", private=True)
     assert TOKEN not in str(caught.value)
 
 
@@ -72,7 +72,26 @@ def test_without_a_token_it_is_said_what_to_type(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with pytest.raises(SettingError, match="needs a token of the hub; type hf auth login"):
-        check_login("someone/tiny")
+        check_login("someone/tiny", private=True)
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("is_private", [True, False, None])
+def test_a_public_repository_gets_nothing_that_is_to_be_private(
+    private: bool, is_private: bool | None, hub: Hub
+) -> None:
+    hub.is_private = is_private
+    if private and is_private is False:
+        with pytest.raises(SettingError, match="is public, and private=true"):
+            check_login("someone/tiny", private=private)
+    else:
+        check_login("someone/tiny", private=private)
+
+
+def test_a_token_that_may_only_read_is_refused_before_anything_is_made(hub: Hub) -> None:
+    hub.role = "read"
+    with pytest.raises(SettingError, match="the token may read only"):
+        check_login("someone/tiny", private=True)
 
 
 @pytest.mark.parametrize("name", ["hub:", "hub:tiny", "hub:a/b/c", "hub:a/..", "hub:a b/c"])

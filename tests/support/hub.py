@@ -21,6 +21,9 @@ class Hub:
         self.files: dict[str, bytes] = {}
         self.tokens: set[str] = set()
         self.refuses = False
+        self.role = "write"
+        self.is_private: bool | None = None
+        """Of the repository; None where there is none yet."""
         self.blobs: dict[str, bytes] = {}
         self.address = ""
 
@@ -68,8 +71,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._note_token()
         if self.served.refuses:
             self._answer({"error": f"no such {self.headers.get('authorization')}"}, 401)
+        elif self.path.startswith("/api/models/"):
+            self._answer_about_repository()
         else:
-            self._answer({"name": "someone", "type": "user", "siblings": []})
+            auth = {"accessToken": {"role": self.served.role}}
+            self._answer({"name": "someone", "type": "user", "siblings": [], "auth": auth})
+
+    def _answer_about_repository(self) -> None:
+        private = self.served.is_private
+        if private is None:
+            self._answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+        else:
+            self._answer({"id": "someone/tiny", "private": private, "siblings": []})
 
     def do_PUT(self) -> None:
         body = self._body()
@@ -129,9 +142,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return data
 
-    def _answer(self, answer: dict[str, Any], code: int = 200) -> None:
+    def _answer(
+        self, answer: dict[str, Any], code: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
         data = json.dumps(answer).encode()
         self.send_response(code)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
         self.end_headers()

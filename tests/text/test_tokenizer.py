@@ -17,6 +17,7 @@ from prune_exp.text.corpus import CalibrationPart, TokenBlocks, token_frequency
 from prune_exp.text.token_bytes import first_pieces, recoder_of
 from prune_exp.text.tokenizer import (
     count_removable_tokens,
+    list_template_tokens,
     order_scores,
     read_vocabulary,
     trim_tokenizer,
@@ -206,3 +207,38 @@ def test_tokens_without_a_row_are_not_counted() -> None:
     fewer = token_frequency([part], TOKENIZER, 270)
     assert len(fewer) == 270
     assert (fewer > 0).tolist() == (whole[:270] > 0).tolist()
+
+
+TEMPLATE = (
+    "{% for turn in messages %}<end>{{ turn.role }}: {{ turn.content }}{% endfor %}"
+    "{% if messages[0].role != 'system' %}the river stone{% endif %}bridge"
+)
+
+
+def test_tokens_of_the_chat_template_always_stay() -> None:
+    tokenizer = make_bpe_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    vocabulary = read_vocabulary(tokenizer)
+    turns = [{"role": "user", "content": "a"}]
+    before = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    removable = vocabulary.removable
+    assert 0 < len(removable) < len(VOCABULARY.removable)
+    trimmed, kept = trim_tokenizer(tokenizer, removable, len(tokenizer))
+    spelled = [kept[i] for i in trimmed(before)["input_ids"]]
+    assert spelled == tokenizer(before)["input_ids"]
+    assert [i for i in spelled if i > 256], "some of them were merged"
+
+
+def test_a_template_that_refuses_a_role_gives_what_it_has() -> None:
+    tokenizer = make_bpe_tokenizer()
+    tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ no(1) }}{% endif %}bridge"
+    assert list_template_tokens(tokenizer) == {*tokenizer("bridge")["input_ids"]}
+    tokenizer.chat_template = "{{ nonsense("
+    assert not list_template_tokens(tokenizer)
+
+
+def test_padding_names_the_token_by_its_new_number() -> None:
+    tokenizer = make_bpe_tokenizer()
+    tokenizer.backend_tokenizer.enable_padding(pad_id=5, pad_token="$")
+    trimmed, kept = trim_tokenizer(tokenizer, lowest(10), len(tokenizer))
+    assert kept[trimmed.backend_tokenizer.padding["pad_id"]] == 5

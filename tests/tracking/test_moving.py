@@ -142,3 +142,13 @@ def test_a_store_that_may_only_be_read_is_read(
     monkeypatch.setattr(os, "access", lambda *_: False)
     use_store(TrackingSettings(root=str(tmp_path / "b")))
     assert places_in(tmp_path / "b") == before
+
+
+def test_a_place_of_the_users_without_runs_yet_stays_where_it_is(tmp_path: Path) -> None:
+    """On a disk that is not mounted, where MLflow has made no folder yet."""
+    root = tmp_path / "mlruns"
+    open_store(TrackingSettings(root=str(root)))
+    disk = tmp_path / "disk" / "artifacts"
+    theirs = MlflowClient().create_experiment("theirs", artifact_location=disk.as_uri())
+    open_store(TrackingSettings(root=str(root)))
+    assert str(disk) in str(mlflow.get_experiment(theirs).artifact_location)

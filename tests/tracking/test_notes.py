@@ -34,8 +34,11 @@ def test_a_trial_says_what_came_of_it() -> None:
     untold = describe_end(PARAMS, figures(0.5, speed=False, quality=False), None, PAGE)
     assert "Quality was not judged." in untold
     assert "Speedup" not in untold
-    few = describe_end(PARAMS, figures(0.1) | {"heldout_documents": 3.0}, None, PAGE)
+    three = {"heldout_documents": 3.0, "max_perplexity_ratio": 1.1}
+    few = describe_end(PARAMS, figures(0.1) | three, None, PAGE)
     assert "There is no verdict on quality" in few
+    surely = describe_end(PARAMS, figures(0.5) | three, None, PAGE)
+    assert "**Quality is not maintained**" in surely, "three documents are enough to be sure"
 
 
 def test_a_failure_is_told_as_it_is_and_not_acted_on() -> None:

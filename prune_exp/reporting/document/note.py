@@ -6,6 +6,7 @@ from prune_exp.reporting.document.trials import (
     LONGEST_NAME,
     NOTED,
     TRIAL_HEAD,
+    list_known_columns,
     list_reasons,
     place_of,
     trial_rows,
@@ -27,8 +28,10 @@ def sweep_note(trials: list[TrackedTrial], best: Choice | None) -> str:
             f" {escape_inline(best.rule)}.{'' if best.feasible else ' No model was registered.'}"
             " The report is the artifact report.html, here and there."
         )
-    head = [TRIAL_HEAD[i] for i in NOTED]
-    rows = [[row[i] for i in NOTED] for row in trial_rows(trials)]
+    whole = trial_rows(trials)
+    shown_columns = [i for i in list_known_columns(whole) if i in NOTED]
+    head = [TRIAL_HEAD[i] for i in shown_columns]
+    rows = [[row[i] for i in shown_columns] for row in whole]
     marked = None if best is None else place_of(trials, best)
     for shown in range(len(rows), 0, -1):
         kept = marked if marked is not None and marked < shown else None

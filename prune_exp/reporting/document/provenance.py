@@ -15,6 +15,8 @@ from prune_exp.tracking.naming import overrides_of, recall_overrides, shell_comm
 from prune_exp.tracking.read import TrackedTrial
 
 UNKNOWN = "not recorded"
+CHANGED = "-dirty"
+"""Behind a commit from which the files differed."""
 HOW_QUALITY = (
     "The perplexity ratio is exp of the mean loss that was added per token of the dense model's"
     " tokenizer. Its interval is Student's t over documents (the jackknife, a document weighing as"
@@ -67,9 +69,15 @@ def _list_clock_facts(found: Findings) -> list[list[str]]:
         ["Test prompts", show_value(m, "test_prompts", ".0f")],
         ["New tokens per prompt", params.get("benchmark.new_tokens", UNKNOWN)],
         ["Pairs of requests", show_value(m, "test_pairs", ".0f")],
+        ["Rounds of a batch, of memory", _describe_rounds(params)],
         ["Stopped by", str(machine.get("stopped_by", UNKNOWN))],
         ["Batches", ", ".join(map(batch_name, batch_labels(m))) or "not measured"],
     ]
+
+
+def _describe_rounds(params: dict[str, str]) -> str:
+    names = ("benchmark.batch_rounds", "benchmark.memory_rounds")
+    return ", ".join(params.get(name, UNKNOWN) for name in names)
 
 
 def served_by(params: dict[str, str]) -> str:
@@ -94,8 +102,9 @@ def _explain_clocks(params: dict[str, str]) -> str:
         f" {params.get('benchmark.turns', 'request')}), the order alternating. Ratios of times are"
         " interquartile means over pairs of the log ratios; throughput at batch 1 counts tokens"
         " after the first. Memory is the process's peak above its level before the model loads."
-        " Their intervals are percentile bootstraps over pairs, expanded as Student's t is, and"
-        f" Student's t where there are fewer than {FEW_PAIRS}, and speak of these prompts; a"
+        " Their intervals are percentile bootstraps over pairs (of requests, of rounds of a batch,"
+        " of processes for memory), expanded as Student's t is, and Student's t where there are"
+        f" fewer than {FEW_PAIRS}, and speak of these prompts; a"
         " percentile such as p99 is that of as many requests as there were pairs."
     )
 
@@ -137,12 +146,16 @@ def describe_reproduction(found: Findings) -> list[Element]:
     by_clock = ended_by_clock(trial)
     same = "the plan comes out the same" if by_clock else "the weights come out the same"
     commit = trial.tags.get(tags.GIT_COMMIT, "none")
+    never = f"times{' and weights that were trained by the clock' if by_clock else ''} never do"
+    alike = "on the same machine, with as many threads, the same model and text"
     where = f"At commit {commit}" if commit != "none" else "With the version given above"
-    text = (
-        f"{where}, on the same machine, with as many threads, the same model and text, {same};"
-        f" times{' and weights that were trained by the clock' if by_clock else ''} never do"
-        " exactly."
-    )
+    text = f"{where}, {alike}, {same}; {never} exactly."
+    if commit.endswith(CHANGED):
+        text = (
+            f"Files differed from commit {commit.removesuffix(CHANGED)} and were not kept, so"
+            f" nothing is promised of another run. With the same files, {alike}, {same}; {never}"
+            " exactly."
+        )
     if "***" in "\n".join(lines):
         text += " What looked like a secret was not kept: *** stands in its place."
     if any("search.study_name=" in line for line in lines):

@@ -15,7 +15,7 @@ def show_rivals(found: dict[str, Any]) -> list[Element]:
     return [
         Table(HEAD, rows),
         Bullets(found["verdicts"]),
-        Paragraph(f"Speed and memory: {found['runtime']}."),
+        Paragraph(" ".join([*found.get("notes", []), f"Speed and memory: {found['runtime']}."])),
     ]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from prune_exp.measurement.records import Interval
+from prune_exp.pruning.plan import describe_lost_scripts
 from prune_exp.reporting.batches import batch_gain, batch_labels, batch_name
 from prune_exp.reporting.document.elements import (
     Bullets,
@@ -15,18 +16,22 @@ from prune_exp.reporting.document.elements import (
 )
 from prune_exp.reporting.document.findings import Findings, Metrics
 from prune_exp.reporting.document.trials import (
-    NO_FIGURE,
     TRIAL_HEAD,
+    list_known_columns,
     list_reasons,
     place_of,
     show_value,
     trial_rows,
 )
 from prune_exp.reporting.insights import SUMMARY, conclude, list_insights, show_percent
+from prune_exp.tracking import tags
+from prune_exp.tracking.domains import MAINTAINED, NOT_MAINTAINED, judge_quality
 from prune_exp.tracking.figures import HEADLINE, KEY_FIGURES, Figure, key_figures
-from prune_exp.tracking.read import describe_correction
+from prune_exp.tracking.read import describe_correction, spells_otherwise
 
 CARDS = key_figures(*HEADLINE)
+TONES = {MAINTAINED: "good", NOT_MAINTAINED: "bad"}
+"""How the card of quality is coloured; plainly where nothing was shown."""
 DETAILS = (
     ("Average latency (ms)", "latency_ms_mean", ".1f"),
     ("Latency p50 (ms)", "latency_ms_p50", ".1f"),
@@ -78,7 +83,8 @@ def show_summary(found: Findings) -> list[Element]:
         ["Pruned", show_value(m, "params_pruned_pct", ".1f", " %")],
         ["Active (parameters that stay)", show_value(m, "params_active_pct", ".1f", " %")],
     ]
-    said = [*list_insights(m, SUMMARY), describe_correction(found.trials, found.best.trial)]
+    correction = describe_correction(found.trials, found.best.trial)
+    said = [*list_insights(m, SUMMARY), _tell_lost_scripts(found), correction]
     return [Table(["Figure", "Value"], rows), Paragraph(" ".join(filter(None, said)))]
 
 
@@ -94,7 +100,7 @@ def show_indicators(found: Findings) -> list[Element]:
 def _make_card(m: Metrics, figure: Figure) -> Card:
     interval = Interval.read(m, figure.key)
     if figure.key == "perplexity_ratio":
-        tone = "good" if m["quality_maintained"] else "bad"
+        tone = TONES.get(judge_quality(m), "plain")
     else:
         better = interval.low > figure.nothing
         worse = interval.high < figure.nothing
@@ -133,7 +139,7 @@ def show_improvements(found: Findings) -> list[Element]:
     figures = [*KEY_FIGURES, *map(batch_gain, batch_labels(m))]
     rows = []
     for figure in figures:
-        if figure.key in m:
+        if figure.key in m and (figure.key != "text_speedup" or spells_otherwise(m)):
             interval = Interval.read(m, figure.key)
             value = figure.show_value(interval.value)
             rows.append([figure.name, value, figure.show_ends(interval)])
@@ -168,13 +174,32 @@ def show_memory(found: Findings) -> list[Element]:
     ]
     return [
         Table(["MiB", "Dense", "Pruned", "Saved"], rows),
-        Paragraph(
-            "The peak is the kernel's own record of a fresh process; weights and keys and values"
-            " are counted from shapes, and the cache held"
-            f" {m['dense/kv_cache_measured_mib']:.1f} and"
-            f" {m['pruned/kv_cache_measured_mib']:.1f} MiB when the largest request ended."
-        ),
+        Paragraph(f"{_tell_source_of_peak(found)} {_tell_cache_held(found)}"),
     ]
+
+
+def _tell_source_of_peak(found: Findings) -> str:
+    rounds = found.params.get("benchmark.memory_rounds", "several")
+    if found.best.trial.tags.get(tags.DEVICE, "cpu") != "cpu":
+        source = "what the allocator of the GPU gave out at most, without the driver's own"
+    else:
+        source = "the kernel's own record of a fresh process"
+    return (
+        f"The peak is {source}, from {rounds} processes of each model; those of the dense model"
+        " may be of an earlier trial of the same settings on this machine."
+    )
+
+
+def _tell_cache_held(found: Findings) -> str:
+    """Only where the runtime can be asked what its cache holds."""
+    counted = "Weights and keys and values are counted from shapes"
+    if found.params.get("benchmark.backend") == "llama_cpp":
+        return f"{counted}."
+    held = [found.metrics[f"{side}/kv_cache_measured_mib"] for side in ("dense", "pruned")]
+    return (
+        f"{counted}, and the cache held {held[0]:.1f} and {held[1]:.1f} MiB when the largest"
+        " request ended."
+    )
 
 
 def show_limits(found: Findings, drawn: dict[str, str]) -> list[Element]:
@@ -204,9 +229,7 @@ def show_trials(found: Findings, drawn: dict[str, str]) -> list[Element]:
     """The sweep as a table and as a plot, without columns that no trial has a figure for."""
     marked = place_of(found.trials, found.best)
     rows = trial_rows(found.trials)
-    known = [
-        place for place in range(len(TRIAL_HEAD)) if any(row[place] != NO_FIGURE for row in rows)
-    ]
+    known = list_known_columns(rows)
     shown: list[Element] = [
         Table(
             [TRIAL_HEAD[place] for place in known],
@@ -220,7 +243,8 @@ def show_trials(found: Findings, drawn: dict[str, str]) -> list[Element]:
         shown.append(
             Paragraph(
                 "Quality maintained: yes with Holm's correction for the number of trials that were"
-                " judged; by itself: only without it."
+                " judged; by itself: only without it; not shown: the limit lies within the interval"
+                " of some text to be kept."
             )
         )
     return [*shown, show_picture(drawn, "pareto.png")]
@@ -228,5 +252,12 @@ def show_trials(found: Findings, drawn: dict[str, str]) -> list[Element]:
 
 def show_conclusion(found: Findings) -> list[Element]:
     """What may be claimed, and what may not."""
-    said = [conclude(found.metrics), describe_correction(found.trials, found.best.trial)]
+    correction = describe_correction(found.trials, found.best.trial)
+    said = [conclude(found.metrics), _tell_lost_scripts(found), correction]
     return [Paragraph(" ".join(filter(None, said)))]
+
+
+def _tell_lost_scripts(found: Findings) -> str | None:
+    """Which scripts a smaller vocabulary hardly knows."""
+    plan = found.plan
+    return describe_lost_scripts(plan) if plan is not None and plan.lost_scripts else None

@@ -1,30 +1,50 @@
 """The trials of a sweep as rows of a table."""
 
+from collections.abc import Set
+
 from prune_exp.machine.display import one_line
-from prune_exp.tracking.domains import list_too_few
-from prune_exp.tracking.read import Choice, TrackedTrial, kept_after_correction
+from prune_exp.tracking.domains import MAINTAINED, NOT_MAINTAINED, judge_quality, list_too_few
+from prune_exp.tracking.read import (
+    Choice,
+    TrackedTrial,
+    kept_after_correction,
+    spells_otherwise,
+)
 
 TRIAL_HEAD = [
     "Trial",
     "Status",
     "Pruned",
     "Speedup",
+    "Speedup, equal text",
     "Memory saved",
     "Throughput gain",
     "Bits per byte",
     "Perplexity ratio",
     "Quality maintained",
 ]
-NOTED = (0, 1, 2, 3, 7, 8)
+NOTED = (0, 1, 2, 3, 4, 8, 9)
 """Columns that a narrow place shows."""
 LONGEST_REASON = 300
 NO_FIGURE = "-"
 LONGEST_NAME = 80
+KEPT = "yes"
+KEPT_ALONE = "by itself"
+LOST = "no"
+UNSHOWN = "not shown"
+TOO_FEW = "no verdict: too few documents"
 
 
 def show_value(metrics: dict[str, float], key: str, form: str, unit: str = "") -> str:
     """A figure in words."""
     return f"{metrics[key]:{form}}{unit}" if key in metrics else "not measured"
+
+
+def list_known_columns(rows: list[list[str]]) -> list[int]:
+    """Places of the columns that some trial has a figure for."""
+    return [
+        place for place in range(len(TRIAL_HEAD)) if any(row[place] != NO_FIGURE for row in rows)
+    ]
 
 
 def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
@@ -36,11 +56,12 @@ def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
             status_of(trial),
             _show_figure(trial, "params_pruned_pct", ".1f", " %"),
             _show_figure(trial, "speedup", ".2f", "x"),
+            _show_text_speed(trial),
             _show_figure(trial, "memory_reduction_pct", ".1f", " %"),
             _show_figure(trial, "throughput_gain_pct", ".1f", " %"),
             _show_figure(trial, "pruned/bits_per_byte", ".3f"),
             _show_figure(trial, "perplexity_ratio", ".2f", "x"),
-            _describe_quality(trial, corrected=trial.run_id in kept),
+            describe_quality(trial, kept),
         ]
         for trial in trials
     ]
@@ -48,6 +69,12 @@ def trial_rows(trials: list[TrackedTrial]) -> list[list[str]]:
 
 def _show_figure(trial: TrackedTrial, key: str, form: str, unit: str = "") -> str:
     return show_value(trial.metrics, key, form, unit) if key in trial.metrics else NO_FIGURE
+
+
+def _show_text_speed(trial: TrackedTrial) -> str:
+    """Where the same text takes another number of tokens."""
+    other = spells_otherwise(trial.metrics)
+    return _show_figure(trial, "text_speedup", ".2f", "x") if other else NO_FIGURE
 
 
 def list_reasons(trials: list[TrackedTrial]) -> list[str]:
@@ -66,14 +93,16 @@ def status_of(trial: TrackedTrial) -> str:
     return "infeasible" if trial.status == "FINISHED" and not trial.feasible else trial.status
 
 
-def _describe_quality(trial: TrackedTrial, *, corrected: bool) -> str:
+def describe_quality(trial: TrackedTrial, kept: Set[str]) -> str:
+    """The verdict in a word or two; `kept` has the runs that keep it with Holm's correction."""
     if "quality_maintained" not in trial.metrics:
         return NO_FIGURE
-    if list_too_few(trial.metrics):
-        return "no verdict: too few documents"
-    if trial.maintained:
-        return "yes" if corrected else "by itself"
-    return "no"
+    verdict = judge_quality(trial.metrics)
+    if verdict == MAINTAINED:
+        return KEPT if trial.run_id in kept else KEPT_ALONE
+    if verdict == NOT_MAINTAINED:
+        return LOST
+    return TOO_FEW if list_too_few(trial.metrics) else UNSHOWN
 
 
 def place_of(trials: list[TrackedTrial], best: Choice) -> int | None:

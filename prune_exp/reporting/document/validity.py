@@ -9,8 +9,10 @@ from prune_exp.reporting.document.findings import ASKED_FOR, Findings
 from prune_exp.reporting.document.provenance import UNKNOWN, ended_by_clock, served_by
 from prune_exp.settings.groups import DataSettings
 from prune_exp.settings.params import restore_settings
+from prune_exp.tracking import tags
 from prune_exp.tracking.domains import join_words, read_domains
 from prune_exp.tracking.figures import read_tasks
+from prune_exp.tracking.read import judged_trials
 
 Rule = Callable[[Findings], str | None]
 FEW_FOR_P99 = 100
@@ -19,16 +21,18 @@ FEW_FOR_P99 = 100
 def tell_selection(found: Findings) -> str | None:
     """The best of several looks better than it is."""
     count = len(found.finished)
-    if count < 2:
+    ended = len([one for one in judged_trials(found.trials) if not one.has_result])
+    if count < 2 and not ended:
         return "One trial finished; nothing was chosen among several."
     if found.best.rule == ASKED_FOR:
         return (
             f"This trial was asked for by its id; {count} trials of its sweep finished, and whoever"
             " picks one by the figures shown here picks the lucky one too."
         )
+    more = f", and of {ended} that held-out text had ended before," if ended else ""
     return (
-        f"The best of {count} finished trials was chosen by the same measurements and held-out text"
-        " that are reported, so its figures are on the optimistic side; python -m"
+        f"The best of {count} finished trials{more} was chosen by the same measurements and"
+        " held-out text that are reported, so its figures are on the optimistic side; python -m"
         " prune_exp.promote judges it on documents kept from every trial, and times it again."
     )
 
@@ -59,6 +63,48 @@ def tell_machine(found: Findings) -> str | None:
         f" {facts.get('threads', '?')} threads), served by {served_by(found.params)}, with weights"
         f" in {facts.get('dtype', UNKNOWN)}; on other processors, in other precisions, quantized or"
         " in other runtimes the ratio of both models is another one."
+    )
+
+
+def tell_precision(found: Findings) -> str | None:
+    """Quality is that of float32, whatever was timed."""
+    if "test_prompts" not in found.metrics or "heldout_tokens" not in found.metrics:
+        return None
+    dtype = str(found.machine.get("dtype", "float32"))
+    backend = found.params.get("benchmark.backend", "transformers")
+    if dtype == "float32" and backend == "transformers":
+        return None
+    return (
+        f"Quality{' and tasks' if read_tasks(found.metrics) else ''} was computed in float32, from"
+        f" the weights as they are written. What was timed computes with weights in {dtype}, served"
+        f" by {served_by(found.params)}; what that changes about quality was not measured."
+    )
+
+
+COMPARED = {
+    tags.DEVICE: "devices",
+    f"{tags.PREFIX}processor": "processors",
+    f"{tags.PREFIX}threads": "numbers of threads",
+    tags.GIT_COMMIT: "commits of prune_exp",
+    f"{tags.VERSION_PREFIX}torch": "versions of torch",
+    f"{tags.VERSION_PREFIX}transformers": "versions of transformers",
+}
+"""Tags of trials in which a sweep may differ without having asked for it."""
+
+
+def tell_differences(found: Findings) -> str | None:
+    """Trials of different machines or versions, which are compared as if they were of one."""
+    known = {
+        name: {one.tags[key] for one in found.finished if key in one.tags}
+        for key, name in COMPARED.items()
+    }
+    unlike = [f"{len(values)} {name}" for name, values in known.items() if len(values) > 1]
+    if not unlike:
+        return None
+    return (
+        f"The trials that are compared ran on or with {join_words(unlike)}: each is measured"
+        " against the dense model beside it, but a part of what differs between trials may come"
+        " from that and not from what was pruned."
     )
 
 
@@ -180,6 +226,8 @@ RULES: tuple[Rule, ...] = (
     tell_selection,
     tell_prompts,
     tell_machine,
+    tell_precision,
+    tell_differences,
     tell_pairs,
     tell_stopping,
     tell_load_at_end,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.pruning.plan import PruningPlan
+from prune_exp.reporting.folder import PLOTS
 from prune_exp.reporting.plots.dashboard import draw_dashboard
 from prune_exp.reporting.plots.details import draw_details
 from prune_exp.reporting.plots.pareto import draw_pareto, points_of
@@ -11,14 +12,6 @@ from prune_exp.reporting.plots.roofline import draw_roofline
 from prune_exp.reporting.plots.style import Metrics
 from prune_exp.reporting.plots.votes import draw_votes
 from prune_exp.tracking.read import TrackedTrial
-
-PLOTS: tuple[str, ...] = (
-    "dashboard_overview.png",
-    "detailed_comparison.png",
-    "pareto.png",
-    "votes.png",
-    "roofline.png",
-)
 
 
 def draw_plots(

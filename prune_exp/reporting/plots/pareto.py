@@ -12,18 +12,27 @@ from matplotlib.transforms import Bbox
 
 from prune_exp.machine.display import one_line
 from prune_exp.measurement.records import Interval
+from prune_exp.reporting.document.trials import (
+    KEPT,
+    KEPT_ALONE,
+    LOST,
+    UNSHOWN,
+    describe_quality,
+)
 from prune_exp.reporting.plots.style import (
     BETTER,
     CHOSEN,
     DENSE,
     INK,
+    PALE,
+    PALE_BLUE,
     PRUNED,
     new_figure,
     remove_spines,
     save_figure,
 )
 from prune_exp.tracking.domains import read_domains
-from prune_exp.tracking.read import TrackedTrial, spells_otherwise
+from prune_exp.tracking.read import TrackedTrial, kept_after_correction, spells_otherwise
 
 WIDE = 4.0
 """Ratio of the largest to the smallest cost from which on the axis is logarithmic."""
@@ -38,6 +47,14 @@ OFFSETS = [
     (x * far, y * far) for far in (1, 2, 3.5) for x, y in ((1, 1), (1, -1), (-1, 1), (-1, -1))
 ] + [(0, 1.4), (0, -1.4), (0, 3), (0, -3)]
 STEP_POINTS = 7
+DOUBT = (PALE, "trial, quality not shown")
+MARKERS = {
+    KEPT: (PRUNED, "trial, quality maintained"),
+    KEPT_ALONE: (PALE_BLUE, "trial, maintained by itself"),
+    UNSHOWN: DOUBT,
+    LOST: ("white", "trial, quality not maintained"),
+}
+"""Colour and words by the verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +64,8 @@ class Point:
     cost: float
     gain: float
     label: str
-    maintained: bool
+    quality: str
+    """The verdict, as the table of trials has it."""
     chosen: bool
     cost_ends: tuple[float, float]
     gain_ends: tuple[float, float]
@@ -90,12 +108,13 @@ def points_of(trials: Sequence[TrackedTrial], chosen: str) -> tuple[list[Point],
     key = _choose_gain(judged)
     shown = [trial for trial in judged if key in trial.metrics]
     names = short_labels([trial.name for trial in shown])
+    kept = kept_after_correction(trials)
     return [
         Point(
             cost=trial.metrics[COST],
             gain=trial.metrics[key],
             label=name,
-            maintained=trial.maintained,
+            quality=describe_quality(trial, kept),
             chosen=trial.run_id == chosen,
             cost_ends=_ends_of(trial.metrics, COST),
             gain_ends=_ends_of(trial.metrics, key),
@@ -128,7 +147,7 @@ def _ends_of(metrics: dict[str, float], key: str) -> tuple[float, float]:
 
 
 def draw_pareto(points: list[Point], gain: str, limit: float | None, path: Path) -> None:
-    """Gain against perplexity ratio; up to `limit` quality counts as maintained."""
+    """Gain against perplexity ratio, with the limit up to which whole intervals have to lie."""
     figure = new_figure((9.0, 5.8), "What was gained, and what it cost")
     axis = figure.subplots()
     costs = [cost for one in points for cost in (*one.cost_ends, *one.by_text)]
@@ -143,9 +162,7 @@ def draw_pareto(points: list[Point], gain: str, limit: float | None, path: Path)
     axis.margins(0.12)
     left, right = axis.get_xlim()
     if limit is not None:
-        axis.axvspan(
-            left, limit, color=BETTER, zorder=0, label=f"quality maintained, up to {limit:g}x"
-        )
+        axis.axvspan(left, limit, color=BETTER, zorder=0, label=f"within the limit of {limit:g}x")
     axis.set_xlim(left, right)
     axis.set_xlabel("perplexity, as a multiple of the dense model's (less is better)")
     axis.set_ylabel(GAINS[gain])
@@ -167,11 +184,8 @@ def _draw_markers(axis: Any, points: list[Point], dense: tuple[float, float]) ->
         zorder=2,
         label="no trial beats these in both",
     )
-    for kept, face, label in (
-        (True, PRUNED, "trial, quality maintained"),
-        (False, "white", "trial, quality not maintained"),
-    ):
-        shown = [one for one in points if one.maintained == kept]
+    for face, label in dict.fromkeys(MARKERS.values()):
+        shown = [one for one in points if MARKERS.get(one.quality, DOUBT) == (face, label)]
         if shown:
             axis.scatter(
                 [one.cost for one in shown],

@@ -16,6 +16,7 @@ PRUNED = "#0072b2"
 INK = "#222222"
 CHOSEN = "#d55e00"
 PALE = "#d9d9d9"
+PALE_BLUE = "#9ccbe8"
 BETTER = "#e3f1ec"
 """Behind what is good enough."""
 Metrics = dict[str, float]
