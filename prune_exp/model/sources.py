@@ -3,6 +3,7 @@
 import shutil
 import struct
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -47,21 +48,26 @@ def locate_model(settings: ModelSettings, cache_dir: Path) -> ModelSource:
     else:
         folder = Path(str(settings.path)).expanduser().absolute()
     config = read_model_config(folder)
-    return ModelSource(folder=folder, digest=digest_of(config, _weights_digest(folder, cache_dir)))
+    read = list_weights_files(folder)
+    for path in read:
+        _check_weights(path)
+    return ModelSource(folder=folder, digest=digest_of(config, _list_digests(read, cache_dir)))
 
 
-def _weights_digest(folder: Path, cache_dir: Path) -> list[str]:
-    """sha256 of every weights file that is read, remembered by path, size and time of change.
+def digest_of_all(folder: Path, cache_dir: Path) -> str:
+    """What runs recorded once: the digest of all weights in a folder, also those not read."""
+    files = sorted(folder.glob("*.safetensors"))
+    return digest_of(read_model_config(folder), _list_digests(files, cache_dir))
 
-    A file is looked into before its digest is taken.
-    """
+
+def _list_digests(files: Sequence[Path], cache_dir: Path) -> list[str]:
+    """sha256 of files, remembered by path, size and time of change."""
     digests = []
-    for path in list_weights_files(folder):
+    for path in files:
         stat = path.stat()
         key = digest_of(str(path), stat.st_size, stat.st_mtime_ns)
         note = cache_dir / "digests" / key
         if not note.is_file():
-            _check_weights(path)
             keep_note(note, file_sha256(path).encode())
         digests.append(note.read_text(encoding="ascii"))
     return digests

@@ -24,7 +24,7 @@ from prune_exp.model.architectures import (
 )
 from prune_exp.model.offload import at_hand
 from prune_exp.pruning.layer_stream import LayerStream, watch_modules
-from prune_exp.pruning.moments import INVERSE_DAMPING, Moments
+from prune_exp.pruning.moments import INVERSE_DAMPING, OF_SILENT, Moments
 from prune_exp.pruning.statistics import Statistics, tensors_of
 from prune_exp.pruning.taylor import taylor_effects
 from prune_exp.text.corpus import Corpus, token_frequency
@@ -81,7 +81,8 @@ def calibrate_model(
         digest_of([(part.documents, part.share) for part in corpus.parts]),
     )
     device = cache_key(model.device)
-    key = digest_of(VERSION, model_digest, texts, asdict(reading), INVERSE_DAMPING, *device)
+    damping = (INVERSE_DAMPING, OF_SILENT)
+    key = digest_of(VERSION, model_digest, texts, asdict(reading), *damping, *device)
 
     def build(folder: Path) -> None:
         def keep(index: int, hidden: torch.Tensor) -> None:

@@ -49,7 +49,9 @@ def check_kept_text(candidate: Candidate, champion: Candidate | None) -> None:
         return
     ours, theirs = (_kept_texts(one.trial) for one in (candidate, champion))
     missing = [name for name in theirs if name not in ours]
-    if missing:
+    if ours == theirs and not _have_one_text(candidate.trial, champion.trial):
+        missing = [f"another {name}" for name in theirs]
+    if ours and missing:
         raise SettingError(
             f"version {champion.version} of {candidate.name}, the champion, keeps quality on"
             f" {join_words(missing)}, and run_id={candidate.trial.run_id} was judged on"
@@ -59,9 +61,19 @@ def check_kept_text(candidate: Candidate, champion: Candidate | None) -> None:
 
 
 def _kept_texts(trial: TrackedTrial) -> list[str]:
-    """Names of the texts on which a trial had to keep quality."""
-    kept = [one.name for one in read_domains(trial.metrics) if one.kept]
-    return kept or [data_of(trial).text_name]
+    """Names of the texts on which a trial had to keep quality; none where it recorded none."""
+    return [one.name for one in read_domains(trial.metrics) if one.kept]
+
+
+def _have_one_text(one: TrackedTrial, other: TrackedTrial) -> bool:
+    """Whether texts of the same names are the same, by where they lie or by their documents.
+
+    A folder may have moved, and another version may reserve other documents; where both differ it
+    is another text.
+    """
+    digests = [each.tags.get(tags.RESERVED_DIGEST) for each in (one, other)]
+    places = [(data.package, data.path, data.mix) for data in map(data_of, (one, other))]
+    return digests[0] == digests[1] or places[0] == places[1]
 
 
 def _first_trial(name: str) -> TrackedTrial | None:

@@ -1,5 +1,6 @@
 """Which stored model a promotion is about, and its files."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,16 +238,16 @@ def _latest_sweep(tracking: TrackingSettings) -> str:
 
 
 def check_is_ours(name: str, version: str) -> None:
-    """Raises SettingError for a version that no trial registered."""
-    run_id = MlflowClient().get_model_version(name, version).run_id
-    try:
-        is_ours = bool(run_id) and read_run(run_id).tags.get(tags.ROLE) == "trial"
-    except SettingError:
-        is_ours = False
+    """Raises SettingError for a version that no gate has judged and no trial has registered."""
+    found = MlflowClient().get_model_version(name, version)
+    is_ours = tags.PROMOTION in found.tags  # also where its run is gone
+    if not is_ours and found.run_id:
+        with suppress(SettingError):
+            is_ours = read_run(found.run_id).tags.get(tags.ROLE) == "trial"
     if not is_ours:
         raise SettingError(
             f"version {version} of {name} was not registered by a trial, so its aliases are not"
-            " touched; say which model with tracking.registered_model=NAME"
+            " touched; give the name of one that was with tracking.registered_model=NAME"
         )
 
 

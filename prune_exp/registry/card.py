@@ -21,10 +21,10 @@ from prune_exp.settings.params import restore_settings
 from prune_exp.tracking import tags
 from prune_exp.tracking.domains import (
     MAINTAINED,
+    explain_doubt,
     join_words,
     judge_quality,
     list_losses,
-    list_too_few,
     read_domains,
 )
 from prune_exp.tracking.figures import key_figures, read_tasks
@@ -124,7 +124,8 @@ def summarize_trial(trial: TrackedTrial) -> str:
         return text + " Its quality was not measured."
     quality = restore_settings(QualitySettings, trial.params, "quality")
     ratio = Interval.read(metrics, "perplexity_ratio")
-    verdict = judge_quality({"max_perplexity_ratio": quality.max_perplexity_ratio} | metrics)
+    limited = {"max_perplexity_ratio": quality.max_perplexity_ratio} | metrics
+    verdict, doubt = judge_quality(limited), explain_doubt(limited)
     verdict = verdict if verdict == MAINTAINED else f"**{verdict}**"
     limit = quality.max_perplexity_ratio
     domains = read_domains(metrics)
@@ -134,7 +135,7 @@ def summarize_trial(trial: TrackedTrial) -> str:
         f" Quality{' on ' if kept else ''}{kept} is {verdict}: held-out perplexity is"
         f" {ratio.value:.3f} times the dense model's, with an upper end of"
         f" {'unknown height' if ratio.tells_nothing else f'{ratio.high:.3f}'} against a limit of"
-        f" {limit:g}.{_join_sentences(list_too_few(metrics), lost)}"
+        f" {limit:g}.{_join_sentences(doubt, lost)}"
     )
 
 
@@ -273,15 +274,18 @@ def _results_table(trial: TrackedTrial) -> str:
 def _describe_clocks(trial: TrackedTrial) -> str:
     """On what the times hold."""
     how = restore_settings(BenchmarkSettings, trial.params, "benchmark")
-    known = [trial.tags.get(f"{tags.PREFIX}{name}") for name in ("processor", "threads")]
-    processor, threads = (one or "not recorded" for one in known)
+    facts = ("processor", "threads", "dtype")
+    known = [trial.tags.get(f"{tags.PREFIX}{name}") for name in facts]
+    processor, threads, dtype = (one or "not recorded" for one in known)
     m = trial.metrics
     said = (
         f"Timed on {trial.tags.get(tags.DEVICE, 'cpu')} (processor: {processor}, threads:"
-        f" {threads}), served by {how.backend} with weights in {how.runtime.dtype}:"
+        f" {threads}), served by {how.backend} with weights in {dtype}:"
         f" {m.get('test_prompts', 0):.0f} prompts, {how.new_tokens} new tokens each, one request at"
         " a time. Elsewhere the ratios are others."
     )
+    if (how.backend, dtype) != ("transformers", "float32"):
+        said += " Quality was computed in float32, from the weights as they are written."
     cache = m.get("machine/last_level_cache_mib", 0.0)
     read = [m.get(f"{side}/mib_read_per_token", 0.0) for side in ("pruned", "dense")]
     if read[0] <= cache < read[1]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_exp.machine.device import choose_device
-from prune_exp.model.sources import ModelSource, locate_model
+from prune_exp.model.sources import ModelSource, digest_of_all, locate_model
 from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import DataSettings, ModelSettings, QualitySettings
 from prune_exp.settings.params import restore_settings
@@ -24,7 +24,7 @@ def find_dense_model(trial: TrackedTrial, cache_dir: Path) -> ModelSource:
     """
     source = locate_model(restore_settings(ModelSettings, trial.params, "model"), cache_dir)
     recorded = trial.tags.get(tags.MODEL_DIGEST)
-    if source.digest != recorded:
+    if recorded not in (source.digest, digest_of_all(source.folder, cache_dir)):
         raise SettingError(
             f"the dense model in {source.folder} has digest {source.digest}, the trial pruned"
             f" {recorded}; put the same model there"

@@ -39,7 +39,7 @@ from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
 from prune_exp.text.corpus import FEWEST_BLOCKS
 from prune_exp.tracking import tags
-from prune_exp.tracking.read import ABSENT, store_uri
+from prune_exp.tracking.read import ABSENT, LATEST, store_uri
 from prune_exp.tracking.store import use_store
 
 LOCK_TIMEOUT_S = 60
@@ -48,8 +48,10 @@ PASSED = "passed"
 """What a version is tagged with from the verdicts until its alias has moved."""
 
 
-def promote_model(settings: PromoteSettings) -> int:
+def promote_model(settings: PromoteSettings, *, unattended: bool = False) -> int:
     """Judges a stored model and makes it the champion; returns the exit code.
+
+    `unattended` says that nobody has named it, whatever the settings have.
 
     Raises:
         SettingError: nothing could be judged, or the champion changed meanwhile.
@@ -64,7 +66,8 @@ def promote_model(settings: PromoteSettings) -> int:
         if holder is not None and holder == candidate.version:
             return _audit_champion(settings, candidate)
         present = at_version(candidate.name, holder, Path(scratch)) if holder else None
-        _check_not_rolled_back(settings, candidate)
+        if unattended or not _is_named(settings):
+            check_not_rolled_back(candidate)
         if not settings.other_base_model:
             check_base_model(candidate, present)
         if not settings.other_text:
@@ -86,9 +89,14 @@ def _evidence_of(
     )
 
 
-def _check_not_rolled_back(settings: PromoteSettings, candidate: Candidate) -> None:
-    """Raises SettingError for a version that somebody put out of office, unless it is named."""
-    if candidate.version is None or settings.version is not None or settings.run_id is not None:
+def _is_named(settings: PromoteSettings) -> bool:
+    """Whether somebody asks for this very model."""
+    return settings.version is not None or settings.run_id not in (None, LATEST)
+
+
+def check_not_rolled_back(candidate: Candidate) -> None:
+    """Raises SettingError for a version that somebody put out of office."""
+    if candidate.version is None:
         return
     found = MlflowClient().get_model_version(candidate.name, candidate.version).tags
     if found.get(tags.PROMOTION) == ROLLED_BACK:

@@ -8,10 +8,10 @@ from prune_exp.pruning.plan import UNIT_NAMES
 from prune_exp.tracking.domains import (
     MAINTAINED,
     NOT_MAINTAINED,
+    explain_doubt,
     join_words,
     judge_quality,
     list_losses,
-    list_too_few,
     read_domains,
 )
 from prune_exp.tracking.figures import read_tasks
@@ -88,7 +88,7 @@ def tell_quality(m: Metrics) -> str | None:
     kept = [one.name for one in read_domains(m) if one.kept]
     on = f" on {join_words(kept)}" if kept else ""
     sentence = f"Quality{on} is {judge_quality(m)}: {_tell_perplexity(m)}."
-    return " ".join(filter(None, [sentence, list_too_few(m), _tell_losses(m)]))
+    return " ".join(filter(None, [sentence, explain_doubt(m), _tell_losses(m)]))
 
 
 def _tell_perplexity(m: Metrics) -> str:
@@ -338,4 +338,4 @@ def _conclude_on_quality(m: Metrics) -> str:
         else None
     )
     said = [f"Its quality on held-out text{on} is {verdict}{why}."]
-    return " ".join(filter(None, [*said, list_too_few(m), _tell_losses(m), advice]))
+    return " ".join(filter(None, [*said, explain_doubt(m), _tell_losses(m), advice]))

@@ -12,7 +12,7 @@ from prune_exp.reporting.document.trials import describe_quality, status_of
 from prune_exp.reporting.insights import tell_load_at_start
 from prune_exp.settings.groups import TrackingSettings
 from prune_exp.settings.redaction import redact
-from prune_exp.tracking.domains import MAINTAINED, NOT_MAINTAINED, judge_quality, list_too_few
+from prune_exp.tracking.domains import MAINTAINED, NOT_MAINTAINED, explain_doubt, judge_quality
 from prune_exp.tracking.figures import Figure, key_figures
 from prune_exp.tracking.naming import overrides_of
 from prune_exp.tracking.read import (
@@ -143,7 +143,7 @@ def _describe_verdict(trial: TrackedTrial, trials: list[TrackedTrial]) -> list[s
         said = describe_correction(trials, trial)
         return [said] if said else []
     doubt = "Whether it kept its quality was not shown; promote judges it on other documents."
-    return [list_too_few(trial.metrics) or doubt]
+    return [explain_doubt(trial.metrics) or doubt]
 
 
 def _with_interval(figure: Figure, found: Interval) -> str:

@@ -112,6 +112,8 @@ class ShipSettings:
     """The same of files in 8 bits."""
     max_kl_4_bit: float = 0.5
     """The same of files in 4 bits."""
+    same_chats: bool = True
+    """Keep no file whose runtime encodes the checkpoint's chat template in another way."""
     rounds: int = 4
     """How often, twice at least, every file that is kept is timed in turns with the dense model's
     of the same kind; 0 does not, and neither is it done where the dense model is not here."""

@@ -220,6 +220,7 @@ class Shipment:
     same_texts: int
     """How many of the prompts it continues as the checkpoint does."""
     texts: list[dict[str, str]]
+    chats_must_be_same: bool = True
     note: str | None = None
     """What else there is to say of the file."""
     beside_dense: DensePair | None = None
@@ -230,8 +231,11 @@ class Shipment:
         """Why it is not kept; None where it is."""
         if not self.same_tokens:
             return "its tokenizer does not encode as the checkpoint's does"
-        if not self.same_chats:
-            return "its tokenizer does not encode the chat template as the checkpoint's does"
+        if self.chats_must_be_same and not self.same_chats:
+            return (
+                "its tokenizer does not encode the chat template as the checkpoint's does;"
+                " same_chats=false keeps it all the same"
+            )
         if not self.kl_nats <= self.kl_limit:
             return (
                 f"it diverges from the checkpoint by {self.kl_nats:.2g} nats a token, and the limit"

@@ -70,8 +70,11 @@ def _write_papers(writer: Any, checkpoint: Path) -> None:
     card = checkpoint / "README.md"
     if not card.is_file():
         return
-    data: Any = ModelCard.load(card).data
-    if data.license:
+    try:
+        data: Any = ModelCard.load(card, ignore_metadata_errors=True).data
+    except Exception:  # of a dense model anybody may have written it, and in any way
+        return
+    if isinstance(data.license, str):
         writer.add_license(data.license)
     if isinstance(data.base_model, str):
         writer.add_base_model_count(1)

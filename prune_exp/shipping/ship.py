@@ -209,7 +209,8 @@ def _ship_target(
             threads=settings.threads,
             limit=target.limit(settings),
         )
-        found = replace(found, note=target.describe(path))
+        note = target.describe(path)
+        found = replace(found, note=note, chats_must_be_same=settings.same_chats)
     except Exception as error:  # whatever an exporter raises, other targets are as good as before
         return _drop(name, path, _say_why(error))
     trial_ratio = candidate.trial.metrics.get("perplexity_ratio")
@@ -279,6 +280,7 @@ def _show_figures(found: Shipment) -> None:
         f"  {found.target:12} {found.size_mib:.1f} MiB, KL {show_kl(found.kl_nats)} nats,"
         f" perplexity {found.perplexity_ratio_to_checkpoint:.4f} times the checkpoint's, opens in"
         f" {found.load_s:.1f} s{speed}, {found.same_texts} of {len(found.texts)} texts the same"
-        f"{'' if found.note is None else f' ({found.note})'}",
+        f"{'' if found.note is None else f' ({found.note})'}"
+        f"{'' if found.same_chats else ', chats are encoded in another way'}",
         flush=True,
     )

@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +141,27 @@ def list_template_tokens(tokenizer: Any) -> frozenset[int]:
     for roles in (("user",), ("user", "assistant", "user"), ("system", "user")):
         turns = [{"role": role, "content": "a"} for role in roles]
         try:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(
+                turns,
+                chat_template=_write_every_day(tokenizer.chat_template),
+                tokenize=False,
+                add_generation_prompt=True,
+            )
         except Exception:  # templates refuse some roles in words of their own
             continue
         found.update(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     return frozenset(found)
+
+
+def _write_every_day(template: Any) -> str | None:
+    """A template that tells the day, made to tell days of all months and years instead: what stays
+    is no matter of when that was asked. None where the template is as it should be."""
+    if not isinstance(template, str) or "strftime_now" not in template:
+        return None
+    months = [date(2026, month, 28) for month in range(1, 13)]
+    told = [day.strftime(form) for form in ("%d %b %Y", "%B %d, %Y", "%Y-%m-%d") for day in months]
+    told += [date(2020 + place, 1, place + 1).strftime("%d %b %Y") for place in range(31)]
+    return f"{{% macro strftime_now(form) %}}{'; '.join(told)}{{% endmacro %}}{template}"
 
 
 def _list_parts(tokens: frozenset[int], merges: Sequence[tuple[int, int, int]]) -> frozenset[int]:

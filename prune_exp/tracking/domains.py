@@ -89,6 +89,11 @@ def list_too_few(metrics: Mapping[str, float]) -> str | None:
     )
 
 
+def explain_doubt(metrics: Mapping[str, float]) -> str | None:
+    """That documents are too few, where that keeps a verdict from being one."""
+    return list_too_few(metrics) if judge_quality(metrics) == NOT_SHOWN else None
+
+
 def join_words(words: list[str]) -> str:
     """Words as in a sentence: a, b and c."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -7,7 +7,7 @@ from mlflow.tracking import MlflowClient
 from prune_exp.machine.display import one_line
 from prune_exp.measurement.records import Interval
 from prune_exp.tracking import tags
-from prune_exp.tracking.domains import NOT_SHOWN, judge_quality, list_too_few
+from prune_exp.tracking.domains import explain_doubt, judge_quality
 from prune_exp.tracking.figures import Figure, key_figures
 from prune_exp.tracking.views import page_of_report
 
@@ -82,8 +82,7 @@ def _verdict(metrics: Mapping[str, float]) -> str:
     if "quality_maintained" not in metrics:
         return "Quality was not judged."
     verdict = judge_quality(metrics)
-    few = list_too_few(metrics)
-    if few and verdict == NOT_SHOWN:
+    if few := explain_doubt(metrics):
         return few
     limit = metrics.get("max_perplexity_ratio")
     within = "" if limit is None else f" (the limit is {limit:g} times the dense perplexity)"

@@ -286,8 +286,8 @@ def describe_correction(trials: Sequence[TrackedTrial], trial: TrackedTrial) -> 
     if trial.run_id in kept_after_correction(trials):
         return f"Its quality counts as maintained also with Holm's correction for {count} trials."
     return (
-        "That is the verdict on this trial by itself: with Holm's correction for the"
-        f" {count} trials that were judged, its quality does not count as maintained."
+        f"With Holm's correction for the {count} trials that were judged, its quality does not"
+        " count as maintained; by itself it does."
     )
 
 

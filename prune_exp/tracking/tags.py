@@ -53,7 +53,7 @@ WRAPPER_SHA256 = f"{PREFIX}wrapper_sha256"
 RESERVED_DIGEST = f"{PREFIX}reserved_digest"
 """Identifies the documents that a trial did not see, for a last judgement."""
 
-MEASUREMENT_FACTS = ("stopped_by", "processor", "cores", "threads", "governor")
+MEASUREMENT_FACTS = ("stopped_by", "processor", "cores", "threads", "governor", "dtype")
 """What a timing depends on; each is a tag after `PREFIX`."""
 
 DEVICE = "device"

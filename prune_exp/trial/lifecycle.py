@@ -542,7 +542,7 @@ def promote_best(settings: Settings, best: "TrackedTrial", name: str | None) -> 
         tracking=settings.tracking,
         limits=LimitSettings(max_perplexity_ratio=limit if wider else None),
     )
-    if promote_model(asked):
+    if promote_model(asked, unattended=True):
         raise SystemExit(1)
 
 

@@ -17,6 +17,7 @@ from prune_exp.settings.params import restore_settings
 from prune_exp.settings.schema import Settings
 from prune_exp.tracking import tags
 from prune_exp.tracking.read import LATEST, TrackedTrial, find_latest, read_plan, read_trials
+from prune_exp.tracking.runs import environment_tags
 from prune_exp.tracking.store import use_store
 from prune_exp.trial.dense import load_dense
 from prune_exp.trial.prepare import prepare_trial, pruning_request
@@ -92,11 +93,14 @@ def _verify_weights(trial: TrackedTrial, made: Path, output: Path, *, keep: bool
 
 
 def _changed_versions(trial: TrackedTrial) -> list[str]:
-    """Decisive packages whose version is not the trial's, with both versions."""
+    """Decisive packages whose version is not the trial's, and our own commit, then and now."""
     changed = []
     for name in DECISIVE:
         then = trial.tags.get(f"{tags.VERSION_PREFIX}{name}")
         now = installed_version(name) or "unknown"
         if then != now:
             changed.append(f"{name} {then}, now {now}")
+    then, now = (found.get(tags.GIT_COMMIT) for found in (trial.tags, environment_tags()))
+    if then != now:
+        changed.append(f"commit {then}, now {now}")
     return changed

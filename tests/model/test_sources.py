@@ -57,3 +57,12 @@ def test_weights_that_are_not_read_are_not_looked_at(tiny_folder: Path, tmp_path
     before = sources.locate_model(asked, tmp_path / "cache").digest
     (whole / "consolidated.safetensors").write_text("version https://git-lfs", encoding="utf-8")
     assert sources.locate_model(asked, tmp_path / "cache").digest == before
+
+
+def test_what_was_recorded_of_all_weights_is_still_known(tiny_folder: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(tiny_folder, tmp_path / "model")
+    asked = ModelSettings(name="tiny", path=str(whole))
+    found = sources.locate_model(asked, tmp_path / "cache").digest
+    assert sources.digest_of_all(whole, tmp_path / "cache") == found
+    (whole / "other.safetensors").write_bytes((whole / "model.safetensors").read_bytes())
+    assert sources.digest_of_all(whole, tmp_path / "cache") != found

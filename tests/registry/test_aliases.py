@@ -199,17 +199,29 @@ def test_a_mark_of_a_version_that_was_deleted_does_not_block(
 
 
 def test_what_was_rolled_back_is_judged_again_only_by_its_number(
-    tracking: TrackingSettings,
+    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither where nobody has named it, nor where a sweep would promote it again."""
     _move_champion(NAME, "3", "2")
     roll_back(tracking)
-    candidate: Any = SimpleNamespace(name=NAME, version="3")
-    with pytest.raises(SettingError, match="was rolled back; name it with version=3"):
-        promotion._check_not_rolled_back(PromoteSettings(tracking=tracking), candidate)
-    for named in (PromoteSettings(tracking=tracking, version=3), PromoteSettings(run_id="x")):
-        promotion._check_not_rolled_back(named, candidate)
-    other: Any = SimpleNamespace(name=NAME, version="4")
-    promotion._check_not_rolled_back(PromoteSettings(tracking=tracking), other)
+    monkeypatch.setattr(promotion, "judge_candidate", lambda _evidence, _asked: [])
+    monkeypatch.setattr(promotion, "_describe_candidate", lambda _candidate: NAME)
+    monkeypatch.setattr(promotion, "check_kept_text", lambda _one, _other: None)
+    monkeypatch.setattr(promotion, "check_base_model", lambda _one, _other: None)
+    monkeypatch.setattr(promotion, "folder_sha256", lambda _folder: "digest")
+    monkeypatch.setattr(promotion, "at_version", lambda _name, _version, _scratch: None)
+    chosen: Any = SimpleNamespace(name=NAME, version="3", root=Path())
+    monkeypatch.setattr(promotion, "choose_candidate", lambda _settings, _scratch: chosen)
+    rolled_back = pytest.raises(SettingError, match="was rolled back; name it with version=3")
+    for given, unattended in ((None, False), ("latest", False), ("x", True)):
+        asked = PromoteSettings(tracking=tracking, run_id=given)
+        with rolled_back:
+            promote_model(asked, unattended=unattended)
+    assert aliases() == ("2", None)
+    assert promote_model(PromoteSettings(tracking=tracking, version=3)) == 0
+    assert aliases() == ("3", "2")
+    chosen.version = "4"
+    assert promote_model(PromoteSettings(tracking=tracking)) == 0
 
 
 @pytest.mark.parametrize("passed", [True, False])
@@ -232,3 +244,13 @@ def test_a_second_promotion_of_the_same_version_leaves_its_verdicts(
     assert tags_of("3") == before
     assert aliases() == ("3", "2")
     assert "has become the champion meanwhile" in capsys.readouterr().out
+
+
+def test_a_judged_version_is_ours_though_its_run_is_gone(tracking: TrackingSettings) -> None:
+    client = MlflowClient()
+    _move_champion(NAME, "3", "2")
+    for version in ("2", "3"):
+        client.set_model_version_tag(NAME, version, "promotion", "promoted")
+    client.delete_run(str(client.get_model_version(NAME, "3").run_id))
+    assert roll_back(tracking) == 0
+    assert aliases() == ("2", None)

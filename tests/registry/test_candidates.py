@@ -212,6 +212,42 @@ def test_a_store_that_does_not_answer_is_not_a_version_that_is_missing(
         at_version("pruned-tiny", "1", tmp_path)
 
 
+def keeping(names: list[str], **text: str) -> Candidate:
+    """A stored model that had to keep texts of these names; `text` is its digest and its place."""
+    metrics = figures(0.3)
+    for name in names:
+        metrics |= on_text(name, 1.05, kept=True)
+    metrics |= on_text("other", 3.0, kept=False)
+    one = trial(0, metrics=metrics)
+    one.tags.update({tags.RESERVED_DIGEST: text.get("digest", "d")})
+    one.params["data.path"] = text.get("path", "text.txt")
+    return Candidate(name="m", version="1", trial=one, folder=Path("model"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({"digest": "e"}, False),
+        ({"path": "moved/text.txt"}, False),
+        ({"digest": "e", "path": "other/text.txt"}, True),
+    ],
+)
+def test_another_text_of_the_same_name_is_another_text(
+    changed: dict[str, str], refused: bool
+) -> None:
+    candidate, champion = keeping(["text"], **changed), keeping(["text"])
+    if not refused:
+        check_kept_text(candidate, champion)
+        return
+    with pytest.raises(SettingError, match="keeps quality on another text"):
+        check_kept_text(candidate, champion)
+
+
+def test_runs_that_recorded_no_texts_are_let_through() -> None:
+    check_kept_text(keeping([]), keeping(["wiki"]))
+    check_kept_text(keeping(["wiki"]), keeping([]))
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "refused"),
     [
@@ -224,14 +260,6 @@ def test_a_store_that_does_not_answer_is_not_a_version_that_is_missing(
 def test_a_champion_of_more_texts_is_not_replaced(
     ours: list[str], theirs: list[str], refused: bool
 ) -> None:
-    def keeping(names: list[str]) -> Candidate:
-        metrics = figures(0.3)
-        for name in names:
-            metrics |= on_text(name, 1.05, kept=True)
-        metrics |= on_text("other", 3.0, kept=False)
-        one = trial(0, metrics=metrics)
-        return Candidate(name="m", version="1", trial=one, folder=Path("model"))
-
     candidate, champion = keeping(ours), keeping(theirs)
     check_kept_text(candidate, None)
     if not refused:

@@ -464,7 +464,7 @@ def test_trials_of_other_machines_or_versions_are_said_to_be() -> None:
 def test_trials_that_held_out_text_ended_were_chosen_among_too() -> None:
     ended = trial(1, metrics={"stopped/after_blocks": 4.0}, tags={keys.STOPPED: "beyond the limit"})
     told = section(findings([trial(0), ended]), "Limits of validity")
-    assert "The best of 1 finished trials, and of 1 that held-out text had ended before" in told
+    assert "The best of 1 finished trial, and of 1 that held-out text had ended before" in told
 
 
 def test_scripts_that_went_stand_in_summary_and_conclusion() -> None:

@@ -341,3 +341,14 @@ def test_only_a_model_that_lost_its_quality_is_advised_against() -> None:
     assert "the limit is 1.1x" in conclude(lost)
     doubted = lost | made_up.interval("perplexity_ratio", 1.08, 0.05)
     assert "Do not use it" not in conclude(doubted)
+
+
+def test_a_loss_that_is_sure_is_not_said_to_be_no_verdict() -> None:
+    """One text is surely lost, and another one has too few documents to tell anything of it."""
+    m = figures(1.1, 1.2, 1.3, maintained=0.0) | made_up.interval("perplexity_ratio", 9.0, 8.2)
+    m |= made_up.on_text("wiki", 12.0, kept=True, spread=2.0) | {"domain/wiki/documents": 60.0}
+    m |= made_up.on_text("mine", 40.0, kept=True, spread=39.5) | {"domain/mine/documents": 5.0}
+    for text in (rules.tell_quality(m), conclude(m)):
+        assert "is not maintained" in str(text)
+        assert "no verdict" not in str(text)
+        assert "It is lost on wiki" in str(text)

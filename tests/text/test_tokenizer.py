@@ -242,3 +242,12 @@ def test_padding_names_the_token_by_its_new_number() -> None:
     tokenizer.backend_tokenizer.enable_padding(pad_id=5, pad_token="$")
     trimmed, kept = trim_tokenizer(tokenizer, lowest(10), len(tokenizer))
     assert kept[trimmed.backend_tokenizer.padding["pad_id"]] == 5
+
+
+def test_what_stays_of_a_template_is_no_matter_of_the_day() -> None:
+    """Templates that tell the day keep every month and digit, whenever they are asked."""
+    tokenizer = make_bpe_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} river"
+    found = list_template_tokens(tokenizer)
+    for text in (" Dec", " Feb", "0123456789", "December", " river"):
+        assert {*tokenizer(text)["input_ids"]} <= found

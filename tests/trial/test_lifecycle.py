@@ -245,7 +245,8 @@ def test_gates_judge_by_the_limit_that_was_typed_where_it_allows_more(
 ) -> None:
     given: list[Any] = []
     monkeypatch.setattr(
-        "prune_exp.registry.promotion.promote_model", lambda wanted: given.append(wanted.limits)
+        "prune_exp.registry.promotion.promote_model",
+        lambda wanted, **_: given.append(wanted.limits),
     )
     one = trial(0)
     one.metrics["max_perplexity_ratio"] = limit
@@ -254,7 +255,7 @@ def test_gates_judge_by_the_limit_that_was_typed_where_it_allows_more(
 
 
 def test_a_model_that_gates_refuse_ends_in_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prune_exp.registry.promotion.promote_model", lambda _: 1)
+    monkeypatch.setattr("prune_exp.registry.promotion.promote_model", lambda _, **__: 1)
     one = trial(0)
     one.metrics["max_perplexity_ratio"] = 1.1
     with pytest.raises(SystemExit) as ended:
@@ -305,7 +306,7 @@ def test_gates_are_asked_where_they_might_say_yes(
 ) -> None:
     done: list[str] = []
     monkeypatch.setattr(
-        "prune_exp.registry.promotion.promote_model", lambda wanted: done.append(wanted.run_id)
+        "prune_exp.registry.promotion.promote_model", lambda wanted, **_: done.append(wanted.run_id)
     )
     one = trial(0)
     one.metrics.update(interval("worst_perplexity_ratio", ratio, spread))

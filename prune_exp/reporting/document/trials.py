@@ -3,7 +3,7 @@
 from collections.abc import Set
 
 from prune_exp.machine.display import one_line
-from prune_exp.tracking.domains import MAINTAINED, NOT_MAINTAINED, judge_quality, list_too_few
+from prune_exp.tracking.domains import MAINTAINED, NOT_MAINTAINED, explain_doubt, judge_quality
 from prune_exp.tracking.read import (
     Choice,
     TrackedTrial,
@@ -102,7 +102,7 @@ def describe_quality(trial: TrackedTrial, kept: Set[str]) -> str:
         return KEPT if trial.run_id in kept else KEPT_ALONE
     if verdict == NOT_MAINTAINED:
         return LOST
-    return TOO_FEW if list_too_few(trial.metrics) else UNSHOWN
+    return TOO_FEW if explain_doubt(trial.metrics) else UNSHOWN
 
 
 def place_of(trials: list[TrackedTrial], best: Choice) -> int | None:

@@ -24,14 +24,16 @@ def tell_selection(found: Findings) -> str | None:
     ended = len([one for one in judged_trials(found.trials) if not one.has_result])
     if count < 2 and not ended:
         return "One trial finished; nothing was chosen among several."
+    several = f"{count} finished trial{'' if count == 1 else 's'}"
+    if ended:
+        several += f", and of {ended} that held-out text had ended before,"
     if found.best.rule == ASKED_FOR:
         return (
-            f"This trial was asked for by its id; {count} trials of its sweep finished, and whoever"
-            " picks one by the figures shown here picks the lucky one too."
+            f"This trial was asked for by its id out of {several.removesuffix(',')}; whoever picks"
+            " one by the figures shown here picks the lucky one too."
         )
-    more = f", and of {ended} that held-out text had ended before," if ended else ""
     return (
-        f"The best of {count} finished trials{more} was chosen by the same measurements and"
+        f"The best of {several} was chosen by the same measurements and"
         " held-out text that are reported, so its figures are on the optimistic side; python -m"
         " prune_exp.promote judges it on documents kept from every trial, and times it again."
     )
