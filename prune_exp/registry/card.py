@@ -45,8 +45,8 @@ JUDGED = (
 USES = """\
 For continuing text where the dense model would do and its size or latency is the obstacle. What
 the dense model was not made for, this one is not made for either. It was not judged{tasks} on
-safety or on other languages than that of the text below, and may have lost more there than
-the figures show."""
+safety or on other kinds of text and languages than those below, and may have lost more there
+than the figures show."""
 
 CHOSEN_BY = """\
 These figures are those of the trial by itself. Where it was chosen among several by these very

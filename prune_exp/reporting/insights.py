@@ -96,7 +96,7 @@ def _tell_perplexity(m: Metrics) -> str:
         return "the pruned model's held-out perplexity is no number"
     where = _show_interval(m, "perplexity_ratio", ".2f")
     ratio = f"held-out perplexity is {m['perplexity_ratio']:.2f}x the dense model's ({where})"
-    if m["quality_maintained"] or "max_perplexity_ratio" not in m:
+    if m.get("quality_maintained") or "max_perplexity_ratio" not in m:
         return ratio
     return f"{ratio}, and the limit is {m['max_perplexity_ratio']:g}x"
 

@@ -136,7 +136,7 @@ def judge_quality(metrics: Mapping[str, float]) -> str:
     them, however few documents another one has. Runs that recorded no limit keep the verdict that
     they have.
     """
-    if metrics["quality_maintained"] == 1.0:
+    if metrics.get("quality_maintained") == 1.0:
         return MAINTAINED
     limit = metrics.get("max_perplexity_ratio")
     whole = "perplexity_ratio"

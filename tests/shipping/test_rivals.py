@@ -168,7 +168,8 @@ def test_stored_models_are_compared_with_their_dense_one(
 ) -> None:
     dense = save_tiny(tmp_path / "dense")
     pruned = save_tiny(tmp_path / "pruned", intermediate_size=32)
-    trial = SimpleNamespace(metrics={"params_pruned_pct": 12.0}, run_id="f" * 32)
+    figures = {"params_pruned_pct": 12.0}
+    trial = SimpleNamespace(metrics=figures, params={"model.package": "a"}, run_id="f" * 32)
     model = SimpleNamespace(name="tiny", version="3", trial=trial, folder=pruned)
     ids = torch.randint(1, 300, (14, 20), generator=torch.Generator().manual_seed(1))
     judged = TokenBlocks(ids=ids, bytes_scored=ids[:, 1:].numel(), digest="d", source="s")
@@ -188,5 +189,9 @@ def test_stored_models_are_compared_with_their_dense_one(
     pruned_name = "tiny version 3, 12.0 % less"
     assert names == [(name, kind) for name in ("dense", pruned_name) for kind in ("f32", "q8_0")]
     assert kept["rivals"][0]["perplexity_ratio"] == 1.0
+    assert kept["reference"] == "dense f32"
+    assert "read from a file whose matrices were quantized already" in kept["notes"][-1]
+    page = (tmp_path / "out" / "rivals.md").read_text(encoding="utf-8")
+    assert all(note in page for note in kept["notes"])
     assert f"{pruned_name} f32" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "out", "pruned"]
