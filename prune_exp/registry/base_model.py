@@ -10,7 +10,7 @@ from prune_exp.settings.errors import SettingError
 from prune_exp.settings.groups import ModelSettings
 from prune_exp.settings.params import restore_settings
 from prune_exp.tracking import tags
-from prune_exp.tracking.domains import join_words, read_domains
+from prune_exp.tracking.domains import join_words, list_kept
 from prune_exp.tracking.read import TrackedTrial, read_run
 
 
@@ -47,7 +47,7 @@ def check_kept_text(candidate: Candidate, champion: Candidate | None) -> None:
     """
     if champion is None:
         return
-    ours, theirs = (_kept_texts(one.trial) for one in (candidate, champion))
+    ours, theirs = (list_kept(one.trial.metrics) for one in (candidate, champion))
     missing = [name for name in theirs if name not in ours]
     if ours == theirs and not _have_one_text(candidate.trial, champion.trial):
         missing = [f"another {name}" for name in theirs]
@@ -58,11 +58,6 @@ def check_kept_text(candidate: Candidate, champion: Candidate | None) -> None:
             f" {join_words(ours)} alone; give it a tracking.registered_model=NAME of its own, or"
             " other_text=true"
         )
-
-
-def _kept_texts(trial: TrackedTrial) -> list[str]:
-    """Names of the texts on which a trial had to keep quality; none where it recorded none."""
-    return [one.name for one in read_domains(trial.metrics) if one.kept]
 
 
 def _have_one_text(one: TrackedTrial, other: TrackedTrial) -> bool:

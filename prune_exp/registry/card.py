@@ -24,11 +24,12 @@ from prune_exp.tracking.domains import (
     explain_doubt,
     join_words,
     judge_quality,
+    list_kept,
     list_losses,
     read_domains,
 )
-from prune_exp.tracking.figures import key_figures, read_tasks
-from prune_exp.tracking.read import TrackedTrial, spells_otherwise
+from prune_exp.tracking.figures import fits_cache_alone, key_figures, read_tasks
+from prune_exp.tracking.read import TrackedTrial, says_something
 
 FIGURES = key_figures(
     "speedup", "text_speedup", "memory_reduction_pct", "throughput_gain_pct", "perplexity_ratio"
@@ -129,7 +130,7 @@ def summarize_trial(trial: TrackedTrial) -> str:
     verdict = verdict if verdict == MAINTAINED else f"**{verdict}**"
     limit = quality.max_perplexity_ratio
     domains = read_domains(metrics)
-    kept = join_words([one.name for one in domains if one.kept])
+    kept = join_words(list_kept(metrics))
     lost = list_losses(domains, limit)
     return text + (
         f" Quality{' on ' if kept else ''}{kept} is {verdict}: held-out perplexity is"
@@ -247,7 +248,7 @@ def _results_table(trial: TrackedTrial) -> str:
     metrics = trial.metrics
     rows = ["| Against the dense model | Value | 95 % interval |", "| --- | --- | --- |"]
     for figure in FIGURES:
-        if figure.key in metrics and (figure.key != "text_speedup" or spells_otherwise(metrics)):
+        if says_something(metrics, figure.key):
             found = Interval.read(metrics, figure.key)
             rows.append(
                 f"| {figure.name} | {found.value:.3f}{figure.unit} |"
@@ -286,8 +287,6 @@ def _describe_clocks(trial: TrackedTrial) -> str:
     )
     if (how.backend, dtype) != ("transformers", "float32"):
         said += " Quality was computed in float32, from the weights as they are written."
-    cache = m.get("machine/last_level_cache_mib", 0.0)
-    read = [m.get(f"{side}/mib_read_per_token", 0.0) for side in ("pruned", "dense")]
-    if read[0] <= cache < read[1]:
+    if fits_cache_alone(m):
         said += " There the pruned model fits in the processor's cache and the dense one does not."
     return said

@@ -18,6 +18,7 @@ from prune_exp.measurement.quality import (
 )
 from prune_exp.measurement.records import Interval, SpeedComparison
 from prune_exp.model import loading
+from prune_exp.model.export import weights_sha256
 from prune_exp.model.sources import ModelSource
 from prune_exp.registry.candidates import Candidate
 from prune_exp.registry.integrity import find_file_fault
@@ -62,7 +63,7 @@ class Evidence:
     def champion_fault(self) -> str | None:
         """What is wrong with the champion's files; None if nothing."""
         assert self.champion is not None
-        return find_file_fault(self.champion)
+        return find_file_fault(self.champion, weights_sha256(self.champion.folder))
 
     @property
     def quality_limit(self) -> float:

@@ -31,11 +31,10 @@ class Verdict:
 def integrity(case: Evidence) -> Verdict:
     """The stored files are those of the trial, byte for byte, and nothing in them can run."""
     candidate = case.candidate
-    fault = find_file_fault(candidate)
-    figures = {
-        "recorded_sha256": candidate.trial.tags[tags.WEIGHTS_SHA256],
-        "found_sha256": weights_sha256(candidate.folder),
-    }
+    found = weights_sha256(candidate.folder)
+    fault = find_file_fault(candidate, found)
+    recorded = candidate.trial.tags[tags.WEIGHTS_SHA256]
+    figures = {"recorded_sha256": recorded, "found_sha256": found}
     sentence = fault or "the stored files are the trial's, and only data"
     return _make_verdict("integrity", fault is None, sentence, **figures)
 

@@ -24,7 +24,7 @@ def find_dense_model(trial: TrackedTrial, cache_dir: Path) -> ModelSource:
     """
     source = locate_model(restore_settings(ModelSettings, trial.params, "model"), cache_dir)
     recorded = trial.tags.get(tags.MODEL_DIGEST)
-    if recorded not in (source.digest, digest_of_all(source.folder, cache_dir)):
+    if source.digest != recorded and digest_of_all(source.folder, cache_dir) != recorded:
         raise SettingError(
             f"the dense model in {source.folder} has digest {source.digest}, the trial pruned"
             f" {recorded}; put the same model there"

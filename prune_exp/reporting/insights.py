@@ -11,10 +11,11 @@ from prune_exp.tracking.domains import (
     explain_doubt,
     join_words,
     judge_quality,
+    list_kept,
     list_losses,
     read_domains,
 )
-from prune_exp.tracking.figures import read_tasks
+from prune_exp.tracking.figures import fits_cache_alone, read_tasks
 from prune_exp.tracking.read import spells_otherwise
 
 Metrics = dict[str, float]
@@ -85,7 +86,7 @@ def tell_quality(m: Metrics) -> str | None:
     """
     if "perplexity_ratio" not in m:
         return "Quality was not measured, so nothing is claimed about it."
-    kept = [one.name for one in read_domains(m) if one.kept]
+    kept = list_kept(m)
     on = f" on {join_words(kept)}" if kept else ""
     sentence = f"Quality{on} is {judge_quality(m)}: {_tell_perplexity(m)}."
     return " ".join(filter(None, [sentence, explain_doubt(m), _tell_losses(m)]))
@@ -134,17 +135,9 @@ def _cache_matters(m: Metrics) -> bool:
     return cache >= CACHE_SHARE * m.get("pruned/mib_read_per_token", math.inf)
 
 
-def _fits_cache_alone(m: Metrics) -> bool:
-    """Whether what the pruned model reads for a token fits in a cache that the dense model's does
-    not fit in."""
-    cache = m.get("machine/last_level_cache_mib", 0.0)
-    dense, pruned = (m.get(f"{side}/mib_read_per_token", 0.0) for side in ("dense", "pruned"))
-    return pruned <= cache < dense
-
-
 def tell_cache(m: Metrics) -> str | None:
     """A warning where a large cache is part of what was gained."""
-    if not _fits_cache_alone(m):
+    if not fits_cache_alone(m):
         return None
     dense, pruned = (m[f"{side}/mib_read_per_token"] for side in ("dense", "pruned"))
     return (
@@ -329,7 +322,7 @@ def _conclude_on_quality(m: Metrics) -> str:
     if "perplexity_ratio" not in m:
         return "Its quality was not measured."
     verdict = judge_quality(m)
-    kept = [one.name for one in read_domains(m) if one.kept]
+    kept = list_kept(m)
     on = f" of {join_words(kept)}" if kept else ""
     why = "" if verdict == MAINTAINED else f": {_tell_perplexity(m)}"
     advice = (

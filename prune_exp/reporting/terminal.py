@@ -21,7 +21,7 @@ from prune_exp.tracking.read import (
     TrackedTrial,
     describe_correction,
     kept_after_correction,
-    spells_otherwise,
+    says_something,
     store_uri,
 )
 from prune_exp.tracking.ui import SERVER
@@ -90,7 +90,7 @@ def _tabulate_trials(trials: list[TrackedTrial]) -> tuple[Table, list[str]]:
     known = {
         name: form
         for name, form in COLUMNS.items()
-        if any(_is_known(trial, form[0]) for trial in trials)
+        if any(says_something(trial.metrics, form[0]) for trial in trials)
     }
     surely = kept_after_correction(trials)
     kept = any("quality_maintained" in trial.metrics for trial in trials)
@@ -109,11 +109,6 @@ def _show_figure(trial: TrackedTrial, key: str, form: str, unit: str, sign: int)
     return f"{sign * trial.metrics[key]:{form}}{unit}" if key in trial.metrics else "-"
 
 
-def _is_known(trial: TrackedTrial, key: str) -> bool:
-    """Whether a trial has a figure that says something of its own."""
-    return key in trial.metrics and (key != "text_speedup" or spells_otherwise(trial.metrics))
-
-
 def _describe_best(best: Choice, trials: list[TrackedTrial]) -> list[str]:
     """Which trial it is, its figures with their intervals, and what speaks against them."""
     trial = best.trial
@@ -121,7 +116,8 @@ def _describe_best(best: Choice, trials: list[TrackedTrial]) -> list[str]:
     shown = [
         _with_interval(figure, Interval.read(trial.metrics, figure.key))
         for figure in key_figures(*WITH_INTERVALS)
-        if Interval.is_among(trial.metrics, figure.key) and _is_known(trial, figure.key)
+        if Interval.is_among(trial.metrics, figure.key)
+        and says_something(trial.metrics, figure.key)
     ]
     if shown:
         lines.append(f"  {'; '.join(shown)} (95 % intervals).")

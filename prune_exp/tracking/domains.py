@@ -68,6 +68,11 @@ def read_domains(metrics: Mapping[str, float]) -> list[TrackedDomain]:
     return sorted(found, key=lambda one: (not one.kept, one.name))
 
 
+def list_kept(metrics: Mapping[str, float]) -> list[str]:
+    """Names of the texts on which quality had to be maintained; none where it recorded none."""
+    return [one.name for one in read_domains(metrics) if one.kept]
+
+
 def _count_documents(metrics: Mapping[str, float], name: str) -> int | None:
     found = metrics.get(f"{DOMAIN}{name}/documents")
     return None if found is None else int(found)

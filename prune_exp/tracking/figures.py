@@ -121,6 +121,14 @@ KEY_FIGURES = (
 )
 
 
+def fits_cache_alone(m: Mapping[str, float]) -> bool:
+    """Whether what the pruned model reads for a token fits in a cache that the dense model's does
+    not fit in."""
+    cache = m.get("machine/last_level_cache_mib", 0.0)
+    dense, pruned = (m.get(f"{side}/mib_read_per_token", 0.0) for side in ("dense", "pruned"))
+    return pruned <= cache < dense
+
+
 HEADLINE = (
     "speedup",
     "latency_reduction_pct",

@@ -260,6 +260,12 @@ def spells_otherwise(metrics: Mapping[str, float]) -> bool:
     return "text_speedup" in metrics and sides[0] != sides[1]
 
 
+def says_something(metrics: Mapping[str, float], key: str) -> bool:
+    """Whether a trial has a figure, and it is no other one's again: speed for equal text is that of
+    a request where tokens are the same."""
+    return key in metrics and (key != "text_speedup" or spells_otherwise(metrics))
+
+
 def kept_after_correction(trials: Sequence[TrackedTrial]) -> set[str]:
     """Ids of the runs whose quality is maintained among all that a sweep has judged.
 

@@ -27,7 +27,7 @@ from prune_exp.reporting.insights import SUMMARY, conclude, list_insights, show_
 from prune_exp.tracking import tags
 from prune_exp.tracking.domains import MAINTAINED, NOT_MAINTAINED, judge_quality
 from prune_exp.tracking.figures import HEADLINE, KEY_FIGURES, Figure, key_figures
-from prune_exp.tracking.read import describe_correction, spells_otherwise
+from prune_exp.tracking.read import describe_correction, says_something
 
 CARDS = key_figures(*HEADLINE)
 TONES = {MAINTAINED: "good", NOT_MAINTAINED: "bad"}
@@ -139,7 +139,7 @@ def show_improvements(found: Findings) -> list[Element]:
     figures = [*KEY_FIGURES, *map(batch_gain, batch_labels(m))]
     rows = []
     for figure in figures:
-        if figure.key in m and (figure.key != "text_speedup" or spells_otherwise(m)):
+        if says_something(m, figure.key):
             interval = Interval.read(m, figure.key)
             value = figure.show_value(interval.value)
             rows.append([figure.name, value, figure.show_ends(interval)])

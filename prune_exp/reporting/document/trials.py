@@ -8,7 +8,7 @@ from prune_exp.tracking.read import (
     Choice,
     TrackedTrial,
     kept_after_correction,
-    spells_otherwise,
+    says_something,
 )
 
 TRIAL_HEAD = [
@@ -73,7 +73,7 @@ def _show_figure(trial: TrackedTrial, key: str, form: str, unit: str = "") -> st
 
 def _show_text_speed(trial: TrackedTrial) -> str:
     """Where the same text takes another number of tokens."""
-    other = spells_otherwise(trial.metrics)
+    other = says_something(trial.metrics, "text_speedup")
     return _show_figure(trial, "text_speedup", ".2f", "x") if other else NO_FIGURE
 
 
